@@ -1,0 +1,1 @@
+"""Find the noise levels at which imperfect robot data may train a diffusion policy."""

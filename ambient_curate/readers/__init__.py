@@ -1,0 +1,38 @@
+"""Readers of robot-data formats, found by looking at the files: one module a format."""
+
+from pathlib import Path
+from typing import Protocol
+
+from ambient_curate.episodes import Dataset, ReaderOptions
+from ambient_curate.errors import DatasetError
+from ambient_curate.readers import arrays, hdf5, lerobot, rlds
+
+
+class _Reader(Protocol):
+    def recognizes(self, path: Path) -> bool: ...
+    def open_dataset(self, path: Path, options: ReaderOptions) -> Dataset: ...
+
+
+_READERS: tuple[_Reader, ...] = (lerobot, rlds, hdf5, arrays)
+FORMATS = "LeRobot (meta/info.json), RLDS (dataset_info.json), HDF5 (.hdf5), arrays (.npy, .npz, .parquet)"
+
+
+def recognizes(path: Path) -> bool:
+    """Tell whether `path` looks like a dataset of a known format, even a broken one."""
+    return any(reader.recognizes(path) for reader in _READERS)
+
+
+def open_dataset(path: Path, options: ReaderOptions | None = None) -> Dataset:
+    """Open the dataset at `path` with the reader that recognizes its files.
+
+    Raises
+    ------
+    DatasetError
+        If the path is missing, no reader knows its files, or its metadata is damaged.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist", "check the path")
+    for reader in _READERS:
+        if reader.recognizes(path):
+            return reader.open_dataset(path, options or ReaderOptions())
+    raise DatasetError(f"{path} holds no dataset of a known format", f"known formats: {FORMATS}")
