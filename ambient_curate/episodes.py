@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -80,6 +80,7 @@ class ReaderOptions:
     checksums: bool = True
 
 
+@runtime_checkable  # so that the tests can check annotations at run time
 class Dataset(Protocol):
     """One opened dataset: its metadata is read and checked, its episodes are read on demand.
 

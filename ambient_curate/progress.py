@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Task(Protocol):
     """One running piece of work."""
 
-    def advance(self, steps: float = 1, note: str | None = None) -> None:
+    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
         """Report `steps` more units done and, if given, a short note (a loss, a file name)."""
 
 
+@runtime_checkable
 class Progress(Protocol):
-    """Where long work reports to. A caller may pass its own; every function defaults to `SILENT`."""
+    """Where long work reports to; a caller may pass its own, functions default to `SILENT`."""
 
     @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
+    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
         """Open a piece of work of `total` units (None: unknown)."""
         ...
 
@@ -25,7 +27,7 @@ class Progress(Protocol):
 
 
 class _SilentTask:
-    def advance(self, steps: float = 1, note: str | None = None) -> None:
+    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
         pass
 
 
@@ -33,7 +35,7 @@ class SilentProgress:
     """Reports nothing."""
 
     @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
+    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
         """Open a task that reports nothing."""
         yield _SilentTask()
 

@@ -7,6 +7,8 @@ from ambient_curate.episodes import Dataset, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import arrays, hdf5, lerobot, rlds
 
+__all__ = ["FORMATS", "arrays", "hdf5", "lerobot", "open_dataset", "recognizes", "rlds"]
+
 
 class _Reader(Protocol):
     def recognizes(self, path: Path) -> bool: ...
@@ -14,7 +16,10 @@ class _Reader(Protocol):
 
 
 _READERS: tuple[_Reader, ...] = (lerobot, rlds, hdf5, arrays)
-FORMATS = "LeRobot (meta/info.json), RLDS (dataset_info.json), HDF5 (.hdf5), arrays (.npy, .npz, .parquet)"
+FORMATS = (
+    "LeRobot (meta/info.json), RLDS (dataset_info.json), HDF5 (.hdf5), "
+    "arrays (.npy, .npz, .parquet)"
+)
 
 
 def recognizes(path: Path) -> bool:

@@ -1,0 +1,30 @@
+# Every target makes .venv when it is missing or older than what it is made from.
+# Choose another interpreter with `make PYTHON=python3.12 test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test test-all lint
+
+demo: $(INSTALLED)
+	$(BIN)/ambient-curate demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+test-all: $(INSTALLED)
+	$(BIN)/pytest -m ""
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch comes first and by its exact version: left to a resolver it may cost gigabytes.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,167 @@
+"""Arms: which episodes stand for p, which for each q_i, and the folds that keep scores honest."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from ambient_curate.bounds import delta_at, gaussian_delta
+from ambient_curate.windows import Windows
+
+CONTROL = "planted control"
+_CONTROL_SIGMA = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """Episodes of one member that stand for one distribution.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the member.
+    group : str or None
+        Label of the group; None: the whole member.
+    windows : Windows
+        The member's windows.
+    episodes : ndarray, int64, shape (episode,)
+        Episodes of the member that belong to the arm, each with at least one whole window.
+    fold : ndarray, int64, shape (member's episodes,)
+        Held-out fold of every episode of the member.
+    shift : Tensor, float32, shape (horizon, action), or None
+        Added to every window: how the control is planted.
+    opponents : ndarray, int64, shape (episode,), or None
+        Episodes of the clean arm it is compared with; None: all.
+    """
+
+    dataset: str
+    group: str | None
+    windows: Windows
+    episodes: Int64[np.ndarray, " episode"]
+    fold: Int64[np.ndarray, " member_episode"]
+    shift: Float32[Tensor, "horizon action"] | None = None
+    opponents: Int64[np.ndarray, " opponent"] | None = None
+
+    def in_folds(self, folds: Sequence[int]) -> Int64[np.ndarray, " episode"]:
+        """Episodes of the arm whose fold is one of `folds`."""
+        return self.episodes[np.isin(self.fold[self.episodes], folds)]
+
+
+def assign_folds(
+    ids: Mapping[str, Sequence[str]], digests: Mapping[str, Sequence[str]], folds: int
+) -> dict[str, np.ndarray]:
+    """Give every episode a fold: its rank in the order of hash(id) within its dataset, mod `folds`.
+
+    Exact duplicates share a fold, within a dataset and across datasets (the first dataset named
+    decides), so that no network is scored on a copy of what it was trained on.
+
+    Parameters
+    ----------
+    ids, digests : mapping of str to sequence of str
+        By dataset: the episodes' ids and content digests.
+    folds : int
+        Number of folds.
+
+    Returns
+    -------
+    dict of str to ndarray, int64, shape (episode,)
+        Folds 0 .. folds - 1 in the order of `ids`.
+
+    Examples
+    --------
+    >>> assign_folds({"a": ["x", "y", "z"]}, {"a": ["1", "2", "1"]}, 2)["a"].tolist()
+    [0, 1, 0]
+    """
+    fold_of: dict[str, int] = {}
+    result = {}
+    for dataset, names in ids.items():
+        order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+        rank = 0
+        for i in order:
+            if digests[dataset][i] not in fold_of:
+                fold_of[digests[dataset][i]] = rank % folds
+                rank += 1
+        result[dataset] = np.array([fold_of[digest] for digest in digests[dataset]], dtype=np.int64)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A planted corruption whose sigma_min is known: half of the clean set, shifted.
+
+    Parameters
+    ----------
+    arm : Arm
+        The shifted half; its opponents are the other half.
+    sigma_min : float
+        Where its Delta crosses 4 epsilon, in closed form (`plant_control`).
+    """
+
+    arm: Arm
+    sigma_min: float
+
+
+def plant_control(clean: Arm, folds: int, epsilon: float) -> Control | None:
+    """Shift half of the clean episodes along the direction in which clean windows vary least.
+
+    Along that direction the clean windows are nearly one point, so that two halves differ there
+    as N(0, a^2 v + sigma^2) and N(a delta, a^2 v + sigma^2), whatever the rest looks like; their
+    Delta is `bounds.gaussian_delta` (METHOD.md section 7). `delta` is chosen so that the crossing
+    lies at sigma 0.2 for v = 0, and well above chance level for any v.
+
+    Parameters
+    ----------
+    clean : Arm
+        The clean set.
+    folds : int
+        Number of folds; with fewer than two clean episodes a fold there is no control.
+    epsilon : float
+        Margin of the rule.
+
+    Returns
+    -------
+    Control or None
+        None if there are too few clean episodes, or every dimension is constant.
+    """
+    rank = _rank_within_fold(clean)
+    shifted, others = clean.episodes[rank % 2 == 1], clean.episodes[rank % 2 == 0]
+    if len(np.unique(clean.fold[shifted])) < folds:
+        return None
+    values = torch.cat([clean.windows.of_episode(int(e)).flatten(1) for e in clean.episodes[:256]])
+    moving = torch.nonzero(values.var(dim=0) > 0).flatten()
+    if moving.numel() == 0:
+        return None
+    variance, basis = torch.linalg.eigh(
+        torch.cov(values[:, moving].T.double()).reshape(moving.numel(), moving.numel())
+    )
+    least = max(float(variance[0]), 0.0)
+    distance = _distance_at(delta_at(epsilon))
+    size = distance * (2.0 * least**0.5 + _CONTROL_SIGMA / (1.0 - _CONTROL_SIGMA**2) ** 0.5)
+    shift = torch.zeros(values.shape[1])
+    shift[moving] = (size * basis[:, 0]).float()
+    ratio = size**2 / distance**2 - least  # sigma^2 / a^2 at the crossing
+    arm = Arm(
+        CONTROL,
+        None,
+        clean.windows,
+        shifted,
+        clean.fold,
+        shift.reshape(clean.windows.horizon, -1),
+        others,
+    )
+    return Control(arm, float((ratio / (1.0 + ratio)) ** 0.5))
+
+
+def _rank_within_fold(arm: Arm) -> np.ndarray:
+    fold = arm.fold[arm.episodes]
+    return np.array([np.count_nonzero(fold[:i] == fold[i]) for i in range(fold.size)])
+
+
+def _distance_at(delta: float) -> float:
+    from scipy.optimize import brentq
+
+    return float(brentq(lambda d: float(gaussian_delta(d)) - delta, 0.0, 20.0))

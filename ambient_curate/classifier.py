@@ -1,0 +1,408 @@
+"""The cross-fitted noisy-channel classifier: one network with K + 1 outputs for every fold."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from ambient_curate.arms import Arm
+from ambient_curate.calibration import CalibrationModel, calibrated_loss, fit_calibration
+from ambient_curate.errors import CheckpointError
+from ambient_curate.files import replace_whole
+from ambient_curate.networks import NoiseClassifier
+from ambient_curate.noise import log_snr
+from ambient_curate.progress import Task
+from ambient_curate.training import TrainOptions, train
+from ambient_curate.windows import draw_windows
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Sizes of a fit; the defaults serve, tests make them small.
+
+    Attributes
+    ----------
+    train : TrainOptions
+        Of the training loop.
+    windows : int
+        Largest sample of corrupt windows; the clean sample has half as many.
+    held_out : int
+        Windows drawn for early stopping and calibration, of each of the two classes.
+    batch : int
+        Windows in a batch, half of them clean.
+    dropout : float
+        Share of the coordinates hidden from the network in training.
+    every : int
+        Steps between two looks at the held-out windows.
+    patience : int
+        Looks without improvement after which training stops.
+    highest_ve : float
+        VE noise above which no level is drawn in training: nothing is left to see there.
+    """
+
+    train: TrainOptions = TrainOptions()
+    windows: int = 32_768
+    held_out: int = 4_096
+    batch: int = 256
+    dropout: float = 0.3
+    every: int = 50
+    patience: int = 10
+    highest_ve: float = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class FoldClassifier:
+    """A network and its calibration, fitted without the episodes of one fold.
+
+    Parameters
+    ----------
+    network : NoiseClassifier
+        In evaluation mode.
+    slope, intercept : Tensor, float32, shape (head, level)
+        Calibration of ``l_0 - l_i`` at every level of the grid.
+    sigma : ndarray, float64, shape (level,)
+        The grid.
+    """
+
+    network: NoiseClassifier
+    slope: Float32[Tensor, "head level"]
+    intercept: Float32[Tensor, "head level"]
+    sigma: Float64[np.ndarray, " level"]
+
+    def predict(
+        self,
+        windows: Float32[Tensor, "n horizon action"],
+        noise: Float32[Tensor, "n draw dim"],
+        heads: Sequence[int],
+        levels: slice,
+    ) -> Float32[Tensor, "level n draw head"]:
+        """Calibrated P(clean | x_sigma) of pair i, with the same noise at every level.
+
+        Parameters
+        ----------
+        windows : Tensor, float32, shape (n, horizon, action)
+            Normalised windows.
+        noise : Tensor, float32, shape (n, draw, dim)
+            Standard normal draws in the network's coordinates.
+        heads : sequence of int
+            Corrupt arms, from 0.
+        levels : slice
+            Part of the grid.
+        """
+        sigma = torch.from_numpy(self.sigma[levels])
+        signal = torch.sqrt((1.0 - sigma) * (1.0 + sigma)).float()[:, None, None, None]
+        snr = torch.from_numpy(log_snr(self.sigma[levels])).float()[:, None, None]
+        with torch.inference_mode():
+            centre = self.network.project(windows.flatten(1))[:, None]
+            noised = signal * centre + sigma.float()[:, None, None, None] * noise
+            logits = self.network(noised, snr)
+            pairs = logits[..., :1] - logits[..., [head + 1 for head in heads]]
+            rows = list(heads)
+            slope = self.slope[rows, levels].T[:, None, None]
+            intercept = self.intercept[rows, levels].T[:, None, None]
+            return torch.sigmoid(slope * pairs + intercept)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Windows drawn from a set of folds, in the network's coordinates.
+
+    `weight` (clean, head) says how much a clean window counts in every head, 1 on average.
+    """
+
+    clean: Float32[Tensor, "clean dim"]
+    weight: Float32[Tensor, "clean head"]
+    corrupt: Float32[Tensor, "corrupt dim"]
+    head: Int64[Tensor, " corrupt"]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "_Sample":
+        return _Sample(function(self.clean), self.weight, function(self.corrupt), self.head)
+
+
+def fit_fold(
+    clean: Arm,
+    corrupt: Sequence[Arm],
+    held_out: int,
+    folds: int,
+    sigma: Float64[np.ndarray, " level"],
+    *,
+    seed: int,
+    by_window: bool = False,
+    options: FitOptions | None = None,
+    task: Task | None = None,
+) -> FoldClassifier:
+    """Fit the network that will score the episodes of fold `held_out`.
+
+    The next fold serves for early stopping and calibration, the remaining ones for training: the
+    held-out fold has no part in either. The loss is the mean over the arms of the balanced
+    pairwise cross-entropy of ``l_0 - l_i``: half of each batch is clean and enters every head, a
+    corrupt window enters its own.
+
+    Parameters
+    ----------
+    clean, corrupt : Arm and sequence of Arm
+        p and q_1 .. q_K, K >= 1; every arm has an episode in each training and validation set.
+    held_out, folds : int
+        ``0 <= held_out < folds``, ``folds >= 3``.
+    sigma : ndarray, float64, shape (level,)
+        The grid.
+    seed : int
+        With `held_out` it decides every draw.
+    by_window : bool
+        Every window counts the same, instead of every episode.
+    options : FitOptions or None
+        Sizes.
+    task : Task or None
+        Told of every step, with loss and held-out accuracy.
+    """
+    options = options or FitOptions()
+    rng = np.random.default_rng([seed, held_out])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    validation = (held_out + 1) % folds
+    training = [fold for fold in range(folds) if fold not in (held_out, validation)]
+    seen = _draw(clean, corrupt, training, options.windows // 2, options.windows, rng, by_window)
+    unseen = _draw(clean, corrupt, [validation], options.held_out, options.held_out, rng, by_window)
+    snr = (-2.0 * float(np.log(options.highest_ve)), float(log_snr(sigma[0])))
+    network = NoiseClassifier(
+        *_whitening(seen, unseen, len(corrupt)), len(corrupt), snr, generator=generator
+    )
+    average, calibrations = _train(
+        network,
+        seen.map(network.project),
+        unseen.map(network.project),
+        snr,
+        options,
+        generator,
+        task,
+    )
+    x = np.clip(log_snr(sigma), *snr)
+    tables = [model.at(x) for model in calibrations]
+    slope, intercept = (
+        torch.from_numpy(np.stack([getattr(table, name) for table in tables])).float()
+        for name in ("slope", "intercept")
+    )
+    return FoldClassifier(average.eval(), slope, intercept, sigma)
+
+
+def _draw(
+    clean: Arm,
+    corrupt: Sequence[Arm],
+    folds: Sequence[int],
+    n_clean: int,
+    n_corrupt: int,
+    rng: np.random.Generator,
+    by_window: bool,
+) -> _Sample:
+    each = max(256, n_corrupt // len(corrupt))
+    base, episode = draw_windows(
+        clean.windows, clean.in_folds(folds), n_clean, rng, by_window=by_window
+    )
+    parts, weights = [], []
+    for arm in corrupt:
+        windows, _ = draw_windows(arm.windows, arm.in_folds(folds), each, rng, by_window=by_window)
+        parts.append(windows if arm.shift is None else windows + arm.shift)
+        admitted = np.ones(n_clean) if arm.opponents is None else np.isin(episode, arm.opponents)
+        weights.append(torch.from_numpy(admitted / admitted.mean()).float())
+    head = torch.arange(len(corrupt)).repeat_interleave(each)
+    return _Sample(base.flatten(1), torch.stack(weights, dim=1), torch.cat(parts).flatten(1), head)
+
+
+def _whitening(seen: _Sample, unseen: _Sample, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre, eigenbasis and the clean set's variance along it.
+
+    The basis is that of clean and corrupt together, so that it fits neither better; no arm may
+    count for more than the clean set. The variances are the larger of training and held-out
+    clean windows: where few episodes leave a direction too narrow, held-out ones show it.
+    """
+    clean = seen.clean.double()
+    centre = clean.mean(dim=0)
+    pooled = torch.cov(clean.T).reshape(centre.shape[0], -1)
+    size = torch.trace(pooled)
+    mixed = torch.zeros_like(pooled)
+    for head in range(heads):
+        part = torch.cov(seen.corrupt[seen.head == head].double().T).reshape(pooled.shape)
+        mixed += part * torch.clamp(size / torch.trace(part).clamp_min(1e-12), max=1.0)
+    _, basis = torch.linalg.eigh(pooled + mixed / heads)
+    spreads = [
+        ((part.double() - centre) @ basis).square().mean(dim=0)
+        for part in (seen.clean, unseen.clean)
+    ]
+    variance = torch.maximum(*spreads)
+    order = torch.argsort(variance)
+    return centre, basis[:, order], variance[order]
+
+
+def _train(
+    network: NoiseClassifier,
+    seen: _Sample,
+    unseen: _Sample,
+    snr: tuple[float, float],
+    options: FitOptions,
+    generator: torch.Generator,
+    task: Task | None,
+) -> tuple[NoiseClassifier, list[CalibrationModel]]:
+    """Train until the calibrated held-out loss no longer falls; return the best average."""
+    average = copy.deepcopy(network).requires_grad_(False)
+    judge = _Judge(unseen, snr, generator)
+    best, kept, waited = np.inf, copy.deepcopy(average.state_dict()), 0
+    calibrations: list[CalibrationModel] = []
+
+    def loss_at(step: int) -> Tensor:
+        return _batch_loss(network, seen, snr, options, generator)
+
+    for step, loss in train(network, average, loss_at, options.train):
+        if step % options.every and step != options.train.steps:
+            continue
+        held_out, models, accuracy = judge.look(average)
+        if held_out < best or not calibrations:
+            best, kept, waited, calibrations = (
+                held_out,
+                copy.deepcopy(average.state_dict()),
+                0,
+                models,
+            )
+        else:
+            waited += 1
+        if task is not None:
+            task.advance(options.every, f"loss {loss:.3f}, held-out accuracy {accuracy:.3f}")
+        if waited >= options.patience:
+            break
+    average.load_state_dict(kept)
+    return average, calibrations
+
+
+def _batch_loss(
+    network: NoiseClassifier,
+    sample: _Sample,
+    snr: tuple[float, float],
+    options: FitOptions,
+    generator: torch.Generator,
+) -> Tensor:
+    half = options.batch // 2
+    clean = torch.randint(len(sample.clean), (half,), generator=generator)
+    corrupt = torch.randint(len(sample.corrupt), (half,), generator=generator)
+    start = torch.cat([sample.clean[clean], sample.corrupt[corrupt]])
+    noised, level = _noise(start, snr, generator)
+    keep = torch.rand(start.shape, generator=generator) >= options.dropout
+    logits = network(noised, level, keep / (1.0 - options.dropout))
+    pairs = logits[:, :1] - logits[:, 1:]
+    return _pair_loss(pairs[:half], sample.weight[clean], pairs[half:], sample.head[corrupt])
+
+
+def _pair_loss(clean: Tensor, weight: Tensor, corrupt: Tensor, head: Tensor) -> Tensor:
+    """Mean over the heads of the balanced binary cross-entropy of ``l_0 - l_i``."""
+    own = corrupt.gather(1, head[:, None])
+    return 0.5 * (F.softplus(-clean) * weight).mean() + 0.5 * F.softplus(own).mean()
+
+
+def _noise(
+    start: Tensor, snr: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Noise each row at its own level: log-uniform VE noise, one draw in each of n equal strata."""
+    n = start.shape[0]
+    strata = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+    level = snr[0] + (snr[1] - snr[0]) * strata
+    noise = torch.randn(start.shape, generator=generator)
+    signal, spread = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
+    return signal[:, None] * start + spread[:, None] * noise, level
+
+
+class _Judge:
+    """Held-out windows, noised once, on which every look is taken."""
+
+    def __init__(
+        self, sample: _Sample, snr: tuple[float, float], generator: torch.Generator
+    ) -> None:
+        self.sample = sample
+        self.clean, self.clean_level = _noise(sample.clean, snr, generator)
+        self.corrupt, self.corrupt_level = _noise(sample.corrupt, snr, generator)
+
+    def look(self, network: NoiseClassifier) -> tuple[float, list[CalibrationModel], float]:
+        """Mean calibrated loss over the heads, their calibrations, and the balanced accuracy."""
+        with torch.no_grad():
+            clean = _pairs(network(self.clean, self.clean_level))
+            corrupt = _pairs(network(self.corrupt, self.corrupt_level))
+        losses, models, hits = [], [], []
+        for head in range(clean.shape[1]):
+            mine = self.sample.head == head
+            weight = np.concatenate([self.sample.weight[:, head].numpy(), np.ones(int(mine.sum()))])
+            admitted = weight > 0
+            scores = (
+                torch.cat([clean[:, head], corrupt[mine, head]]).numpy()[admitted],
+                torch.cat([self.clean_level, self.corrupt_level[mine]]).numpy()[admitted],
+                (np.arange(weight.size) < len(clean))[admitted],
+            )
+            models.append(fit_calibration(*scores))
+            losses.append(calibrated_loss(models[-1], *scores))
+            hits.append(
+                0.5 * float((clean[:, head] > 0).float().mean())
+                + 0.5 * float((corrupt[mine, head] <= 0).float().mean())
+            )
+        return float(np.mean(losses)), models, float(np.mean(hits))
+
+
+def _pairs(logits: Tensor) -> Tensor:
+    return logits[:, :1] - logits[:, 1:]
+
+
+def save_fold(classifier: FoldClassifier, path: Path) -> None:
+    """Write a fold's classifier as safetensors; the file appears only whole."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"network.{name}": t.contiguous() for name, t in classifier.network.state_dict().items()
+    }
+    tensors |= {
+        "slope": classifier.slope,
+        "intercept": classifier.intercept,
+        "sigma": torch.from_numpy(classifier.sigma),
+    }
+    with replace_whole(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_fold(path: Path) -> FoldClassifier:
+    """Read what `save_fold` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, or holds something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+        state = {
+            name.removeprefix("network."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("network.")
+        }
+        heads = tensors["slope"].shape[0]
+        centres = state["centres"]
+        network = NoiseClassifier(
+            state["mean"],
+            state["basis"],
+            state["variance"],
+            heads,
+            (float(centres[0]), float(centres[-1])),
+            generator=torch.Generator(),
+        )
+        network.load_state_dict(state)
+        return FoldClassifier(
+            network.requires_grad_(False).eval(),
+            tensors["slope"],
+            tensors["intercept"],
+            tensors["sigma"].numpy(),
+        )
+    except (OSError, SafetensorError, KeyError, RuntimeError, IndexError) as error:
+        raise CheckpointError(
+            f"{path} holds no classifier of this version: {error}", "annotate again with --force"
+        ) from error

@@ -1,0 +1,87 @@
+"""From a curve of mean probabilities over noise levels to the level where it crosses the threshold."""
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from ambient_curate.noise import log_snr, sigma_from_log_snr
+
+EDGE = 1e-3  # a crossing stays this share of an interval away from the levels at its ends
+
+
+def last_crossing(
+    curve: Float[np.ndarray, "*rows level"], sigma: Float64[np.ndarray, " level"], threshold: float
+) -> Float64[np.ndarray, "*rows"]:
+    """Noise level above which a curve stays over `threshold`.
+
+    ``sup{sigma : curve(sigma) <= threshold}``, interpolated linearly in log-SNR between the last
+    failing and the first passing level, strictly between the two: the first passing level is
+    admitted by ``sigma > sigma_min``, and no stored value equals a level of the grid.
+
+    Parameters
+    ----------
+    curve : ndarray, shape (..., level)
+        Mean probability of "clean" at each level.
+    sigma : ndarray, float64, shape (level,)
+        Rising noise levels in (0, 1).
+    threshold : float
+        1/2 - epsilon.
+
+    Returns
+    -------
+    ndarray, float64, shape (...)
+        0 where every level passes, 1 where the highest fails.
+
+    Examples
+    --------
+    >>> levels = np.array([0.1, 0.2, 0.4])
+    >>> curves = np.array([[0.5, 0.5, 0.5], [0.5, 0.4, 0.5], [0.5, 0.5, 0.4]])
+    >>> last_crossing(curves, levels, 0.45).round(3).tolist()
+    [0.0, 0.286, 1.0]
+    """
+    curve = np.asarray(curve, dtype=np.float64)
+    failing = curve <= threshold
+    last = sigma.size - 1 - np.argmax(failing[..., ::-1], axis=-1)
+    after = np.minimum(last + 1, sigma.size - 1)
+    below = np.take_along_axis(curve, last[..., None], axis=-1)[..., 0]
+    above = np.take_along_axis(curve, after[..., None], axis=-1)[..., 0]
+    rise = np.where(above > below, above - below, 1.0)
+    share = np.clip((threshold - below) / rise, EDGE, 1.0 - EDGE)
+    x = log_snr(sigma)
+    inside = sigma_from_log_snr(x[last] + share * (x[after] - x[last]))
+    crossing = np.where(last == sigma.size - 1, 1.0, inside)
+    return np.where(failing.any(axis=-1), crossing, 0.0)
+
+
+def rising_fit(curve: Float64[np.ndarray, " level"]) -> Float64[np.ndarray, " level"]:
+    """Closest non-decreasing curve: a dataset's divergence cannot grow with noise."""
+    from scipy.optimize import isotonic_regression
+
+    return np.asarray(isotonic_regression(curve).x, dtype=np.float64)
+
+
+def bootstrap_means(
+    curves: Float64[np.ndarray, "episode level"],
+    weight: Float64[np.ndarray, " episode"],
+    rng: np.random.Generator,
+    *,
+    repeats: int = 1000,
+) -> Float64[np.ndarray, "repeat level"]:
+    """Weighted mean curves of episodes drawn with replacement.
+
+    Parameters
+    ----------
+    curves : ndarray, shape (episode, level)
+        One curve an episode, the independent unit.
+    weight : ndarray, shape (episode,)
+        Weight of each in the mean, > 0.
+    rng : Generator
+        Source of the draw.
+    repeats : int
+        Number of redrawn samples.
+    """
+    n = weight.size
+    means = np.empty((repeats, curves.shape[1]))
+    for repeat in range(repeats):
+        drawn = np.bincount(rng.integers(n, size=n), minlength=n) * weight
+        means[repeat] = drawn @ curves / drawn.sum()
+    return means

@@ -1,0 +1,206 @@
+"""LeRobot datasets, v2.0 to v3.0: Parquet frames described by ``meta/``; videos are never read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os.path import isdir, lexists
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32
+
+from ambient_curate.episodes import Episode, ReaderOptions
+from ambient_curate.errors import DatasetError
+from ambient_curate.readers import parquet
+from ambient_curate.readers.lerobot_meta import ListedEpisode, Metadata, read_metadata
+
+_MISMATCH = "the data or meta/ is damaged or of another version: copy or download it again"
+_LISTINGS = ("episodes.jsonl", "tasks.jsonl", "episodes", "tasks.parquet")
+
+
+@dataclass(frozen=True)
+class LeRobotDataset:
+    """One opened LeRobot dataset; satisfies `ambient_curate.episodes.Dataset`."""
+
+    path: Path
+    format: str
+    shards: Sequence[Path]
+    metadata_files: Sequence[Path]
+    problems: Sequence[str]
+    rate_hz: float
+    action: Sequence[str]
+    state: Sequence[str]
+    _metadata: Metadata
+    _checksums: bool
+
+    def read_shard(self, shard: Path) -> Iterator[Episode]:
+        """Yield the episodes of one data file, holding one of them in memory.
+
+        Raises
+        ------
+        DatasetError
+            If the file is damaged, lacks a column, or holds other rows than the metadata lists.
+        ValueError
+            If `shard` is not one of `shards`.
+        """
+        if shard not in self._metadata.shards:
+            raise ValueError(f"{shard} is no shard of {self.path}")
+        listed = self._metadata.shards[shard]
+        schema, rows = parquet.read_schema(shard)
+        expected = sum(episode.length for episode in listed)
+        if rows != expected:
+            raise DatasetError(
+                f"{shard} holds {rows} frames; the metadata lists {expected} for its episodes",
+                _MISMATCH,
+            )
+        labels = parquet.label_columns(schema, {*self.action, *self.state})
+        kept = [name for name in ("frame_index", "index") if name in schema.names]
+        wanted = ["episode_index", *kept, *self.action, *self.state, *labels]
+        columns = list(dict.fromkeys(wanted))
+        runs = parquet.read_episodes(shard, columns, checksums=self._checksums)
+        for episode in listed:
+            if episode.length:
+                yield self._episode(_next_run(runs, episode, shard), episode, shard, labels)
+            else:
+                yield self._episode(pa.table({}), episode, shard, [])
+
+    def _episode(
+        self, table: pa.Table, listed: ListedEpisode, shard: Path, labels: Sequence[str]
+    ) -> Episode:
+        where = f"episode {listed.episode_index} in {shard}"
+        if "frame_index" in table.column_names:
+            parquet.check_frame_index(table, where)
+        return Episode(
+            id=str(listed.episode_index),
+            index=listed.position,
+            action=self._matrix(table, self.action, where),
+            source=shard,
+            state=self._matrix(table, self.state, where) if self.state else None,
+            task=self._task(table, listed, where),
+            rate_hz=self.rate_hz,
+            first_frame=_first_frame(table, listed, where),
+            labels=parquet.read_labels(table, labels),
+        )
+
+    def _matrix(
+        self, table: pa.Table, names: Sequence[str], where: str
+    ) -> Float32[np.ndarray, "frame column"]:
+        widths = [self._metadata.widths[name] for name in names]
+        if not len(table):
+            return np.empty((0, sum(widths)), np.float32)
+        parts = [parquet.read_matrix(table, [name], where) for name in names]
+        for name, part, width in zip(names, parts, widths, strict=True):
+            if part.shape[1] != width:
+                raise DatasetError(
+                    f"{name} of {where} has {part.shape[1]} values a frame; "
+                    f"meta/info.json says {width}",
+                    _MISMATCH,
+                )
+        return np.concatenate(parts, axis=1)
+
+    def _task(self, table: pa.Table, listed: ListedEpisode, where: str) -> str | None:
+        if "task_index" not in table.column_names or not len(table):
+            return listed.task
+        indexes = parquet.read_integers(table.column("task_index"), f"task_index of {where}")
+        return self._metadata.tasks.get(int(indexes[0]), listed.task)
+
+
+def recognizes(path: Path) -> bool:
+    """Tell whether `path` is a LeRobot dataset, even a broken one.
+
+    That is: it has ``meta/info.json``, or other LeRobot files beside the place of a missing one.
+    """
+    meta = path / "meta"
+    if lexists(meta / "info.json"):
+        return True
+    listed = any(lexists(meta / name) for name in _LISTINGS)
+    return isdir(meta) and (listed or any((path / "data").glob("chunk-*")))
+
+
+def open_dataset(path: Path, options: ReaderOptions) -> LeRobotDataset:
+    """Open the LeRobot dataset at `path`: read and check ``meta/``, find the data files.
+
+    Parameters
+    ----------
+    path : Path
+        Directory that holds ``meta/`` and ``data/``.
+    options : ReaderOptions
+        ``action`` defaults to ``action``, ``state`` to ``observation.state`` where that exists;
+        ``rate_hz`` to ``fps``.
+
+    Raises
+    ------
+    DatasetError
+        If the metadata is missing, damaged or of an unknown version, names data files that are
+        absent, or has no such action or state; if a split is asked for.
+    """
+    if options.split is not None:
+        raise DatasetError(
+            f"split = {options.split!r} is set for {path}, and LeRobot datasets are read whole",
+            'drop split, or pick episodes in ambient.toml, such as episodes = "0:30"',
+        )
+    metadata = read_metadata(path)
+    action = tuple(options.action) or ("action",)
+    state = tuple(options.state)
+    if not state and "observation.state" in metadata.widths:
+        state = ("observation.state",)
+    _check_features(path, metadata.widths, "action", action)
+    _check_features(path, metadata.widths, "state", state)
+    rate_hz = options.rate_hz or metadata.fps
+    if rate_hz is None:
+        raise DatasetError(
+            f"fps of {path / 'meta' / 'info.json'} is missing or no positive number",
+            "set rate_hz in ambient.toml",
+        )
+    return LeRobotDataset(
+        path=path,
+        format=f"LeRobot {metadata.version}",
+        shards=tuple(metadata.shards),
+        metadata_files=tuple(metadata.files),
+        problems=tuple(metadata.problems),
+        rate_hz=rate_hz,
+        action=action,
+        state=state,
+        _metadata=metadata,
+        _checksums=options.checksums,
+    )
+
+
+def _check_features(path: Path, widths: Mapping[str, int], kind: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in widths:
+            known = ", ".join(repr(each) for each in widths if each not in parquet.PER_FRAME)
+            raise DatasetError(
+                f"{path / 'meta' / 'info.json'} has no one-dimensional feature of numbers named "
+                f"{name!r}; those it has: {known or 'none'}",
+                f'set {kind} = ["NAME"] for this dataset in ambient.toml',
+            )
+
+
+def _next_run(runs: Iterator[tuple[int, pa.Table]], listed: ListedEpisode, shard: Path) -> pa.Table:
+    episode_index, table = next(runs, (None, ()))
+    if (episode_index, len(table)) != (listed.episode_index, listed.length):
+        raise DatasetError(
+            f"{shard} holds {len(table)} frames of episode {episode_index} where the metadata "
+            f"lists {listed.length} of episode {listed.episode_index}",
+            _MISMATCH,
+        )
+    return table
+
+
+def _first_frame(table: pa.Table, listed: ListedEpisode, where: str) -> int | None:
+    if "index" not in table.column_names or not len(table):
+        return listed.first_frame
+    frames = parquet.read_integers(table.column("index"), f"index of {where}")
+    first = int(frames[0])
+    if (frames != first + np.arange(len(frames))).any():
+        raise DatasetError(
+            f"frames of {where} are out of order: index does not rise by 1 from {first}",
+            "sort the rows by index",
+        )
+    if listed.first_frame not in (None, first):
+        raise DatasetError(
+            f"index of {where} starts at {first}; the metadata says {listed.first_frame}",
+            _MISMATCH,
+        )
+    return first

@@ -1,0 +1,174 @@
+"""NumPy's ``.npy`` and ``.npz`` files: what they hold, and their values, without pickle."""
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from tokenize import TokenError
+from typing import IO, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+from numpy.lib import format as npy_format
+
+from ambient_curate.errors import DatasetError
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    RuntimeError,  # zipfile's word for an encrypted or unsupported member
+    SyntaxError,  # of a damaged header, as are the next two
+    TokenError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class Header(NamedTuple):
+    """Shape and type of a stored array, and the bytes there are for its values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    stored_bytes: int
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what numpy and zipfile raise on a damaged file into a `DatasetError` naming it."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(
+            f"{path} cannot be read as an array file: {reason}",
+            "the file is damaged or cut short, or holds pickled objects: write it again",
+        ) from error
+
+
+def read_headers(path: Path) -> dict[str, Header]:
+    """Read what each array of a file is, without its values; a ``.npy`` is one named ``action``.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, damaged, or of another format.
+    """
+    with _reading(path):
+        if path.suffix.lower() == ".npy":
+            with path.open("rb") as file:
+                return {"action": _read_header(file, path.stat().st_size)}
+        headers = {}
+        with zipfile.ZipFile(path) as archive:
+            _check_directory(path, archive)
+            for info in archive.infolist():
+                if info.filename.endswith(".npy"):
+                    with archive.open(info) as member:
+                        name = info.filename.removesuffix(".npy")
+                        headers[name] = _read_header(member, info.file_size)
+        return headers
+
+
+def _check_directory(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that lists fewer members than it says; `zipfile` reads on without them."""
+    with path.open("rb") as file:
+        file.seek(-len(archive.comment) - 12, os.SEEK_END)
+        (members,) = struct.unpack("<H", file.read(2))
+    if members != len(archive.infolist()):
+        raise DatasetError(
+            f"{path} lists {len(archive.infolist())} arrays, and says it holds {members}",
+            "the file is damaged: write it again",
+        )
+
+
+def _read_header(file: IO[bytes] | zipfile.ZipExtFile, size: int) -> Header:
+    version = npy_format.read_magic(file)
+    first = version == (1, 0)
+    read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return Header(shape, dtype, size - file.tell())
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """Read one array; of a ``.npy`` file, map it into memory.
+
+    Raises
+    ------
+    DatasetError
+        If the file is damaged, or the array holds pickled objects.
+    """
+    with _reading(path):
+        if path.suffix.lower() == ".npy":
+            return npy_format.open_memmap(path, mode="r")
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            return npy_format.read_array(member, allow_pickle=False)
+
+
+def read_ends(path: Path, header: Header, shape: tuple[int, ...]) -> Int64[np.ndarray, " episode"]:
+    """Read ``episode_ends`` of frames concatenated along the axes `shape`, and check it.
+
+    Returns
+    -------
+    ndarray, int64, shape (episode,)
+        Exclusive ends, not falling, the last of them the number of frames.
+
+    Raises
+    ------
+    DatasetError
+        If it is anything else.
+    """
+    if len(shape) != 1 or len(header.shape) != 1 or header.dtype.kind not in "iu":
+        raise DatasetError(
+            f"episode_ends of {path} has shape {header.shape} and type {header.dtype} beside an "
+            f"action of leading shape {shape}, expected a list of whole numbers and (frame,)",
+            "write episode_ends as int64, one for each episode, beside a (frame, value) action",
+        )
+    check_size(path, "episode_ends", header)
+    ends = read_array(path, "episode_ends").tolist()
+    edges = [0, *ends]
+    if edges[-1] != shape[0] or any(end < start for start, end in pairwise(edges)):
+        raise DatasetError(
+            f"episode_ends of {path} must rise to the number of frames, {shape[0]}; "
+            f"it ends with {edges[-3:]}",
+            "write the exclusive end of each episode, in order",
+        )
+    return np.array(ends, dtype=np.int64)
+
+
+def read_tasks(path: Path, header: Header, episodes: int) -> list[str]:
+    """Read ``task``, one text for all or one for each episode, as one for each.
+
+    Raises
+    ------
+    DatasetError
+        If it is anything else.
+    """
+    if header.dtype.kind != "U" or header.shape not in ((), (1,), (episodes,)):
+        raise DatasetError(
+            f"task of {path} has shape {header.shape} and type {header.dtype}, expected one text "
+            f"or one for each of {episodes} episodes",
+            "write it as an array of text (dtype str)",
+        )
+    check_size(path, "task", header)
+    with _reading(path):
+        tasks: list[str] = np.broadcast_to(read_array(path, "task"), (episodes,)).tolist()
+        "".join(tasks).encode()  # lone surrogates could not be written out again
+        return tasks
+
+
+def check_size(path: Path, name: str, header: Header) -> None:
+    """Raise `DatasetError` unless the file has as many bytes of values as `header` tells."""
+    expected = prod(header.shape) * header.dtype.itemsize
+    if expected != header.stored_bytes:
+        raise DatasetError(
+            f"{name} of {path} has {header.stored_bytes} bytes of values, expected {expected} for "
+            f"shape {header.shape} of {header.dtype}",
+            "the file is cut short or damaged: write it again",
+        )

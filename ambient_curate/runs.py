@@ -1,0 +1,336 @@
+"""The directory of a run: resumed by the same command, finished whole, owned by one writer."""
+
+import errno
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ambient_curate.errors import RunError
+from ambient_curate.files import replace_whole, sync
+
+RUN_SCHEMA = "ambient-curate/run"
+SCHEMA_VERSION = 1
+RESULTS = ("manifest", "curves.parquet", "reliability.parquet", "classifier")
+NUMERIC_STACK = (
+    "ambient-curate",
+    "h5py",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "tensordict",
+    "torch",
+)
+
+_REPORT = "report.html"  # written from a finished run, so it goes when the run goes
+_LOCK = ".lock"
+_DISCARDED = ".work-discarded"
+_SHOWN = 8  # differences in an error message
+
+
+class RunDirectory:
+    """A run that this process may write; made by `open_run`.
+
+    Parameters
+    ----------
+    path : Path
+        Directory of the run.
+    digest : str
+        Digest of `inputs`.
+    inputs : mapping
+        What the digest covers, as JSON values: options, sources, versions.
+
+    Attributes
+    ----------
+    work : Path
+        ``path/.work``, where everything is written until `commit`.
+    """
+
+    def __init__(self, path: Path, digest: str, inputs: Mapping[str, Any]) -> None:
+        self.path = path
+        self.work = path / ".work"
+        self._inputs = dict(inputs)
+        self._header = {"schema": RUN_SCHEMA, "schema_version": SCHEMA_VERSION, "digest": digest}
+
+    @property
+    def complete(self) -> bool:
+        """Whether ``run.json`` is there; `open_run` has compared its digest."""
+        return (self.path / "run.json").is_file()
+
+    def commit(self, run: Mapping[str, Any]) -> None:
+        """Move the `RESULTS` out of ``.work`` into the run, then write ``run.json``.
+
+        A crash at any moment, of the machine too, leaves either a complete run or one that
+        `open_run` continues with everything back in ``.work``.
+
+        Parameters
+        ----------
+        run : mapping
+            What ``run.json`` says besides digest and inputs, as JSON values.
+
+        Raises
+        ------
+        ValueError
+            If a result is missing.
+        """
+        missing = [name for name in RESULTS if not (self.work / name).exists()]
+        if missing:
+            raise ValueError(f".work holds no {', '.join(missing)}")
+        for file in self.work.rglob("*"):
+            sync(file)
+        for name in RESULTS:
+            (self.work / name).rename(self.path / name)
+        sync(self.path)
+        write_json_atomic(self.path / "run.json", {**self._header, **self._inputs, **run})
+        shutil.rmtree(self.work)
+
+    def _prepare(self, force: bool) -> None:
+        header = _find_header(self.path)
+        if header is not None and force:
+            self._discard()
+        elif header is not None:
+            self._compare(header)
+        if self.complete:
+            _remove(self.work)
+        else:
+            self._start()
+        _remove(self.path / _DISCARDED)  # until now it marked the directory as ours
+
+    def _compare(self, header: Mapping[str, Any]) -> None:
+        if header.get("digest") == self._header["digest"]:
+            return
+        old = dict(_flatten({key: header[key] for key in self._inputs if key in header}))
+        new = dict(_flatten(self._inputs))
+        texts = [
+            f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+            for name in {**old, **new}
+            if old.get(name) != new.get(name)
+        ] or [f"their digests differ: {header.get('digest')} -> {self._header['digest']}"]
+        shown = "; ".join(texts[:_SHOWN])
+        if len(texts) > _SHOWN:
+            shown += f"; and {len(texts) - _SHOWN} more"
+        raise RunError(
+            f"{self.path} is a run of other inputs ({shown})",
+            "choose another directory with --out, or replace this run with --force",
+        )
+
+    def _start(self) -> None:
+        """Make ``.work`` ready: new, or as the interrupted process left it."""
+        self.work.mkdir(exist_ok=True)
+        write_json_atomic(self.work / "options.json", {**self._header, **self._inputs})
+        for name in RESULTS:  # moved by a commit that did not reach run.json
+            if (self.path / name).exists():
+                (self.path / name).rename(self.work / name)
+
+    def _discard(self) -> None:
+        """Set aside what a run wrote, and nothing else, to be deleted once the next has begun.
+
+        Every step is a rename: an interruption leaves an unfinished run of the old digest, or
+        none.
+        """
+        _remove(self.path / _DISCARDED)
+        self.work.mkdir(exist_ok=True)
+        if self.complete:
+            (self.path / "run.json").rename(self.work / "options.json")
+        for name in (*RESULTS, _REPORT):
+            if (self.path / name).exists():
+                (self.path / name).rename(self.work / name)
+        self.work.rename(self.path / _DISCARDED)
+
+
+@contextmanager
+def open_run(
+    path: Path, inputs: Mapping[str, Any], digest: str, *, force: bool = False
+) -> Iterator[RunDirectory]:
+    """Open a run for writing: new, continued, or complete; one process at a time.
+
+    Parameters
+    ----------
+    path : Path
+        Directory of the run; made if missing.
+    inputs : mapping
+        What the digest covers, as JSON values: options, sources, versions. Shown where they
+        differ from those of an earlier run.
+    digest : str
+        Digest of `inputs`, equal if and only if the numbers of the run would be.
+    force : bool, default False
+        Delete the run that is there, of any digest. Files that no run writes are left.
+
+    Yields
+    ------
+    RunDirectory
+        Check ``complete`` first; if it is not, write the `RESULTS` under ``work``, skipping what
+        an interrupted process finished, and ``commit``.
+
+    Raises
+    ------
+    RunError
+        If the directory is no run and not empty, holds a run of another digest, is being written
+        by another process, or, at any time inside the context, if the disk is full.
+    """
+    run = RunDirectory(path, digest, inputs)
+    try:
+        _make_directory(path)
+        header = _find_header(path)  # before the lock: nothing is written beside others' files
+        if header is not None and run.complete and not force and not run.work.exists():
+            run._compare(header)
+            yield run
+        else:
+            with _lock(path):
+                run._prepare(force)
+                yield run
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path).free / 1e6
+        raise RunError(
+            f"the disk of {path} is full ({free:.0f} MB free)",
+            "make room and give the same command again: it continues where it stopped",
+        ) from error
+
+
+def read_run(path: Path | str) -> dict[str, Any]:
+    """Read the ``run.json`` of a finished run.
+
+    Raises
+    ------
+    RunError
+        If the directory is no run, is unfinished, or its ``run.json`` is damaged or of another
+        schema version.
+    """
+    path = Path(path)
+    if not (path / "run.json").is_file():
+        if (path / ".work" / "options.json").is_file():
+            raise RunError(
+                f"{path} is an unfinished run: it has no run.json",
+                "give the same annotate command again: it continues where it stopped",
+            )
+        raise RunError(
+            f"{path} is no run: it has no run.json",
+            "give the directory that `ambient-curate annotate` wrote",
+        )
+    run = _read_header(path / "run.json")
+    if run.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(
+            f"{path} has schema version {run.get('schema_version')}; "
+            f"this program reads {SCHEMA_VERSION}",
+            "read it with the version of ambient-curate that wrote it, or annotate again",
+        )
+    return run
+
+
+def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite: JSON has no name for it.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    with replace_whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    versions = {"python": platform.python_version()}
+    for name in NUMERIC_STACK:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is on the path only
+            versions[name] = "not installed"
+    return versions
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunError(
+            f"{path} is no directory: {error.strerror}", "choose another directory with --out"
+        ) from error
+
+
+def _find_header(path: Path) -> dict[str, Any] | None:
+    """Read what a run says of itself; None where one may start."""
+    for file in (path / "run.json", path / ".work" / "options.json"):
+        if file.is_file():
+            return _read_header(file)
+    if (path / _DISCARDED).exists():
+        return None
+    work = path / ".work"
+    begun = set(os.listdir(work)) if work.is_dir() else set()
+    if set(os.listdir(path)) <= {_LOCK, ".work"} and begun <= {".options.json.tmp"}:
+        return None
+    raise RunError(
+        f"{path} is not empty and no run of ambient-curate",
+        "choose a new directory with --out; --force does not delete what it did not write",
+    )
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{file} is damaged: {error}", "delete the run by hand, then annotate again"
+        ) from error
+    if not isinstance(header, dict) or header.get("schema") != RUN_SCHEMA:
+        raise RunError(
+            f"{file} was not written by ambient-curate: its schema is not {RUN_SCHEMA!r}",
+            "choose another directory",
+        )
+    return header
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every leaf of nested JSON values with its dotted key."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, json.dumps(value, ensure_ascii=False)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the run; the kernel lets go when the process ends in whatever way."""
+    file = path / _LOCK
+    with os.fdopen(_acquire(file)):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def _acquire(file: Path) -> int:
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode()
+            os.close(descriptor)
+            raise RunError(
+                f"{file.parent} is being written by process {pid}",
+                "wait for it or end it; then give the same command again",
+            ) from None
+        if os.fstat(descriptor).st_nlink:  # else its holder has just removed it
+            os.truncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            return descriptor
+        os.close(descriptor)

@@ -1,0 +1,85 @@
+"""One training loop: AdamW, warm-up and cosine, an exponential moving average of the weights."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    steps : int
+        Steps of the cosine schedule.
+    learning_rate : float
+        Its peak, reached after `warm_up` steps.
+    weight_decay : float
+        AdamW's, on every parameter.
+    average_decay : float
+        Decay of the moving average; early steps use (step + 1) / (step + 10) where that is less.
+    warm_up : int
+        Steps of linear warm-up.
+    clip : float
+        Largest norm of the gradient.
+    """
+
+    steps: int = 2000
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-2
+    average_decay: float = 0.99
+    warm_up: int = 50
+    clip: float = 1.0
+
+
+def train(
+    network: nn.Module,
+    average: nn.Module,
+    loss_at: Callable[[int], Tensor],
+    options: TrainOptions,
+) -> Iterator[tuple[int, float]]:
+    """Train `network` step by step; the caller owns logging, validation and stopping.
+
+    Parameters
+    ----------
+    network : Module
+        Trained in place.
+    average : Module
+        A copy of `network`; holds the exponential moving average of its parameters, in place.
+    loss_at : callable
+        Gives the scalar loss of step 0, 1, ...; it draws its own batch and noise.
+    options : TrainOptions
+        Lengths and rates.
+
+    Yields
+    ------
+    tuple of int and float
+        Number of steps done, and the loss of the last.
+    """
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, options)
+        loss = loss_at(step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+        optimizer.step()
+        decay = min(options.average_decay, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(average.parameters()), list(network.parameters()), 1.0 - decay
+            )
+        yield step + 1, loss.item()
+
+
+def learning_rate_at(step: int, options: TrainOptions) -> float:
+    """Learning rate of a step: linear warm-up times a cosine that ends at 0."""
+    warm = min(1.0, (step + 1) / max(options.warm_up, 1))
+    return options.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / options.steps))

@@ -1,0 +1,194 @@
+"""How fast an RLDS shard full of images is scanned, and how much memory that takes.
+
+    python tests/benchmarks/bench_rlds.py
+
+Writes a shard of 80 episodes x 100 steps x 100 KB "images" (800 MB) to a temporary folder, warms
+the page cache and measures our scan against the `tfrecord` package, told to decode every feature
+(its default) or only the numbers and labels that we decode, and against `cat`. Our scans run in
+processes of their own that import only the readers and report their peak anonymous memory. The
+ways are taken in turn, five times over; the best time of each counts.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+EPISODES, STEPS, IMAGE_BYTES = 80, 100, 100_000
+ROUNDS = 5
+FEATURES = {
+    "action": ("7", "float32"),
+    "observation/state": ("7", "float32"),
+    "reward": (None, "float32"),
+    "discount": (None, "float32"),
+    "is_first": (None, "bool"),
+    "is_last": (None, "bool"),
+    "is_terminal": (None, "bool"),
+}
+CHOSEN = {
+    "steps/action": "float",
+    "steps/observation/state": "float",
+    "steps/is_first": "int",
+    "episode_metadata/success": "int",
+}
+
+
+def write_dataset(folder: Path) -> Path:
+    """Write the metadata and the one shard; return the shard."""
+    from tfrecord.writer import TFRecordWriter
+
+    rng = np.random.default_rng(0)
+    noise = rng.bytes(IMAGE_BYTES)
+    shard = folder / "bench-train.tfrecord-00000-of-00001"
+    writer = TFRecordWriter(str(shard))
+    for _ in range(EPISODES):
+        flags = np.zeros((3, STEPS), np.int64)
+        flags[0, 0] = flags[1, -1] = flags[2, -1] = 1
+        writer.write(
+            {
+                "steps/action": (rng.standard_normal(7 * STEPS), "float"),
+                "steps/observation/state": (rng.standard_normal(7 * STEPS), "float"),
+                "steps/observation/image_0": ([noise] * STEPS, "byte"),
+                "steps/language_instruction": ([b"stack the cubes"] * STEPS, "byte"),
+                "steps/reward": (np.zeros(STEPS), "float"),
+                "steps/discount": (np.ones(STEPS), "float"),
+                "steps/is_first": (flags[0], "int"),
+                "steps/is_last": (flags[1], "int"),
+                "steps/is_terminal": (flags[2], "int"),
+                "episode_metadata/success": (1, "int"),
+            }
+        )
+    writer.close()
+    split = {"name": "train", "shardLengths": [str(EPISODES)]}
+    info = {"name": "bench", "fileFormat": "tfrecord", "splits": [split]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "features.json").write_text(json.dumps(describe_features()))
+    return shard
+
+
+def describe_features() -> dict:
+    """Make features.json for the numeric features."""
+    tensors = {
+        name: {"tensor": {"shape": {"dimensions": [size]} if size else {}, "dtype": dtype}}
+        for name, (size, dtype) in FEATURES.items()
+    }
+    tensors["observation"] = {
+        "featuresDict": {"features": {"state": tensors.pop("observation/state")}}
+    }
+    steps = {"sequence": {"feature": {"featuresDict": {"features": tensors}}}}
+    return {"featuresDict": {"features": {"steps": steps}}}
+
+
+def scan(folder: Path, checksums: bool) -> float:
+    """Read every episode with our reader; return the seconds."""
+    from ambient_curate.episodes import ReaderOptions
+    from ambient_curate.readers import rlds
+
+    start = time.perf_counter()
+    dataset = rlds.open_dataset(folder, ReaderOptions(checksums=checksums))
+    frames = sum(e.length for shard in dataset.shards for e in dataset.read_shard(shard))
+    seconds = time.perf_counter() - start
+    if frames != EPISODES * STEPS:
+        raise RuntimeError(f"read {frames} frames")
+    return seconds
+
+
+def scan_with_package(shard: Path, features: dict[str, str] | None) -> float:
+    """Read the shard with the `tfrecord` package; return the seconds."""
+    from tfrecord.reader import tfrecord_loader
+
+    start = time.perf_counter()
+    frames = sum(len(e["steps/action"]) // 7 for e in tfrecord_loader(str(shard), None, features))
+    seconds = time.perf_counter() - start
+    if frames != EPISODES * STEPS:
+        raise RuntimeError(f"read {frames} frames")
+    return seconds
+
+
+def read_with_cat(shard: Path) -> float:
+    """Read the file with `cat`; return the seconds."""
+    start = time.perf_counter()
+    subprocess.run(["cat", str(shard)], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def report_scan(folder: Path, checksums: bool) -> None:
+    """Scan in this process and print seconds and peak anonymous megabytes as JSON."""
+    peak_kb = 0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak_kb
+        while not done.is_set():
+            peak_kb = max(peak_kb, anonymous_kb())
+            done.wait(0.001)
+
+    seconds = min(scan(folder, checksums) for _ in range(3))
+    # Memory is watched in another scan, which the watching slows down.
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    scan(folder, checksums)
+    done.set()
+    watcher.join()
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_kb / 1024}))  # noqa: T201
+
+
+def anonymous_kb() -> int:
+    """Anonymous memory of this process, from /proc."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1])
+    raise RuntimeError("/proc/self/status has no RssAnon")
+
+
+def scan_in_child(folder: Path, checksums: bool) -> dict[str, float]:
+    """Run `report_scan` in a fresh process."""
+    command = [sys.executable, __file__, str(folder), str(int(checksums))]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
+def main() -> None:
+    """Write the shard, measure and print the table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shard = write_dataset(folder)
+        size_mb = shard.stat().st_size / 1e6
+        read_with_cat(shard)
+        rounds = [
+            {
+                "cat": read_with_cat(shard),
+                "tfrecord, all": scan_with_package(shard, None),
+                "tfrecord, chosen": scan_with_package(shard, CHOSEN),
+                "ours, no checksums": scan_in_child(folder, checksums=False),
+                "ours, checksums": scan_in_child(folder, checksums=True),
+            }
+            for _ in range(ROUNDS)
+        ]
+    best, peak = {}, {}
+    for way in rounds[0]:
+        results = [r[way] if isinstance(r[way], dict) else {"seconds": r[way]} for r in rounds]
+        best[way] = min(result["seconds"] for result in results)
+        peak[way] = max(result.get("peak_mb", float("nan")) for result in results)
+    print(f"{size_mb:.0f} MB, {EPISODES} episodes, warm cache, best of {ROUNDS}")  # noqa: T201
+    for way, seconds in best.items():
+        print(  # noqa: T201
+            f"{way:20} {seconds * 1e3:8.1f} ms {size_mb / seconds / 1e3:8.1f} GB/s   "
+            f"peak anonymous {peak[way]:5.0f} MB"
+        )
+    ours = best["ours, no checksums"]
+    for way in ("tfrecord, all", "tfrecord, chosen"):
+        print(f"no checksums: {best[way] / ours:.0f}x {way} (mark: 50x)")  # noqa: T201
+    ratio = best["cat"] / best["ours, checksums"]
+    print(f"checksums: {ratio:.0%} of cat (mark: 80 %)")  # noqa: T201
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        report_scan(Path(sys.argv[1]), checksums=sys.argv[2] == "1")
+    else:
+        main()
