@@ -8,8 +8,10 @@ With balanced classes and c* the best possible classifier, ``E_q c* = 1/2 - Delt
 import numpy as np
 from numpy.typing import ArrayLike
 
+Numbers = ArrayLike | float | int  # run-time checkers take no float for ArrayLike's complex
 
-def delta_from_mean(mean_c_corrupt: ArrayLike) -> np.ndarray:
+
+def delta_from_mean(mean_c_corrupt: Numbers) -> np.ndarray:
     """Plug-in Delta, ``2 - 4 E_q c`` clipped to [0, 2]: right only if c is the best classifier.
 
     Parameters
@@ -20,7 +22,7 @@ def delta_from_mean(mean_c_corrupt: ArrayLike) -> np.ndarray:
     return np.asarray(np.clip(2.0 - 4.0 * np.asarray(mean_c_corrupt, dtype=np.float64), 0.0, 2.0))
 
 
-def tv_from_accuracy(accuracy: ArrayLike) -> np.ndarray:
+def tv_from_accuracy(accuracy: Numbers) -> np.ndarray:
     """Plug-in total variation, ``2 accuracy - 1`` clipped to [0, 1], of a balanced accuracy."""
     return np.asarray(np.clip(2.0 * np.asarray(accuracy, dtype=np.float64) - 1.0, 0.0, 1.0))
 
@@ -46,7 +48,7 @@ def tv_range_at(epsilon: float) -> tuple[float, float]:
     return 2.0 * epsilon, float(np.sqrt(2.0 * epsilon))
 
 
-def gaussian_delta(distance: ArrayLike) -> np.ndarray:
+def gaussian_delta(distance: Numbers) -> np.ndarray:
     """Delta between N(0, 1) and N(distance, 1), by Gauss-Hermite quadrature.
 
     The log-likelihood ratio is normal with mean ``distance^2 / 2`` and variance ``distance^2``

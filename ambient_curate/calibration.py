@@ -63,7 +63,7 @@ def fit_calibration(
     knots = np.linspace(log_snr.min(), log_snr.max(), KNOTS)
     splines = _splines(log_snr, knots)
     features = np.concatenate([_bounded(logits)[:, None] * splines, splines], axis=1)
-    model = LogisticRegression(C=STRENGTH, fit_intercept=False, max_iter=500, tol=1e-4)
+    model = LogisticRegression(C=STRENGTH, fit_intercept=False, solver="newton-cholesky")
     model.fit(features, is_clean, sample_weight=_balanced(is_clean, weight))
     return CalibrationModel(knots, model.coef_.reshape(2, -1).astype(np.float64))
 
@@ -75,7 +75,7 @@ def calibrated_loss(
     is_clean: Bool[np.ndarray, " n"],
     weight: Float[np.ndarray, " n"] | None = None,
 ) -> float:
-    """Balanced cross-entropy, in nats, of the calibrated probabilities; ln 2 says nothing is known."""
+    """Balanced cross-entropy, in nats, of the calibrated probabilities; ln 2: nothing is known."""
     calibration = model.at(log_snr)
     logit = calibration.slope * _bounded(logits) + calibration.intercept
     loss = np.logaddexp(0.0, np.where(is_clean, -logit, logit))
@@ -96,4 +96,5 @@ def _splines(log_snr: np.ndarray, knots: np.ndarray) -> np.ndarray:
     from sklearn.preprocessing import SplineTransformer
 
     basis = SplineTransformer(knots=knots[:, None], degree=2, extrapolation="constant")
-    return basis.fit_transform(np.asarray(log_snr, dtype=np.float64)[:, None])
+    basis.fit(knots[:, None])  # one level alone would be refused
+    return basis.transform(np.asarray(log_snr, dtype=np.float64)[:, None])

@@ -1,13 +1,13 @@
 """The cross-fitted noisy-channel classifier: one network with K + 1 outputs for every fold."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,7 +52,7 @@ class FitOptions:
     batch: int = 256
     dropout: float = 0.3
     every: int = 50
-    patience: int = 10
+    patience: int = 6
     highest_ve: float = 20.0
 
 

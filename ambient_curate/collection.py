@@ -16,6 +16,10 @@ from ambient_curate.progress import SILENT, Progress
 from ambient_curate.selection import MemberOptions, Selection, needs_total
 from ambient_curate.sources import SETTINGS_FILE, CollectionSettings, dataset_name, find_sources
 
+RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
+
+LARGEST = 1e15  # no robot's unit needs more, and the squares of float32 overflow at 2e19
+
 SkipReport = Callable[[Path, DatasetError], None]
 
 
@@ -61,8 +65,8 @@ def open_collection(
     path: Path | str,
     *,
     clean: str | None = None,
-    checksums: bool = True,
-    on_error: OnError = "fail",
+    checksums: bool | None = None,
+    on_error: OnError | None = None,
 ) -> Collection:
     """Open one dataset, or every dataset of a directory and of its ``ambient.toml``.
 
@@ -73,10 +77,12 @@ def open_collection(
     clean : str or None
         Name of the clean member, or path of a dataset elsewhere that becomes a member. None: what
         ``ambient.toml`` says, else the member named ``clean``, else none.
-    checksums : bool
-        Verify payload checksums where the format has them.
-    on_error : {"fail", "skip"}
-        Raise for a member that cannot be opened, or leave it out and list it in `broken`.
+    checksums : bool or None
+        Verify payload checksums where the format has them. None: what ``ambient.toml`` says,
+        else True.
+    on_error : {"fail", "skip"} or None
+        Raise for a member that cannot be opened, or leave it out and list it in `broken`. None:
+        what ``ambient.toml`` says, else "fail".
 
     Raises
     ------
@@ -87,6 +93,9 @@ def open_collection(
     """
     path = Path(path)
     sources = find_sources(path, clean)
+    if checksums is None:
+        checksums = bool(sources.settings.options.get("checksums", True))
+    on_error = on_error or sources.settings.options.get("on_error", "fail")
     members, broken = [], []
     for name, (source, options) in sorted(sources.members.items()):
         try:
@@ -150,6 +159,20 @@ def check_action_dims(dims: Mapping[str, int]) -> None:
             f"add to {SETTINGS_FILE}, under [datasets.{large}]: dims = {list(range(dims[small]))} "
             f'(the ones that {small} has), or action = ["..."] (the columns to join)',
         )
+
+
+def compare_rate(rate: float | None, clean: str, clean_rate: float | None) -> list[str]:
+    """Tell in a sentence whether a member's rate differs from that of the clean set `clean`."""
+    if clean_rate is None:
+        return []
+    if rate is None:
+        return [f"its rate is unknown, and that of {clean} is {clean_rate:g} Hz: add rate_hz"]
+    if abs(rate - clean_rate) <= RATE_TOLERANCE * clean_rate:
+        return []
+    return [
+        f"{rate:g} Hz against {clean_rate:g} Hz of {clean}: a window spans another time, which a "
+        "classifier tells apart"
+    ]
 
 
 def fingerprint(member: Member) -> list[dict[str, Any]]:
@@ -236,8 +259,8 @@ def read_episodes(
     Raises
     ------
     DatasetError
-        At a damaged file, an episode without frames or with a value that is not finite; if no
-        episode is left.
+        At a damaged file, an episode without frames or with a value that is not finite or beyond
+        `LARGEST`; if no episode is left.
     ConfigError
         If `where` names no label, `dims` no dimension, or `exclude` no episode.
     """
@@ -313,10 +336,11 @@ def _check_episode(episode: Episode) -> None:
     for name, values in (("action", episode.action), ("state", episode.state)):
         if values is None:
             continue
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        bad = np.flatnonzero(~(np.abs(values) <= LARGEST).all(axis=1))
         if bad.size:
+            what = "not finite" if not np.isfinite(values).all() else f"beyond {LARGEST:g}"
             raise DatasetError(
-                f"{place}: {name} is not finite in {bad.size} frames, the first is {bad[0]}",
+                f"{place}: {name} is {what} in {bad.size} frames, the first is {bad[0]}",
                 f"exclude = [{episode.id!r}] leaves it out",
             )
 

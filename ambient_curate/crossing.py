@@ -1,4 +1,4 @@
-"""From a curve of mean probabilities over noise levels to the level where it crosses the threshold."""
+"""From a curve of mean probabilities over noise levels to the level where it crosses for good."""
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -20,7 +20,7 @@ def last_crossing(
     Parameters
     ----------
     curve : ndarray, shape (..., level)
-        Mean probability of "clean" at each level.
+        Mean probability of "clean" at each level; one that is not a number fails.
     sigma : ndarray, float64, shape (level,)
         Rising noise levels in (0, 1).
     threshold : float
@@ -39,13 +39,13 @@ def last_crossing(
     [0.0, 0.286, 1.0]
     """
     curve = np.asarray(curve, dtype=np.float64)
-    failing = curve <= threshold
+    failing = ~(curve > threshold)
     last = sigma.size - 1 - np.argmax(failing[..., ::-1], axis=-1)
     after = np.minimum(last + 1, sigma.size - 1)
     below = np.take_along_axis(curve, last[..., None], axis=-1)[..., 0]
     above = np.take_along_axis(curve, after[..., None], axis=-1)[..., 0]
     rise = np.where(above > below, above - below, 1.0)
-    share = np.clip((threshold - below) / rise, EDGE, 1.0 - EDGE)
+    share = np.fmin(np.fmax((threshold - below) / rise, EDGE), 1.0 - EDGE)  # NaN: EDGE
     x = log_snr(sigma)
     inside = sigma_from_log_snr(x[last] + share * (x[after] - x[last]))
     crossing = np.where(last == sigma.size - 1, 1.0, inside)

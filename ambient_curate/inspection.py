@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ambient_curate.collection import (
+    RATE_TOLERANCE,
     Collection,
     Member,
     check_action_dims,
+    compare_rate,
     open_split,
     read_episodes,
     require_clean,
@@ -22,7 +24,6 @@ from ambient_curate.episodes import Episode
 from ambient_curate.errors import ConfigError, DatasetError
 from ambient_curate.progress import SILENT, Progress
 
-RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
 ABSOLUTE_RATIO = 5.0  # root mean square over root mean square deviation within a window
 WINDOW = 16  # frames, the default horizon
 MOVING_SHARE = 0.1  # of the frames; a dimension that changes less often is a command
@@ -249,7 +250,7 @@ def _inspect_member(
     tally = tallies[member.name]
     problems = [*member.dataset.problems, *_list_problems(tally)]
     if clean is not None and clean != member.name and tally.lengths:
-        problems += _compare_rate(tally.rate_hz, clean, tallies[clean].rate_hz)
+        problems += compare_rate(tally.rate_hz, clean, tallies[clean].rate_hz)
     problems += _compare_splits(member, tally, progress)
     return MemberInspection(
         name=member.name,
@@ -299,19 +300,6 @@ def _dims(dims: Sequence[int]) -> str:
     ends = [dim for dim in dims if dim + 1 not in dims]
     runs = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
     return f"action dimension{'s' * (len(dims) > 1)} {', '.join(runs)}"
-
-
-def _compare_rate(rate: float | None, clean: str, clean_rate: float | None) -> list[str]:
-    if clean_rate is None:
-        return []
-    if rate is None:
-        return [f"its rate is unknown, and that of {clean} is {clean_rate:g} Hz: add rate_hz"]
-    if abs(rate - clean_rate) <= RATE_TOLERANCE * clean_rate:
-        return []
-    return [
-        f"{rate:g} Hz against {clean_rate:g} Hz of {clean}: a window spans another time, which a "
-        "classifier tells apart"
-    ]
 
 
 def _compare_rates(rates: Mapping[str, float | None]) -> list[str]:

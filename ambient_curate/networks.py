@@ -10,10 +10,12 @@ from torch.nn import functional as F
 SQUASH = 8.0  # standard deviations at which a coordinate saturates
 BANDS = 32
 BUMPS = 16
+WIDTH = 128  # units of a layer
+DEPTH = 2  # residual blocks
 
 
 class NoiseClassifier(nn.Module):
-    """Logits ``l_0 .. l_K`` of a noised window; ``sigmoid(l_0 - l_i)`` is P(clean | x_sigma) in pair i.
+    """Logits ``l_0 .. l_K`` of a noised window; pair i says P(clean) is ``sigmoid(l_0 - l_i)``.
 
     It works in the eigenbasis of the windows (`project`), where the channel is the same: with
     ``u = basis^T (x_0 - mean)``, it takes ``u_sigma = a u + sigma z``. Every coordinate is divided
@@ -36,9 +38,13 @@ class NoiseClassifier(nn.Module):
         Lowest and highest log-SNR in use.
     generator : torch.Generator
         Source of the initial weights.
-    width, depth : int
-        Units of a layer, and number of residual blocks.
     """
+
+    mean: Tensor
+    basis: Tensor
+    variance: Tensor
+    bands: Tensor
+    centres: Tensor
 
     def __init__(
         self,
@@ -49,8 +55,6 @@ class NoiseClassifier(nn.Module):
         log_snr_range: tuple[float, float],
         *,
         generator: torch.Generator,
-        width: int = 128,
-        depth: int = 2,
     ) -> None:
         super().__init__()
         dim = mean.shape[0]
@@ -60,14 +64,14 @@ class NoiseClassifier(nn.Module):
         self.register_buffer("bands", _band_means(dim))
         low, high = log_snr_range
         self.register_buffer("centres", torch.linspace(low, high, BUMPS))
-        self.inlet = _linear(2 * dim + self.bands.shape[1], width, generator)
-        self.level = _linear(BUMPS, width, generator)
+        self.inlet = _linear(2 * dim + self.bands.shape[1], WIDTH, generator)
+        self.level = _linear(BUMPS, WIDTH, generator)
         self.films = nn.ModuleList(
-            _linear(width, 2 * width, generator, zero=True) for _ in range(depth + 1)
+            _linear(WIDTH, 2 * WIDTH, generator, zero=True) for _ in range(DEPTH + 1)
         )
-        self.blocks = nn.ModuleList(_linear(width, width, generator) for _ in range(depth))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
-        self.outlet = _linear(width, heads + 1, generator, zero=True)
+        self.blocks = nn.ModuleList(_linear(WIDTH, WIDTH, generator) for _ in range(DEPTH))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(DEPTH))
+        self.outlet = _linear(WIDTH, heads + 1, generator, zero=True)
 
     def project(self, windows: Float32[Tensor, "*batch dim"]) -> Float32[Tensor, "*batch dim"]:
         """Coordinates of un-noised flattened windows in the eigenbasis."""
@@ -90,8 +94,9 @@ class NoiseClassifier(nn.Module):
         keep : Tensor or None
             Dropout mask (0 or 1 / share kept) of the coordinates; None: all.
         """
-        signal = torch.sigmoid(log_snr)[..., None]  # a^2
-        whitened = coordinates * torch.rsqrt(signal * self.variance + (1.0 - signal))
+        # a^2 and sigma^2; 1 - a^2 has no digits left at low noise
+        signal, spread = torch.sigmoid(log_snr)[..., None], torch.sigmoid(-log_snr)[..., None]
+        whitened = coordinates * torch.rsqrt(signal * self.variance + spread)
         power = whitened.square()
         soft = whitened * torch.rsqrt(1.0 + power / SQUASH**2)
         square = 0.5 * (soft.square() - 1.0)
@@ -133,7 +138,7 @@ def _band_means(dim: int) -> Tensor:
 def _linear(
     inputs: int, outputs: int, generator: torch.Generator, *, zero: bool = False
 ) -> nn.Linear:
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     bound = 0.0 if zero else 1.0 / math.sqrt(inputs)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

@@ -24,9 +24,10 @@ SCHEDULES = (
 )
 
 Levels = Float[np.ndarray, " level"]
+Numbers = ArrayLike | float | int  # run-time checkers take no float for ArrayLike's complex
 
 
-def sigma_from_ve(noise_std: ArrayLike) -> np.ndarray:
+def sigma_from_ve(noise_std: Numbers) -> np.ndarray:
     """VP sigma of VE/EDM noise of standard deviation `noise_std` >= 0 (noise over signal).
 
     Examples
@@ -38,25 +39,25 @@ def sigma_from_ve(noise_std: ArrayLike) -> np.ndarray:
     return np.asarray(noise_std / np.sqrt(1.0 + noise_std**2))
 
 
-def ve_from_sigma(sigma: ArrayLike) -> np.ndarray:
+def ve_from_sigma(sigma: Numbers) -> np.ndarray:
     """VE/EDM noise standard deviation of VP `sigma` in [0, 1); 1 gives inf."""
     sigma = np.asarray(sigma, dtype=np.float64)
     with np.errstate(divide="ignore"):
         return np.asarray(sigma / signal_scale(sigma))
 
 
-def signal_scale(sigma: ArrayLike) -> np.ndarray:
+def signal_scale(sigma: Numbers) -> np.ndarray:
     """Return the factor a = sqrt(1 - sigma^2) of the signal at VP `sigma` in [0, 1]."""
     sigma = np.asarray(sigma, dtype=np.float64)
     return np.asarray(np.sqrt((1.0 - sigma) * (1.0 + sigma)))
 
 
-def sigma_from_alpha_bar(alpha_bar: ArrayLike) -> np.ndarray:
+def sigma_from_alpha_bar(alpha_bar: Numbers) -> np.ndarray:
     """VP sigma of a DDPM/DDIM step with cumulative signal power `alpha_bar` in [0, 1]."""
     return np.asarray(np.sqrt(1.0 - np.asarray(alpha_bar, dtype=np.float64)))
 
 
-def sigma_from_flow(time: ArrayLike) -> np.ndarray:
+def sigma_from_flow(time: Numbers) -> np.ndarray:
     """VP sigma of flow matching at `time` in [0, 1], where ``x = (1 - time) x_0 + time z``.
 
     openpi, pi0 and SmolVLA count this way. GR00T's time runs backwards: pass ``1 - time``.
@@ -65,18 +66,18 @@ def sigma_from_flow(time: ArrayLike) -> np.ndarray:
     return np.asarray(time / np.hypot(1.0 - time, time))
 
 
-def flow_from_sigma(sigma: ArrayLike) -> np.ndarray:
+def flow_from_sigma(sigma: Numbers) -> np.ndarray:
     """Flow-matching time in [0, 1] (1 is noise) of VP `sigma` in [0, 1]."""
     sigma = np.asarray(sigma, dtype=np.float64)
     return np.asarray(sigma / (sigma + signal_scale(sigma)))
 
 
-def log_snr(sigma: ArrayLike) -> np.ndarray:
+def log_snr(sigma: Numbers) -> np.ndarray:
     """Logarithm of the signal-to-noise power ratio, ``-2 ln(VE noise)``, of `sigma` in (0, 1)."""
     return np.asarray(-2.0 * np.log(ve_from_sigma(sigma)))
 
 
-def sigma_from_log_snr(value: ArrayLike) -> np.ndarray:
+def sigma_from_log_snr(value: Numbers) -> np.ndarray:
     """VP sigma in (0, 1) of a log signal-to-noise ratio; inverse of `log_snr`."""
     return sigma_from_ve(np.exp(-0.5 * np.asarray(value, dtype=np.float64)))
 

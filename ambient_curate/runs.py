@@ -94,7 +94,7 @@ class RunDirectory:
 
     def _prepare(self, force: bool) -> None:
         header = _find_header(self.path)
-        if header is not None and force:
+        if header is not None and (force or self._gives_way(header)):
             self._discard()
         elif header is not None:
             self._compare(header)
@@ -103,6 +103,16 @@ class RunDirectory:
         else:
             self._start()
         _remove(self.path / _DISCARDED)  # until now it marked the directory as ours
+
+    def _gives_way(self, header: Mapping[str, Any]) -> bool:
+        """Tell whether a run of other inputs ended before its first result.
+
+        So a command that failed on its input can be corrected and given again.
+        """
+        begun = any((self.path / name).exists() for name in RESULTS) or any(
+            (self.work / name).exists() for name in RESULTS
+        )
+        return header.get("digest") != self._header["digest"] and not (self.complete or begun)
 
     def _compare(self, header: Mapping[str, Any]) -> None:
         if header.get("digest") == self._header["digest"]:
@@ -173,8 +183,8 @@ def open_run(
     Raises
     ------
     RunError
-        If the directory is no run and not empty, holds a run of another digest, is being written
-        by another process, or, at any time inside the context, if the disk is full.
+        If the directory cannot be made, is no run and not empty, holds a run of another digest
+        that has results, is being written by another process, or, at any time inside the context, if the disk is full.
     """
     run = RunDirectory(path, digest, inputs)
     try:
@@ -254,9 +264,11 @@ def package_versions() -> dict[str, str]:
 def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise RunError(
-            f"{path} is no directory: {error.strerror}", "choose another directory with --out"
+            f"{path} cannot be a directory: {error.strerror}", "choose another with --out"
         ) from error
 
 

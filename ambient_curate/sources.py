@@ -132,8 +132,7 @@ def find_sources(path: Path, clean: str | None = None) -> Sources:
     ConfigError
         If ``ambient.toml`` is wrong.
     """
-    if not path.exists():
-        raise DatasetError(f"{path} does not exist", "check the path")
+    readers.check_readable(path)
     folder, settings = _find_settings(path)
     named = _named_clean(clean, folder, settings)
     members = _find_members(path, folder, settings, named)
@@ -145,11 +144,19 @@ def dataset_name(path: Path) -> str:
     return path.stem if path.is_file() else Path(os.path.abspath(path)).name
 
 
+def _real(path: Path) -> Path:
+    """Follow all links; unlike `Path.resolve`, keep a loop of them and an impossible name."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL in the name
+        return path
+
+
 def _find_settings(path: Path) -> tuple[Path, CollectionSettings]:
     """Read the ``ambient.toml`` in the directory, or what the one beside a dataset says of it."""
     if (path / SETTINGS_FILE).is_file():
         return path, read_collection_file(path / SETTINGS_FILE)
-    beside = path.resolve().parent
+    beside = _real(path).parent
     if not readers.recognizes(path) or not (beside / SETTINGS_FILE).is_file():
         return (beside if path.is_file() else path), CollectionSettings()
     settings = read_collection_file(beside / SETTINGS_FILE)
@@ -159,7 +166,7 @@ def _find_settings(path: Path) -> tuple[Path, CollectionSettings]:
         if (
             name == dataset_name(path)
             if options.path is None
-            else (beside / options.path).resolve() == path.resolve()
+            else _real(beside / options.path) == _real(path)
         )
     }
     options = dict(settings.options)
@@ -173,9 +180,9 @@ def _named_clean(
 ) -> tuple[str, Path] | None:
     """Return what the user calls the clean set, as a name and as a path."""
     if clean is not None:
-        return clean, Path(clean).expanduser().resolve()
+        return clean, _real(Path(os.path.expanduser(clean)))
     listed = settings.options.get("clean")
-    return None if listed is None else (listed, (folder / listed).resolve())
+    return None if listed is None else (listed, _real(folder / listed))
 
 
 def _find_members(
@@ -185,17 +192,17 @@ def _find_members(
     tables = settings.members
     placed = {name: folder / options.path for name, options in tables.items() if options.path}
     for name, target in placed.items():
-        if not target.exists():
+        if not os.path.exists(target):
             raise ConfigError(
                 f"[datasets.{name}] path = {tables[name].path!r}: {target} does not exist",
                 f"correct the path, which is relative to {folder}",
             )
-    taken = {target.resolve() for target in placed.values()}
+    taken = {_real(target) for target in placed.values()}
     mentioned: set[str | Path] = {"clean", *tables, *taken, *(clean or ())}
     found = {
         name: source
         for name, source in _find_datasets(path, mentioned).items()
-        if (name in tables and name not in placed) or source.resolve() not in taken
+        if (name in tables and name not in placed) or _real(source) not in taken
     }
     _check_tables(path, tables, found, placed)
     sources = found | placed
@@ -223,8 +230,7 @@ def _is_dataset(child: Path) -> bool:
         return False
     if child.name.endswith("_run") and (child / "run.json").is_file():
         return False
-    dangling = child.is_symlink() and not child.exists()  # a broken member, not "no member"
-    return dangling or readers.recognizes(child)
+    return not readers.is_readable(child) or readers.recognizes(child)
 
 
 def _is_divided(path: Path, children: list[Path], mentioned: Container[str | Path]) -> bool:
@@ -232,7 +238,7 @@ def _is_divided(path: Path, children: list[Path], mentioned: Container[str | Pat
     if lerobot.recognizes(path) or rlds.recognizes(path):
         return False
     if (
-        any(dataset_name(child) in mentioned or child.resolve() in mentioned for child in children)
+        any(dataset_name(child) in mentioned or _real(child) in mentioned for child in children)
         or any(child.is_dir() for child in children)
         or len({hdf5.recognizes(child) for child in children}) > 1
     ):
@@ -279,9 +285,9 @@ def _place_clean(
     if clean is None:
         return "clean" if "clean" in members else None
     name, path = clean
-    if name in members or not path.exists():
+    if name in members or not os.path.exists(path):
         return name
-    same = [name for name, (source, _) in members.items() if source.resolve() == path]
+    same = [name for name, (source, _) in members.items() if _real(source) == path]
     if same:
         return same[0] if len(same) == 1 else name
     new = "clean" if dataset_name(path) in members else dataset_name(path)

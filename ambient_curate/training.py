@@ -28,7 +28,7 @@ class TrainOptions:
         Largest norm of the gradient.
     """
 
-    steps: int = 2000
+    steps: int = 1500
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     average_decay: float = 0.99
@@ -68,7 +68,7 @@ def train(
             group["lr"] = learning_rate_at(step, options)
         loss = loss_at(step)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), options.clip)
         optimizer.step()
         decay = min(options.average_decay, (step + 1) / (step + 10))

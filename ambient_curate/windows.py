@@ -165,7 +165,7 @@ def share_outside(values: Float[np.ndarray, "n action"], normalizer: Normalizer)
 
 def draw_windows(
     windows: Windows,
-    episodes: Sequence[int],
+    episodes: Sequence[int] | Int64[np.ndarray, " episode"],
     count: int,
     rng: np.random.Generator,
     *,

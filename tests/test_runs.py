@@ -84,8 +84,8 @@ def test_a_run_of_other_inputs_is_refused_with_the_difference(
     if complete:
         finish(tmp_path)
     else:
-        with runs.open_run(tmp_path, INPUTS, "d1"):
-            pass
+        with runs.open_run(tmp_path, INPUTS, "d1") as run:
+            write_results(run.work)
     before = contents(tmp_path)
     other = {**INPUTS, "options": {"epsilon": 0.1, "seed": 0}, "versions": {"torch": "2.13.0"}}
     with pytest.raises(RunError) as caught, runs.open_run(tmp_path, other, "d2"):
@@ -98,10 +98,22 @@ def test_a_run_of_other_inputs_is_refused_with_the_difference(
     assert contents(tmp_path) == before
 
 
+def test_a_run_that_failed_before_its_first_result_gives_way(tmp_path: Path) -> None:
+    """The corrected command must not need --force."""
+    with pytest.raises(RunError), runs.open_run(tmp_path, INPUTS, "d1") as run:
+        (run.work / "frames").mkdir()
+        raise RunError("the input is wrong")
+    with runs.open_run(tmp_path, {**INPUTS, "options": {}}, "d2") as run:
+        assert [entry.name for entry in run.work.iterdir()] == ["options.json"]
+        write_results(run.work)
+        run.commit({})
+    assert runs.read_run(tmp_path)["digest"] == "d2"
+
+
 def test_many_differences_are_counted_and_none_are_admitted(tmp_path: Path) -> None:
     old = {"sources": {str(i): i for i in range(20)}}
-    with runs.open_run(tmp_path, old, "d1"):
-        pass
+    with runs.open_run(tmp_path, old, "d1") as run:
+        write_results(run.work)
     new = {"sources": {str(i): i + 1 for i in range(20)}}
     with pytest.raises(RunError, match=r"sources\.7: 7 -> 8; and 12 more\)$"):
         runs.open_run(tmp_path, new, "d2").__enter__()
@@ -147,7 +159,7 @@ def test_what_cannot_be_read_as_a_run_is_refused(tmp_path: Path) -> None:
         runs.read_run(tmp_path)
     for path in (tmp_path / "run.json", tmp_path / "run.json" / "below"):
         with (
-            pytest.raises(RunError, match="is no directory"),
+            pytest.raises(RunError, match="cannot be a directory: (File exists|Not a directory)"),
             runs.open_run(path, INPUTS, "d1"),
         ):
             pass

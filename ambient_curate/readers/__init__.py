@@ -1,5 +1,6 @@
 """Readers of robot-data formats, found by looking at the files: one module a format."""
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -7,7 +8,17 @@ from ambient_curate.episodes import Dataset, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import arrays, hdf5, lerobot, rlds
 
-__all__ = ["FORMATS", "arrays", "hdf5", "lerobot", "open_dataset", "recognizes", "rlds"]
+__all__ = [
+    "FORMATS",
+    "arrays",
+    "check_readable",
+    "hdf5",
+    "is_readable",
+    "lerobot",
+    "open_dataset",
+    "recognizes",
+    "rlds",
+]
 
 
 class _Reader(Protocol):
@@ -20,6 +31,19 @@ FORMATS = (
     "LeRobot (meta/info.json), RLDS (dataset_info.json), HDF5 (.hdf5), "
     "arrays (.npy, .npz, .parquet)"
 )
+
+
+def is_readable(path: Path) -> bool:
+    """Tell whether `path` exists and, if a directory, may be listed: not a dangling link."""
+    return os.path.exists(path) and (not os.path.isdir(path) or os.access(path, os.R_OK | os.X_OK))
+
+
+def check_readable(path: Path) -> None:
+    """Raise `DatasetError` unless `is_readable`."""
+    if not os.path.exists(path):
+        raise DatasetError(f"{path} does not exist", "check the path")
+    if not is_readable(path):
+        raise DatasetError(f"{path} may not be listed by this user", "check its permissions")
 
 
 def recognizes(path: Path) -> bool:
@@ -35,8 +59,7 @@ def open_dataset(path: Path, options: ReaderOptions | None = None) -> Dataset:
     DatasetError
         If the path is missing, no reader knows its files, or its metadata is damaged.
     """
-    if not path.exists():
-        raise DatasetError(f"{path} does not exist", "check the path")
+    check_readable(path)
     for reader in _READERS:
         if reader.recognizes(path):
             return reader.open_dataset(path, options or ReaderOptions())

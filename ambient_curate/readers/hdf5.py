@@ -17,6 +17,7 @@ from jaxtyping import Float32
 
 from ambient_curate.episodes import Episode, Label, ReaderOptions
 from ambient_curate.errors import DatasetError
+from ambient_curate.readers.hdf5_texts import read_text_length
 
 _SUFFIXES = (".hdf5", ".h5")
 _DEMO = re.compile(r"demo_([0-9]{1,18})")
@@ -199,6 +200,12 @@ def _inspect_file(path: Path) -> _File:
         if len(demos) < len(data):
             others = ", ".join(sorted(set(data) - set(demos)))
             problems.append(f"{path.name}: of data, {others} is no demonstration and is not read")
+        unread = [key for key, mask in _masks(file).items() if mask.dtype.kind != "S"]
+        if unread:
+            problems.append(
+                f"{path.name}: of mask, {', '.join(unread)} is no list of texts of one fixed "
+                "length (dtype S) and is not read"
+            )
         total = _read_count(data, "total")
         frames = [_read_count(_find_demo(file, name), "num_samples") for name in demos]
         known = [count for count in frames if count is not None]
@@ -234,15 +241,18 @@ def _parse_env_args(text: Label | None) -> tuple[str | None, float | None]:
 
 def _read_masks(file: h5py.File) -> dict[str, set[str]]:
     """Read robomimic's filter keys: lists of demonstrations' names."""
-    masks = file.get("mask")
-    if not isinstance(masks, h5py.Group):
-        return {}
     members = {}
-    for key, dataset in masks.items():
-        if isinstance(dataset, h5py.Dataset):
+    for key, dataset in _masks(file).items():
+        if dataset.dtype.kind == "S":
             _require_stored(dataset)
             members[key] = set(np.ravel(dataset.asstr(errors="replace")[()]).tolist())
     return members
+
+
+def _masks(file: h5py.File) -> dict[str, h5py.Dataset]:
+    masks = file.get("mask")
+    items = masks.items() if isinstance(masks, h5py.Group) else ()
+    return {key: item for key, item in items if isinstance(item, h5py.Dataset)}
 
 
 def _read_array(demo: h5py.Group, name: str) -> Float32[np.ndarray, "frame column"]:
@@ -299,7 +309,7 @@ def _list(group: h5py.Group) -> str:
 
 def _read_labels(demo: h5py.Group) -> dict[str, Label]:
     """Take the scalar attributes of a demonstration that are short enough for a label."""
-    labels = {name: _read_attribute(demo, name) for name in demo.attrs}
+    labels = {name: _read_attribute(demo, name, longest=_LONGEST_LABEL) for name in demo.attrs}
     return {
         name: label
         for name, label in labels.items()
@@ -312,15 +322,25 @@ def _read_count(group: h5py.Group, name: str) -> int | None:
     return int(count) if isinstance(count, int | float) else None
 
 
-def _read_attribute(group: h5py.Group, name: str) -> Label | None:
-    """Read a number or a text; None if there is no such attribute, or it is something else."""
+def _read_attribute(group: h5py.Group, name: str, *, longest: int | None = None) -> Label | None:
+    """Read a number or a text; None if there is none, it is longer or something else."""
     if name not in group.attrs:
         return None
     attribute = group.attrs.get_id(name)
-    is_text = h5py.check_string_dtype(attribute.dtype) is not None
+    text = h5py.check_string_dtype(attribute.dtype)
     # Looked at before it is read: HDF5 trusts a damaged shape or size, and crashes.
-    if attribute.shape != () or not (is_text or attribute.dtype.kind in "fiub"):
+    if attribute.shape != () or not (text or attribute.dtype.kind in "fiub"):
         return None
+    if text and text.length is None:
+        length = read_text_length(group, name) or 0
+        if length > group.file.id.get_filesize():
+            raise DatasetError(
+                f"{group.file.filename}: the text {name} of {group.name} claims {length} bytes, "
+                "which are more than the file has",
+                _COPY_AGAIN,
+            )
+        if longest is not None and length > longest:
+            return None
     value = group.attrs[name]
     label = value.item() if isinstance(value, np.generic) else value
     return label.decode(errors="replace") if isinstance(label, bytes) else label

@@ -69,8 +69,8 @@ def read_headers(path: Path) -> dict[str, Header]:
         with zipfile.ZipFile(path) as archive:
             _check_directory(path, archive)
             for info in archive.infolist():
-                if info.filename.endswith(".npy"):
-                    with archive.open(info) as member:
+                with archive.open(info) as member:  # checks the name, also of what is no array
+                    if info.filename.endswith(".npy"):
                         name = info.filename.removesuffix(".npy")
                         headers[name] = _read_header(member, info.file_size)
         return headers

@@ -244,6 +244,17 @@ def test_an_npz_whose_directory_lost_a_member_is_refused(tmp_path: Path) -> None
         read_all(path)
 
 
+def test_an_npz_whose_directory_calls_a_member_otherwise_is_refused(tmp_path: Path) -> None:
+    """Without its ``episode_ends``, every frame would be of one episode."""
+    path = tmp_path / "x.npz"
+    write_any(path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"episode_ends.npy") + 12] ^= 1  # the dot
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="differ"):
+        read_all(path)
+
+
 def test_other_paths_are_not_arrays(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "folder.npy").mkdir()

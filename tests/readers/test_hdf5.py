@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ import pytest
 from ambient_curate.episodes import Episode, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import hdf5
+from ambient_curate.readers.hdf5_texts import read_text_length
 
 RNG = np.random.default_rng(0)
 ACTIONS = {
@@ -39,7 +42,7 @@ def write_demos(path: Path) -> Path:
             demo.create_dataset("obs/gripper", data=np.arange(len(action)))
             demo.create_dataset("obs/image", data=np.zeros((len(action), 8, 8, 3), np.uint8))
         file["mask/train"] = np.array([b"demo_0", b"demo_10"])
-        file["mask/better"] = ["demo_2"]
+        file["mask/better"] = np.array([b"demo_2"])
     return path
 
 
@@ -118,10 +121,12 @@ def test_unusual_contents_are_told(tmp_path: Path) -> None:
         file["data"].create_group("template")
         file["data"].attrs["total"] = 99
         file["data"].attrs["env_args"] = "no JSON"
+        file["mask/worse"] = ["demo_0"]
 
     dataset = hdf5.open_dataset(edit(write_demos(tmp_path / "d.h5"), change), ReaderOptions())
     assert list(dataset.problems) == [
         "d.h5: of data, template is no demonstration and is not read",
+        "d.h5: of mask, worse is no list of texts of one fixed length (dtype S) and is not read",
         "d.h5: data tells a total of 99 frames, its demonstrations have 24",
     ]
     first = next(iter(dataset.read_shard(tmp_path / "d.h5")))
@@ -241,6 +246,37 @@ def test_a_mutated_file_is_an_error_or_still_consistent(tmp_path: Path) -> None:
             assert episode.state is not None and len(episode.state) == episode.length
             assert episode.labels.get("num_samples", episode.length) == episode.length
     assert 30 < errors < 270
+
+
+@pytest.mark.parametrize("name", ["data", "data/demo_2"])
+def test_the_length_of_a_text_is_not_believed(tmp_path: Path, name: str) -> None:
+    """HDF5 would fill 4 GB for it."""
+    path = write_demos(tmp_path / "demos.hdf5")
+    edit(path, lambda f: f[name].attrs.update({f"attribute {k}": k for k in range(20)}))
+    edit(path, lambda f: f[name].attrs.update(last="x" * 77))
+    content = bytearray(path.read_bytes())
+    place = content.index(struct.pack("<I", 77), content.index(b"last\0"))
+    content[place + 3] = 0xFF
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if name == "data":  # its attributes are no labels: `last` is not asked for
+        assert len(read(path)) == 3
+    else:
+        with pytest.raises(DatasetError, match="the text last of /data/demo_2 claims 42781901"):
+            read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000  # kB
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_a_long_text_is_no_label_and_its_length_is_known(tmp_path: Path, libver: str) -> None:
+    path = tmp_path / "demos.hdf5"
+    with h5py.File(path, "w", libver=libver, userblock_size=512) as file:
+        for number in range(40):  # more than one block of messages
+            file.attrs[f"text {number}"] = "é" * number
+        file.flush()
+        lengths = [read_text_length(file, f"text {number}") for number in range(40)]
+    known = libver == "earliest"  # the newer headers have a checksum
+    assert lengths == ([2 * number for number in range(40)] if known else [None] * 40)
 
 
 def test_damage_in_a_thread_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

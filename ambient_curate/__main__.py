@@ -1,0 +1,5 @@
+"""``python -m ambient_curate`` is the command ``ambient-curate``."""
+
+from ambient_curate.cli import main
+
+main()

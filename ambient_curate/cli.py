@@ -1,0 +1,291 @@
+"""The command line: parse, call, print. Data goes to stdout, everything else to stderr."""
+
+import errno
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from ambient_curate.config import AnnotateOptions, option_help
+from ambient_curate.errors import CurateError, DatasetError
+
+if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
+    from matplotlib.axes import Axes
+
+    from ambient_curate.annotation import Run
+    from ambient_curate.inspection import Inspection
+
+Format = Literal["table", "json"]
+Figure = Literal["accuracy", "delta", "sigma-min", "reliability"]
+FIGURES: tuple[Figure, ...] = ("accuracy", "delta", "sigma-min", "reliability")
+CONTINUED = ("annotate", "demo")  # commands that go on where they were interrupted
+GATE_NOT_MET = 3
+INTERRUPTED = 130
+
+FormatOption = Annotated[Format, typer.Option(help="What stdout gets.")]
+CollectionArgument = Annotated[
+    Path, typer.Argument(metavar="COLLECTION", help="A dataset, or a directory of datasets.")
+]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A directory that `annotate` wrote.")
+]
+
+
+class CurateGroup(TyperGroup):
+    """Turn an expected failure into a message, a hint and exit code 1; a bug stays a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except CurateError as error:
+            _fail(str(error), error.hint)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _fail(f"the disk is full: {error}", "make room and give the same command again")
+            if error.filename is None:
+                raise
+            _fail(f"{error.filename}: {error.strerror}", "check the path and its permissions")
+        except KeyboardInterrupt:
+            continues = ctx.invoked_subcommand in CONTINUED
+            _tell("interrupted" + ": the same command continues" * continues)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=CurateGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets are brackets
+)
+
+
+def main() -> None:
+    """Run ``ambient-curate``."""
+    app(prog_name="ambient-curate")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from ambient_curate import __version__
+
+        typer.echo(f"ambient-curate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ambient_curate(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Find the noise levels at which imperfect robot data may train a diffusion policy.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but --strict is not met; 130 interrupted.
+    """
+
+
+def _take_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes ``**values`` an option for every field of `AnnotateOptions`."""
+    kept = [
+        parameter
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    signature = inspect.Signature([*kept, *_option_parameters()])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    return command
+
+
+def _option_parameters() -> Iterator[inspect.Parameter]:
+    meanings, types = option_help(), get_type_hints(AnnotateOptions)
+    for field in fields(AnnotateOptions):
+        # what ambient.toml cannot switch on needs no switching off
+        names = [f"--{field.name}"] if field.name in ("force", "strict") else []
+        text = meanings[field.name].replace("None:", "Default:")
+        yield _option(field.name, types[field.name], field.default, text, names)
+        if field.name == "epsilon":
+            for name, what in (
+                ("tv", "total variation distance, in (0, 1): epsilon is TV^2 / 2"),
+                ("delta", "triangular discrimination, in (0, 2): epsilon is DELTA / 4"),
+            ):
+                yield _option(name, float | None, None, f"In place of epsilon, the largest {what}.")
+
+
+def _option(
+    name: str, kind: Any, default: Any, text: str, names: Sequence[str] = ()
+) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(*names, help=text)],
+    )
+
+
+@app.command("inspect")
+def inspect_command(
+    collection: CollectionArgument,
+    clean: Annotated[str | None, typer.Option(help=option_help()["clean"])] = None,
+    format: FormatOption = "table",
+) -> None:
+    """Show what a collection holds and what would mislead."""
+    from ambient_curate.collection import open_collection
+    from ambient_curate.console import ConsoleProgress
+    from ambient_curate.inspection import inspect_collection
+
+    opened = open_collection(collection, clean=clean, on_error="skip")
+    inspection = inspect_collection(opened, progress=ConsoleProgress())
+    if format == "json":
+        _echo_json(inspection.as_dict())
+    else:
+        _print_inspection(inspection)
+    if opened.broken:
+        names = ", ".join(name for name, _ in opened.broken)
+        raise DatasetError(f"cannot be opened: {names}", opened.broken[0][1].hint)
+
+
+@app.command("annotate")
+@_take_options
+def annotate_command(
+    ctx: typer.Context,
+    collection: CollectionArgument,
+    format: FormatOption = "table",
+    **values: Any,
+) -> None:
+    """Train the classifier, then find sigma_min everywhere.
+
+    Options come from the command line, else from ambient.toml (same names), else the defaults.
+    """
+    from ambient_curate.annotation import annotate
+    from ambient_curate.console import ConsoleProgress
+
+    given = {name: value for name, value in values.items() if _is_given(ctx, name)}
+    run = annotate(collection, progress=ConsoleProgress(), **given)
+    if run.already_complete:
+        _tell("already complete")
+    _print_run(run, format)
+    _tell(f"run: {run.path}", f"next: ambient-curate plot {run.path} accuracy")
+    if values["strict"] and any(row["status"] != "ok" for row in run.info["verdict"]):
+        raise typer.Exit(GATE_NOT_MET)
+
+
+@app.command("show")
+def show_command(run: RunArgument, format: FormatOption = "table") -> None:
+    """Show the verdict of a finished run again."""
+    from ambient_curate.annotation import open_run_results
+
+    _print_run(open_run_results(run), format)
+
+
+@app.command("plot")
+def plot_command(
+    run: RunArgument,
+    figure: Annotated[Figure, typer.Argument(metavar="FIGURE", help=f"{', '.join(FIGURES)}.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, or replace: .png, .svg or .pdf. Default: ./<run>_<figure>.png."
+        ),
+    ] = None,
+) -> None:
+    """Draw one figure of a finished run and print its path."""
+    from ambient_curate.annotation import open_run_results
+
+    results = open_run_results(run)
+    out = out or Path(f"{run.resolve().name}_{figure}.png")
+    typer.echo(_save_figure(results, figure, out))
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[
+        Path, typer.Option(help="Directory for the data, the run and the figures.")
+    ] = Path("ambient_demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+) -> None:
+    """Do the whole path on data it makes itself."""
+    from ambient_curate.console import ConsoleProgress
+    from ambient_curate.demo import run_demo
+
+    run = run_demo(out, force=force, progress=ConsoleProgress())
+    _print_run(run, "table")
+    _tell(f"run: {run.path}")
+    for figure in FIGURES:
+        _tell(f"figure: {_save_figure(run, figure, out / f'{figure}.png')}")
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _save_figure(run: "Run", figure: Figure, path: Path) -> Path:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from ambient_curate.plots import save_figure
+
+    save_figure(_draw(run, figure), path)
+    return path
+
+
+def _draw(run: "Run", figure: Figure) -> "Axes":
+    from ambient_curate import plots
+
+    if figure == "accuracy":
+        return plots.plot_accuracy(run.curves())
+    if figure == "delta":
+        return plots.plot_delta(run.curves(), epsilon=run.info["epsilon"])
+    if figure == "sigma-min":
+        return plots.plot_sigma_min(run.manifest())
+    return plots.plot_reliability(run.reliability())
+
+
+def _print_run(run: "Run", format: Format) -> None:
+    """Print the verdict to stdout; a person also gets its assumptions, on stderr."""
+    if format == "json":
+        parts = ("verdict", "control", "assumptions", "warnings", "skipped")
+        _echo_json({part: run.info[part] for part in parts})
+        return
+    from ambient_curate.console import render_table
+    from ambient_curate.summaries import caveats, verdict_lines, verdict_table
+
+    render_table(*verdict_table(run.info["verdict"]))
+    _print_below(verdict_lines(run.info))
+    _tell(*caveats(run.info))
+
+
+def _print_inspection(inspection: "Inspection") -> None:
+    from ambient_curate.console import render_table
+    from ambient_curate.summaries import inspection_lines, inspection_table
+
+    render_table(*inspection_table(inspection))
+    _print_below(inspection_lines(inspection))
+
+
+def _print_below(lines: Iterable[str]) -> None:
+    if text := "\n".join(lines):
+        typer.echo(f"\n{text}")
+
+
+def _echo_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        typer.echo(line, err=True)
+
+
+def _fail(message: str, hint: str | None) -> NoReturn:
+    _tell(f"error: {message}", *([f"hint: {hint}"] if hint else []))
+    raise typer.Exit(1) from None

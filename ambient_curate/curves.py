@@ -1,0 +1,222 @@
+"""Curves over noise levels of an arm: its statistics, its crossing, and how they vary by episode."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float64
+
+from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
+from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
+from ambient_curate.manifest import curves_schema, reliability_schema
+from ambient_curate.noise import log_snr
+from ambient_curate.scoring import BINS, STATISTICS, band_of
+
+C, BRIER, BCE, ACCURACY = range(len(STATISTICS))
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Scored episodes of one class of an arm.
+
+    Parameters
+    ----------
+    statistics : ndarray, float64, shape (episode, statistic, level)
+        As `scoring.EpisodeScore.statistics`, for the arm's output.
+    histogram : ndarray, float64, shape (episode, band, bin, 2)
+        As `scoring.EpisodeScore.histogram`.
+    weight : ndarray, float64, shape (episode,)
+        What an episode counts for, > 0.
+    """
+
+    statistics: Float64[np.ndarray, "episode statistic level"]
+    histogram: Float64[np.ndarray, "episode band bin 2"]
+    weight: Float64[np.ndarray, " episode"]
+
+    def mean(self) -> Float64[np.ndarray, "statistic level"]:
+        """Weighted mean over the episodes."""
+        return np.average(self.statistics, axis=0, weights=self.weight)
+
+    def mean_histogram(self) -> Float64[np.ndarray, "band bin 2"]:
+        """Weighted mean over the episodes."""
+        return np.average(self.histogram, axis=0, weights=self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class ArmCurves:
+    """What out-of-fold scores say of one arm, level by level.
+
+    Parameters
+    ----------
+    dataset, group : str and str or None
+        Of the arm.
+    sigma : ndarray, float64, shape (level,)
+        The grid.
+    n_clean, n_corrupt : int
+        Scored episodes.
+    clean, corrupt : ndarray, float64, shape (statistic, level)
+        Means over the episodes of each class.
+    isotonic : ndarray, float64, shape (level,)
+        E_q c, non-decreasing in sigma.
+    delta_interval, tv_interval : ndarray, float64, shape (2, level)
+        Percentile intervals of a bootstrap over episodes: approximate.
+    sigma_min, lower, upper : float
+        Crossing of `isotonic`, and its percentile interval.
+    reliability : ndarray, float64, shape (band, bin, 3)
+        Share of the balanced predictions, their mean, and the clean share among them.
+    """
+
+    dataset: str
+    group: str | None
+    sigma: Float64[np.ndarray, " level"]
+    n_clean: int
+    n_corrupt: int
+    clean: Float64[np.ndarray, "statistic level"]
+    corrupt: Float64[np.ndarray, "statistic level"]
+    isotonic: Float64[np.ndarray, " level"]
+    delta_interval: Float64[np.ndarray, "2 level"]
+    tv_interval: Float64[np.ndarray, "2 level"]
+    sigma_min: float
+    lower: float
+    upper: float
+    reliability: Float64[np.ndarray, "band bin 3"]
+
+    @property
+    def delta(self) -> Float64[np.ndarray, " level"]:
+        """Plug-in Delta, non-increasing in sigma."""
+        return delta_from_mean(self.isotonic)
+
+
+def summarize_arm(
+    dataset: str,
+    group: str | None,
+    sigma: Float64[np.ndarray, " level"],
+    clean: Side,
+    corrupt: Side,
+    *,
+    epsilon: float,
+    rng: np.random.Generator,
+) -> ArmCurves:
+    """Average the scores of an arm over episodes, and bootstrap over episodes.
+
+    The classifier is held fixed, so the intervals do not cover what another fit would change.
+
+    Parameters
+    ----------
+    dataset, group
+        Of the arm.
+    sigma : ndarray, float64, shape (level,)
+        The grid.
+    clean, corrupt : Side
+        Out-of-fold scores.
+    epsilon : float
+        Margin of the rule.
+    rng : Generator
+        Of the bootstrap.
+    """
+    p, q = clean.mean(), corrupt.mean()
+    isotonic = rising_fit(q[C])
+    crossing = float(last_crossing(isotonic, sigma, 0.5 - epsilon))
+    drawn_q = bootstrap_means(corrupt.statistics[:, C], corrupt.weight, rng)
+    fits = np.stack([rising_fit(curve) for curve in drawn_q])
+    crossings = last_crossing(fits, sigma, 0.5 - epsilon)
+    hits = sum(
+        bootstrap_means(side.statistics[:, ACCURACY], side.weight, rng) for side in (clean, corrupt)
+    )
+    lower, upper = _percentiles(crossings)
+    return ArmCurves(
+        dataset,
+        group,
+        sigma,
+        len(clean.weight),
+        len(corrupt.weight),
+        p,
+        q,
+        isotonic,
+        _percentiles(delta_from_mean(fits)),
+        _percentiles(tv_from_accuracy(np.asarray(hits) / 2)),
+        crossing,
+        float(min(lower, crossing)),
+        float(max(upper, crossing)),
+        _reliability(clean.mean_histogram(), corrupt.mean_histogram()),
+    )
+
+
+def _percentiles(values: np.ndarray) -> np.ndarray:
+    tail = (1.0 - CONFIDENCE) / 2
+    return np.quantile(values, [tail, 1.0 - tail], axis=0)
+
+
+def _reliability(clean: np.ndarray, corrupt: np.ndarray) -> np.ndarray:
+    """Balanced: both classes carry half of the weight in every band."""
+    both = 0.5 * (clean + corrupt)
+    share = both[..., 0] / both[..., 0].sum(axis=1, keepdims=True)
+    filled = np.where(both[..., 0] > 0, both[..., 0], 1.0)
+    return np.stack([share, both[..., 1] / filled, 0.5 * clean[..., 0] / filled], axis=-1)
+
+
+def tabulate_curves(arms: Sequence[ArmCurves]) -> pa.Table:
+    """Rows of ``curves.parquet``: one an arm and level."""
+    columns: dict[str, list[object]] = {name: [] for name in curves_schema().names}
+    for arm in arms:
+        n = arm.sigma.size
+        both = 0.5 * (arm.clean + arm.corrupt)
+        values = {
+            "dataset": [arm.dataset] * n,
+            "group": [arm.group] * n,
+            "sigma": arm.sigma,
+            "log_snr": log_snr(arm.sigma),
+            "n_clean": [arm.n_clean] * n,
+            "n_corrupt": [arm.n_corrupt] * n,
+            "accuracy": both[ACCURACY],
+            "mean_c_clean": arm.clean[C],
+            "mean_c_corrupt": arm.corrupt[C],
+            "mean_c_corrupt_isotonic": arm.isotonic,
+            "brier": both[BRIER],
+            "bce": both[BCE],
+            "delta": arm.delta,
+            "delta_lower_approx": arm.delta_interval[0],
+            "delta_upper_approx": arm.delta_interval[1],
+            "tv": tv_from_accuracy(both[ACCURACY]),
+            "tv_lower_approx": arm.tv_interval[0],
+            "tv_upper_approx": arm.tv_interval[1],
+        }
+        for name, column in values.items():
+            columns[name].extend(column)
+    return _table(columns, curves_schema())
+
+
+def tabulate_reliability(arms: Sequence[ArmCurves]) -> pa.Table:
+    """Rows of ``reliability.parquet``: one an arm, band of levels and occupied bin."""
+    columns: dict[str, list[object]] = {name: [] for name in reliability_schema().names}
+    for arm in arms:
+        band = band_of(arm.sigma.size)
+        for (row, cell), share in np.ndenumerate(arm.reliability[..., 0]):
+            if share == 0:
+                continue
+            levels = arm.sigma[band == row]
+            values = (
+                arm.dataset,
+                arm.group,
+                levels[0],
+                levels[-1],
+                cell / BINS,
+                (cell + 1) / BINS,
+                *arm.reliability[row, cell],
+            )
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+    return _table(columns, reliability_schema())
+
+
+def _table(columns: dict[str, list[object]], schema: pa.Schema) -> pa.Table:
+    arrays = [
+        pa.array(columns[field.name], _plain(field.type)).cast(field.type) for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,0 +1,260 @@
+"""A study: a collection read into memory-mapped frames, windowed, folded, and laid out as arms."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ambient_curate.arms import Arm, Control, assign_folds, plant_control
+from ambient_curate.collection import (
+    Collection,
+    Member,
+    check_action_dims,
+    read_episodes,
+    require_clean,
+)
+from ambient_curate.config import AnnotateOptions
+from ambient_curate.errors import DatasetError, NotEnoughDataError
+from ambient_curate.frames import Frames, load_frames, write_frames
+from ambient_curate.groups import label_groups
+from ambient_curate.progress import Progress
+from ambient_curate.runs import write_json_atomic
+from ambient_curate.windows import Normalizer, Windows, clean_values, fit_normalizer
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Everything the fit and the scores need.
+
+    Parameters
+    ----------
+    options : AnnotateOptions
+        With `clean` resolved to a member's name.
+    clean : Arm
+        The clean set p.
+    corrupt : tuple of Arm
+        q_1 .. q_K that can be told from p in every fold: whole members, then groups.
+    control : Control or None
+        The planted control; its arm is the last output of the network.
+    frames, windows, folds : dict by member
+        Cached frames, their windows, and every episode's fold.
+    groups : dict by member, or None
+        Group label of every episode, with granularity ``group``.
+    normalizer : Normalizer
+        Fitted on the clean set.
+    reference : str or None
+        What relative windows refer to: ``"state"`` or ``"first action"``; None: absolute.
+    skipped : tuple of dict
+        Files left out, each with ``file`` and ``error``.
+    """
+
+    options: AnnotateOptions
+    clean: Arm
+    corrupt: tuple[Arm, ...]
+    control: Control | None
+    frames: dict[str, Frames]
+    windows: dict[str, Windows]
+    folds: dict[str, np.ndarray]
+    groups: dict[str, list[str]] | None
+    normalizer: Normalizer
+    reference: str | None
+    skipped: tuple[dict[str, str], ...]
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Corrupt arms in the order of the network's outputs."""
+        return self.corrupt if self.control is None else (*self.corrupt, self.control.arm)
+
+    def head(self, dataset: str, group: str | None = None) -> int | None:
+        """Output that stands for a member or a group; None where it has too few episodes."""
+        for number, arm in enumerate(self.corrupt):
+            if (arm.dataset, arm.group) == (dataset, group):
+                return number
+        return None
+
+
+def prepare_study(
+    collection: Collection, options: AnnotateOptions, folder: Path, progress: Progress
+) -> Study:
+    """Read a collection into `folder` (or find it there) and lay out the arms.
+
+    Raises
+    ------
+    CurateError
+        If the data cannot be read or compared, or there is too little for a sound answer.
+    """
+    name = require_clean(collection)
+    options = replace(options, clean=name)
+    _require_corrupt(collection, name)
+    frames, skipped = _cache_members(collection, options, folder, progress)
+    check_action_dims(
+        {name: frames[name].action_dim} | {n: f.action_dim for n, f in frames.items()}
+    )
+    windows, reference = _lay_windows(frames, options)
+    _require_windows(windows[name], name, options)
+    normalizer = fit_normalizer(options.normalize, clean_values(windows[name]))
+    windows = {n: replace(w, normalizer=normalizer) for n, w in windows.items()}
+    order = [name, *(n for n in frames if n != name)]
+    folds = assign_folds(
+        {n: frames[n].ids for n in order}, {n: frames[n].digest for n in order}, options.folds
+    )
+    groups = None
+    if options.granularity == "group":
+        groups = label_groups(frames, windows, options.group_by, seed=options.seed)
+    clean = _whole_arm(name, windows[name], folds[name])
+    _require_folds(clean, options.folds)
+    corrupt = _lay_arms(name, windows, folds, groups, options.folds)
+    control = plant_control(clean, options.folds, options.epsilon)
+    return Study(
+        options,
+        clean,
+        corrupt,
+        control,
+        frames,
+        windows,
+        folds,
+        groups,
+        normalizer,
+        reference,
+        tuple(skipped),
+    )
+
+
+def _require_corrupt(collection: Collection, clean: str) -> None:
+    if len(collection.members) < 2:
+        raise NotEnoughDataError(
+            f"{collection.path} holds only the clean set {clean!r}: there is nothing to annotate",
+            "add a dataset, or split this one in ambient.toml: two [datasets.NAME] with the same "
+            "path and different `episodes` or `where`",
+        )
+
+
+def _cache_members(
+    collection: Collection, options: AnnotateOptions, folder: Path, progress: Progress
+) -> tuple[dict[str, Frames], list[dict[str, str]]]:
+    frames: dict[str, Frames] = {}
+    skipped = [{"file": str(name), "error": str(error)} for name, error in collection.broken]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, member in enumerate(collection.members):
+        place = folder / f"{number:04d}"
+        notes = place.with_suffix(".json")
+        if not (place.exists() and notes.exists()):
+            found = _cache_member(member, place, options, progress)
+            write_json_atomic(notes, {"skipped": found})
+        skipped += json.loads(notes.read_text(encoding="utf-8"))["skipped"]
+        frames[member.name] = load_frames(place)
+    return frames, skipped
+
+
+def _cache_member(
+    member: Member, place: Path, options: AnnotateOptions, progress: Progress
+) -> list[dict[str, str]]:
+    skipped: list[dict[str, str]] = []
+
+    def note(path: Path, error: DatasetError) -> None:
+        skipped.append({"file": str(path), "error": str(error)})
+        progress.message(f"skipped {path}: {error}")
+
+    if place.exists():  # written, but its list of skipped files was not: read it again
+        import shutil
+
+        shutil.rmtree(place)
+    episodes = read_episodes(
+        member, limit=options.limit, on_error=options.on_error, progress=progress, on_skip=note
+    )
+    write_frames(episodes, place)
+    return skipped
+
+
+def _lay_windows(
+    frames: Mapping[str, Frames], options: AnnotateOptions
+) -> tuple[dict[str, Windows], str | None]:
+    """Lay windows over the frames; relative ones refer to the state where all members have it."""
+    reference = None
+    if options.represent != "absolute":
+        stated = all(member.state_dim == member.action_dim for member in frames.values())
+        reference = "state" if stated else "first action"
+    return {
+        name: Windows(
+            member.data["action"],
+            member.data["state"] if reference == "state" else None,
+            member.offset,
+            member.length,
+            options.horizon,
+            options.stride,
+            options.represent,
+        )
+        for name, member in frames.items()
+    }, reference
+
+
+def _require_windows(clean: Windows, name: str, options: AnnotateOptions) -> None:
+    if clean.counts.sum() == 0:
+        raise NotEnoughDataError(
+            f"the clean set {name} has no whole window of {options.horizon} frames: its longest "
+            f"episode has {clean.length.max()}",
+            f"use --horizon {max(int(clean.length.max()), 1)} or less",
+        )
+
+
+def _require_folds(clean: Arm, folds: int) -> None:
+    if not _fills(clean, folds):
+        found = len(clean.episodes)
+        different = len(np.unique(clean.fold[clean.episodes]))
+        raise NotEnoughDataError(
+            f"the clean set {clean.dataset} has {found} episodes with a whole window, which fill "
+            f"{different} of {folds} folds (copies share a fold); every fold needs one",
+            f"add clean episodes, or use --folds {max(3, min(found, different))}"
+            if different >= 3
+            else "add clean episodes: at least 3 different ones are needed",
+        )
+
+
+def _fills(arm: Arm, folds: int) -> bool:
+    return len(np.unique(arm.fold[arm.episodes])) == folds
+
+
+def _whole_arm(name: str, windows: Windows, fold: np.ndarray) -> Arm:
+    return Arm(name, None, windows, np.flatnonzero(windows.counts > 0), fold)
+
+
+def _lay_arms(
+    clean: str,
+    windows: Mapping[str, Windows],
+    folds: Mapping[str, np.ndarray],
+    groups: Mapping[str, list[str]] | None,
+    count: int,
+) -> tuple[Arm, ...]:
+    """Arms of whole members, then of their groups, that have an episode in every fold."""
+    whole = [_whole_arm(name, windows[name], folds[name]) for name in windows if name != clean]
+    parts = []
+    for arm in whole if groups is not None else []:
+        labels = np.array((groups or {})[arm.dataset])
+        parts += [
+            replace(arm, group=label, episodes=arm.episodes[labels[arm.episodes] == label])
+            for label in sorted(set(labels.tolist()))
+        ]
+    arms = tuple(arm for arm in (*whole, *parts) if arm.episodes.size and _fills(arm, count))
+    if not arms:
+        raise NotEnoughDataError(
+            f"no corrupt dataset has an episode with a whole window in each of the {count} folds",
+            "add episodes, or use a smaller --horizon or --folds",
+        )
+    return arms
+
+
+def describe_member(study: Study, name: str) -> dict[str, Any]:
+    """What ``run.json`` says of a member: its size, shape and rate."""
+    frames, windows = study.frames[name], study.windows[name]
+    return {
+        "episodes": frames.n_episodes,
+        "frames": frames.n_frames,
+        "windows": int(windows.counts.sum()),
+        "too_short": int((windows.counts == 0).sum()),
+        "action_dim": frames.action_dim,
+        "rate_hz": frames.rate_hz,
+        "is_clean": name == study.clean.dataset,
+    }

@@ -1,0 +1,123 @@
+"""Runs and inspections in words and columns of text, as a terminal shows them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ambient_curate.inspection import Inspection, MemberInspection
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def verdict_table(verdict: Sequence[Mapping[str, Any]]) -> Table:
+    """Lay out the verdict of ``run.json``.
+
+    Parameters
+    ----------
+    verdict : sequence of mapping
+        A row a dataset (and group), numbers or None.
+
+    Returns
+    -------
+    tuple of list of str and list of list of str
+        Headings and cells; ``-`` where there is no number. The columns of groups, and of the
+        quantiles over episodes or windows, are there when a row has them.
+    """
+    cells = [_verdict_cells(row) for row in verdict]
+    optional = ("group", "10 %", "50 %", "90 %", "null")
+    columns = [
+        name for name in cells[0] if name not in optional or any(row[name] != "-" for row in cells)
+    ]
+    return columns, [[row[name] for name in columns] for row in cells]
+
+
+def _verdict_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    quantiles = row["quantiles"] or (None, None, None)
+    spread = [_sigma(value) for value in quantiles]
+    return {
+        "dataset": row["dataset"],
+        "group": "-" if row["group"] is None else row["group"],
+        "episodes": f"{row['episodes']:,}",
+        "windows": f"{row['windows']:,}",
+        "sigma_min": _sigma(row["sigma_min"]),
+        "interval": "-" if row["is_clean"] else _range("[{}, {}]", row["lower"], row["upper"]),
+        "10 %": spread[0],
+        "50 %": spread[1],
+        "90 %": spread[2],
+        "null": "-" if row["quantiles"] is None else f"{row['nulls']:,}",
+        "TV": _range("{} to {}", row["tv_low"], row["tv_high"]),
+        "Delta": _sigma(row["delta"]),
+        "step": "-" if row["index"] is None else str(row["index"]),
+        "usable": "-" if row["usable"] is None else f"{100 * row['usable']:.0f} %",
+        "status": "clean" if row["is_clean"] and row["status"] == "ok" else row["status"],
+    }
+
+
+def _sigma(value: float | None) -> str:
+    """Write a noise level; the exact ends have a meaning of their own."""
+    if value is None:
+        return "-"
+    return f"{value:g}" if value in (0.0, 1.0) else f"{value:.3f}"
+
+
+def _range(text: str, low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else text.format(_sigma(low), _sigma(high))
+
+
+def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is said below a verdict: why rows have no number, and the planted control."""
+    for row in info["verdict"]:
+        if row["reason"]:
+            name = row["dataset"] if row["group"] is None else f"{row['dataset']} / {row['group']}"
+            yield f"{name}: {row['reason']}"
+    if (control := info["control"]) is not None:
+        yield (
+            f"planted control: expected {_sigma(control['expected'])}, "
+            f"found {_sigma(control['found'])} "
+            + _range("[{}, {}]", control["lower"], control["upper"])
+            + ("" if control["recovered"] else ": NOT recovered")
+        )
+
+
+def caveats(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a reader of a verdict must know: assumptions, warnings, what was skipped."""
+    yield from (f"assumption: {text}" for text in info["assumptions"])
+    yield from (f"warning: {text}" for text in info["warnings"])
+    yield from (f"skipped: {entry['file']}: {entry['error']}" for entry in info["skipped"])
+
+
+def inspection_table(inspection: Inspection) -> Table:
+    """Lay out the members of a collection.
+
+    Returns
+    -------
+    tuple of list of str and list of list of str
+        Headings and cells; ``-`` where there is no number. ``repeated`` counts the episodes equal
+        to an earlier one of the same dataset, ``elsewhere`` those that another dataset has too.
+    """
+    cells = [_member_cells(member) for member in inspection.members]
+    return list(cells[0]), [list(row.values()) for row in cells]
+
+
+def _member_cells(member: MemberInspection) -> dict[str, str]:
+    return {
+        "dataset": f"{member.name} (clean)" if member.is_clean else member.name,
+        "format": member.format,
+        "episodes": f"{member.episodes:,}",
+        "steps": f"{member.steps:,}",
+        "lengths": f"{member.shortest} to {member.longest}",
+        "action": "-" if member.action_dim is None else str(member.action_dim),
+        "state": "-" if member.state_dim is None else str(member.state_dim),
+        "Hz": "-" if member.rate_hz is None else f"{member.rate_hz:g}",
+        "tasks": str(member.tasks),
+        "repeated": str(member.duplicates),
+        "elsewhere": str(member.duplicates_elsewhere),
+    }
+
+
+def inspection_lines(inspection: Inspection) -> Iterator[str]:
+    """Yield what is said below an inspection: problems, notes, and what cannot be opened."""
+    for member in inspection.members:
+        yield from (f"{member.name}: {text}" for text in member.problems)
+        yield from (f"{member.name}: note: {text}" for text in member.notes)
+    yield from (f"{name}: cannot be opened: {reason}" for name, reason in inspection.broken)
+    yield from inspection.problems

@@ -1,0 +1,192 @@
+"""The verdict: one line a dataset or group, with what was assumed and what to beware of."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from ambient_curate.arms import Control
+from ambient_curate.bounds import delta_at, tv_range_at
+from ambient_curate.curves import ArmCurves
+from ambient_curate.noise import first_admissible_index, schedule_levels
+from ambient_curate.study import Study
+from ambient_curate.windows import share_outside
+
+FEW_CLEAN = 20
+LARGE_SHARE = 0.01
+
+REASONS = {
+    "ok": "",
+    "too-few-episodes": "too few different episodes with a whole window to fill every fold",
+    "classifier-unreliable": "the classifier missed the planted control: no difference found "
+    "means nothing here",
+}
+
+
+def judge_control(found: ArmCurves | None, planted: Control | None) -> dict[str, Any] | None:
+    """Compare the planted control's sigma_min with where it was planted.
+
+    Not recovered means that even the upper end of its interval lies below half of the expected
+    level: a classifier so blind would call other datasets usable that are not.
+    """
+    if found is None or planted is None:
+        return None
+    return {
+        "expected": planted.sigma_min,
+        "found": found.sigma_min,
+        "lower": found.lower,
+        "upper": found.upper,
+        "recovered": bool(found.upper >= planted.sigma_min / 2),
+    }
+
+
+def build_verdict(
+    study: Study,
+    arms: Mapping[tuple[str, str | None], ArmCurves],
+    statuses: Mapping[str, str],
+    sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
+) -> list[dict[str, Any]]:
+    """One row a dataset, the clean one first, and one a group.
+
+    Parameters
+    ----------
+    study : Study
+        What was annotated.
+    arms : mapping of (str, str or None) to ArmCurves
+        By dataset and group; absent where there were too few episodes.
+    statuses : mapping of str to str
+        By corrupt dataset.
+    sigma_min : mapping of str to ndarray, float64
+        The rows of every member, NaN for null; empty where a row speaks for the whole.
+
+    Returns
+    -------
+    list of dict
+        JSON-able; the keys are those of ``run.json``'s ``verdict``.
+    """
+    clean = study.clean.dataset
+    names = [clean, *(name for name in sorted(study.frames) if name != clean)]
+    rows = []
+    for name in names:
+        rows.append(_row(study, name, None, arms.get((name, None)), statuses, sigma_min))
+        if study.groups is not None and name != clean:
+            rows += [
+                _row(study, name, label, arms.get((name, label)), statuses, sigma_min)
+                for label in sorted(set(study.groups[name]))
+            ]
+    return rows
+
+
+def _row(
+    study: Study,
+    name: str,
+    group: str | None,
+    arm: ArmCurves | None,
+    statuses: Mapping[str, str],
+    sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
+) -> dict[str, Any]:
+    is_clean = name == study.clean.dataset
+    status = "ok" if is_clean else statuses[name] if arm else "too-few-episodes"
+    windows = study.windows[name].counts
+    if group is not None and study.groups is not None:
+        windows = windows[np.array(study.groups[name]) == group]
+    values: tuple[float | None, ...] = (None, None, None)
+    if is_clean:
+        values = (0.0, 0.0, 0.0)
+    elif arm is not None and status == "ok":
+        values = (arm.sigma_min, arm.lower, arm.upper)
+    return {
+        "dataset": name,
+        "group": group,
+        "is_clean": is_clean,
+        "episodes": len(windows),
+        "windows": int(windows.sum()),
+        **dict(zip(("sigma_min", "lower", "upper"), values, strict=True)),
+        "status": status,
+        "reason": REASONS[status],
+        **_divergence(study, arm if status == "ok" else None, values[0]),
+        **_usable(study, values[0], sigma_min.get(name)),
+    }
+
+
+def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) -> dict[str, Any]:
+    """Delta at the first admitted level, the range of TV at the crossing, and the trainer's step."""
+    blank = dict.fromkeys(("delta", "tv_low", "tv_high", "index"))
+    if sigma_min is None:
+        return blank
+    blank["index"] = first_admissible_index(sigma_min, study.options.schedule)
+    if arm is None or sigma_min >= 1.0:
+        return blank
+    low, high = tv_range_at(study.options.epsilon)
+    first = int(np.argmax(arm.sigma > sigma_min))
+    return blank | {
+        "delta": float(arm.delta[first]),
+        "tv_low": low if sigma_min > 0 else 0.0,
+        "tv_high": high,
+    }
+
+
+def _usable(
+    study: Study, sigma_min: float | None, rows: Float64[np.ndarray, " row"] | None
+) -> dict[str, Any]:
+    """Usable share of the trainer's levels, and the spread over a member's rows (NaN: null)."""
+    quantiles = None
+    if rows is None:
+        rows = np.array([np.nan if sigma_min is None else sigma_min])
+    else:
+        quantiles = np.quantile(np.nan_to_num(rows, nan=1.0), [0.1, 0.5, 0.9]).tolist()
+    levels = np.sort(schedule_levels(study.options.schedule))
+    banned = np.searchsorted(levels, np.nan_to_num(rows, nan=1.0), side="right")
+    return {
+        "usable": float(1.0 - banned.mean() / levels.size),
+        "quantiles": quantiles,
+        "nulls": int(np.isnan(rows).sum()),
+    }
+
+
+def list_assumptions(study: Study) -> list[str]:
+    """What the numbers rest on, a sentence each."""
+    epsilon = study.options.epsilon
+    return [
+        f"a level is usable where E_q c > 1/2 - {epsilon:g}: Delta < {delta_at(epsilon):g} and "
+        f"TV <= {tv_range_at(epsilon)[1]:.3f} there, if the classifier is the best possible one",
+        "intervals are approximate: a bootstrap over corrupt episodes with the classifier held "
+        "fixed (dataset, group), or the noise draws alone (episode, datapoint)",
+        "p(A), not p(A|O): a difference in task mix counts as a difference",
+        f"windows: {study.options.represent}"
+        + (f", relative to the {study.reference}" if study.reference else "")
+        + f", {study.options.horizon} frames, normalised by the clean set ({study.normalizer.kind})",
+    ]
+
+
+def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
+    """What may mislead a reader of the verdict, a sentence each."""
+    found = []
+    if control is None:
+        found.append("no planted control: it needs two clean episodes a fold")
+    elif not control["recovered"]:
+        found.append(
+            f"the planted control was expected at sigma {control['expected']:.3f} and found at "
+            f"{control['found']:.3f}: the classifier is too weak for this data"
+        )
+    if (n := len(study.clean.episodes)) < FEW_CLEAN:
+        found.append(f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}")
+    if study.normalizer.constant:
+        found.append(
+            f"action dimensions {study.normalizer.constant} are constant in the clean set and "
+            "are ignored"
+        )
+    found += _outside_warnings(study)
+    return found
+
+
+def _outside_warnings(study: Study) -> list[str]:
+    if study.options.represent != "absolute":
+        return []
+    texts: Sequence[str] = [
+        f"{share:.1%} of {name}'s action values lie outside the clean set's range"
+        for name, windows in study.windows.items()
+        if (share := share_outside(windows.action.numpy(), study.normalizer)) > LARGE_SHARE
+    ]
+    return list(texts)

@@ -1,0 +1,254 @@
+"""Scores against a plain loop; common random numbers; independence of everything else."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ambient_curate import scoring
+from ambient_curate.arms import Arm
+from ambient_curate.classifier import FoldClassifier
+from ambient_curate.networks import NoiseClassifier
+from ambient_curate.noise import log_snr
+from ambient_curate.scoring import BANDS, BINS, band_of, noise_seed, pick_windows, score_episode
+from ambient_curate.windows import Windows
+
+HORIZON, ACTION, HEADS = 3, 2, 3
+DIM = HORIZON * ACTION
+SIGMA = np.array([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999, 1.0 - 1e-9])
+SEED = noise_seed(0, "clean", "demo_0")
+
+
+def make_classifier(seed: int = 0) -> FoldClassifier:
+    """Random weights everywhere, so that every output is alive."""
+    generator = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(DIM, DIM, generator=generator))
+    network = NoiseClassifier(
+        torch.randn(DIM, generator=generator),
+        basis,
+        torch.rand(DIM, generator=generator).sort().values,
+        HEADS,
+        (-6.0, float(log_snr(SIGMA[0]))),
+        generator=generator,
+    ).requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    slope = 0.5 + torch.rand(HEADS, SIGMA.size, generator=generator)
+    intercept = 0.3 * torch.randn(HEADS, SIGMA.size, generator=generator)
+    return FoldClassifier(network, slope, intercept, SIGMA)
+
+
+def make_arm(lengths: Sequence[int] = (9, 4, 12), shift: Tensor | None = None) -> Arm:
+    length = np.array(lengths, dtype=np.int64)
+    offset = np.cumsum(length) - length
+    frames = np.random.default_rng(1).normal(size=(length.sum(), ACTION)).astype(np.float32)
+    windows = Windows(torch.from_numpy(frames), None, offset, length, HORIZON, 1)
+    episodes = np.arange(length.size)
+    return Arm("clean", None, windows, episodes, np.zeros(length.size, dtype=np.int64), shift)
+
+
+class LevelBlind(FoldClassifier):
+    """Its answer is a function of the noise alone, so that other noise is another answer."""
+
+    def predict(
+        self, windows: Tensor, noise: Tensor, heads: Sequence[int], levels: slice
+    ) -> Tensor:
+        n = len(range(*levels.indices(self.sigma.size)))
+        return torch.sigmoid(noise.sum(dim=-1))[None, ..., None].repeat(n, 1, 1, len(heads))
+
+
+def blind() -> LevelBlind:
+    like = make_classifier()
+    return LevelBlind(like.network, like.slope, like.intercept, like.sigma)
+
+
+def naive_probabilities(
+    classifier: FoldClassifier, arm: Arm, episode: int, head: int, draws: int
+) -> np.ndarray:
+    """P(clean), shape (window, draw, level), one row at a time from the definition."""
+    windows = arm.windows.of_episode(episode).flatten(1)
+    shape = (len(windows), draws, DIM)
+    noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
+    result = np.empty((len(windows), draws, SIGMA.size))
+    for (w, d, s), _ in np.ndenumerate(result):
+        start = windows[w] if arm.shift is None else windows[w] + arm.shift.flatten()
+        u = classifier.network.project(start)
+        a = float(np.sqrt((1.0 - SIGMA[s]) * (1.0 + SIGMA[s])))
+        x = a * u + float(SIGMA[s]) * torch.from_numpy(noise[w, d])
+        snr = torch.tensor([float(log_snr(SIGMA[s]))])
+        logits = classifier.network(x[None], snr)[0].double()
+        logit = classifier.slope[head, s] * (logits[0] - logits[head + 1])
+        result[w, d, s] = torch.sigmoid(logit + classifier.intercept[head, s])
+    return result
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
+    classifier, arm = make_classifier(), make_arm()
+    found = score_episode(
+        classifier, arm, 0, [2, 0], is_clean=is_clean, seed=SEED, draws=3, keep_curves=True
+    )
+    for row, head in enumerate((2, 0)):
+        c = naive_probabilities(classifier, arm, 0, head, 3)
+        right = c if is_clean else 1.0 - c
+        expected = [c, (1.0 - right) ** 2, -np.log(right.clip(1e-6, 1.0 - 1e-6)), right > 0.5]
+        means = np.array([value.mean(axis=(0, 1)) for value in expected])
+        np.testing.assert_allclose(found.statistics[row], means, rtol=5e-3, atol=2e-5)
+        assert means[0].std() > 0.01  # the classifier is not blind
+    first = naive_probabilities(classifier, arm, 0, 2, 3)
+    np.testing.assert_allclose(found.curves, first.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found.errors, first.std(axis=1, ddof=1) / 3**0.5, atol=1e-5)
+
+
+def test_all_levels_of_a_window_share_their_noise() -> None:
+    found = score_episode(
+        blind(), make_arm(), 2, [0], is_clean=False, seed=SEED, draws=4, keep_curves=True
+    )
+    assert found.curves is not None
+    assert (found.curves == found.curves[:, :1]).all()
+    assert np.unique(found.curves[:, 0]).size == len(found.curves)  # and no two windows do
+
+
+@pytest.mark.parametrize(("rows", "block"), [(8, 256), (8192, 3), (1, 1)])
+def test_the_size_of_a_batch_changes_nothing(
+    rows: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score() -> scoring.EpisodeScore:
+        return score_episode(
+            make_classifier(),
+            make_arm(),
+            2,
+            [1],
+            is_clean=True,
+            seed=SEED,
+            draws=2,
+            keep_curves=True,
+        )
+
+    expected = score()
+    monkeypatch.setattr(scoring, "ROWS", rows)
+    monkeypatch.setattr(scoring, "BLOCK", block)
+    found = score()
+    # float32 sums in another order; other noise would show in the second digit
+    np.testing.assert_allclose(found.statistics, expected.statistics, rtol=1e-4)
+    np.testing.assert_allclose(found.curves, expected.curves, rtol=1e-4, atol=1e-5)
+
+
+def test_an_episode_is_scored_the_same_whatever_else_is_scored() -> None:
+    classifier, both, alone = make_classifier(), make_arm((9, 4, 12)), make_arm((9,))
+    one = score_episode(classifier, both, 0, [1, 2], is_clean=True, seed=SEED, draws=2)
+    score_episode(classifier, both, 2, [0], is_clean=False, seed=SEED[::-1], draws=5)
+    again = score_episode(classifier, both, 0, [1, 2], is_clean=True, seed=SEED, draws=2)
+    other = score_episode(classifier, alone, 0, [2], is_clean=True, seed=SEED, draws=2)
+    assert one.statistics.tolist() == again.statistics.tolist()
+    np.testing.assert_allclose(one.statistics[1], other.statistics[0], atol=1e-7)
+    np.testing.assert_allclose(one.histogram[1], other.histogram[0], atol=1e-7)
+
+
+def test_the_class_decides_which_answer_is_right() -> None:
+    classifier, arm = make_classifier(), make_arm()
+    clean, corrupt = (
+        score_episode(classifier, arm, 0, [0], is_clean=c, seed=SEED, draws=2)
+        for c in (True, False)
+    )
+    c, _, _, hits = clean.statistics[0]
+    np.testing.assert_allclose(corrupt.statistics[0, 0], c)
+    np.testing.assert_allclose(corrupt.statistics[0, 3], 1.0 - hits)
+    # E (1 - c)^2 - E c^2 = 1 - 2 E c
+    np.testing.assert_allclose(
+        clean.statistics[0, 1] - corrupt.statistics[0, 1], 1.0 - 2.0 * c, atol=1e-6
+    )
+
+
+def test_the_histogram_sums_to_the_levels_of_a_band_and_to_their_mean_scores() -> None:
+    found = score_episode(
+        make_classifier(), make_arm(), 2, [0, 1], is_clean=True, seed=SEED, draws=3
+    )
+    band = band_of(SIGMA.size)
+    for head in range(2):
+        share, total = found.histogram[head, :, :, 0], found.histogram[head, :, :, 1]
+        np.testing.assert_allclose(share.sum(axis=1), np.bincount(band, minlength=BANDS))
+        means = np.bincount(band, found.statistics[head, 0], minlength=BANDS)
+        np.testing.assert_allclose(total.sum(axis=1), means, rtol=1e-6)
+        occupied = share > 0
+        mean = total[occupied] / share[occupied]
+        low = np.broadcast_to(np.arange(BINS) / BINS, share.shape)[occupied]
+        assert (mean >= low - 1e-6).all()
+        assert (mean <= low + 1.0 / BINS + 1e-6).all()
+
+
+def test_a_certain_score_lies_in_the_last_bin_and_costs_a_bounded_loss() -> None:
+    like = make_classifier()
+    certain = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept + 200.0, SIGMA)
+    wrong = score_episode(certain, make_arm(), 0, [0], is_clean=False, seed=SEED, draws=2)
+    assert wrong.histogram[0, :, -1, 0].sum() == pytest.approx(SIGMA.size)
+    np.testing.assert_allclose(wrong.statistics[0, 2], -np.log(1e-6), rtol=1e-3)
+    right = score_episode(certain, make_arm(), 0, [0], is_clean=True, seed=SEED, draws=2)
+    expected = np.array([[1.0], [0.0], [1e-6], [1.0]]) * np.ones(SIGMA.size)
+    np.testing.assert_allclose(right.statistics[0], expected, rtol=0.05)  # 1 - 1e-6 in float32
+
+
+def test_a_silent_classifier_is_right_half_of_the_time() -> None:
+    like = make_classifier()
+    silent = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept, SIGMA)
+    for is_clean in (True, False):
+        found = score_episode(silent, make_arm(), 0, [0], is_clean=is_clean, seed=SEED, draws=2)
+        expected = np.array([[0.5], [0.25], [np.log(2.0)], [0.5]]) * np.ones(SIGMA.size)
+        np.testing.assert_allclose(found.statistics[0], expected, rtol=1e-6)
+
+
+def test_the_shift_of_an_arm_is_added_to_every_window() -> None:
+    shift = torch.tensor([[0.5, -1.0]] * HORIZON)
+    arm = make_arm()
+    moved = Windows(
+        arm.windows.action + shift[0], None, arm.windows.offset, arm.windows.length, HORIZON, 1
+    )
+    shifted, naive = (
+        score_episode(make_classifier(), a, 0, [1], is_clean=False, seed=SEED, draws=2)
+        for a in (make_arm(shift=shift), Arm("q", None, moved, arm.episodes, arm.fold))
+    )
+    np.testing.assert_allclose(shifted.statistics, naive.statistics, atol=1e-5)
+
+
+@given(st.integers(1, 300), st.one_of(st.none(), st.integers(1, 80)))
+def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | None) -> None:
+    picked = pick_windows(count, most)
+    assert picked.size == (count if most is None else min(count, most))
+    assert picked[0] >= 0
+    assert picked[-1] < count
+    if picked.size > 1:
+        gaps = np.diff(picked)
+        assert gaps.min() >= 1
+        assert np.ptp(gaps) <= 1
+    assert abs(picked.mean() - (count - 1) / 2) <= 1.0  # neither end is favoured
+
+
+def test_a_limited_episode_is_scored_at_the_picked_windows_only() -> None:
+    arm, classifier = make_arm(), make_classifier()
+    found = score_episode(
+        classifier, arm, 2, [0], is_clean=True, seed=SEED, draws=2, most_windows=4, keep_curves=True
+    )
+    assert found.curves is not None
+    assert found.curves.shape == (4, SIGMA.size)
+    np.testing.assert_allclose(found.statistics[0, 0], found.curves.mean(axis=0), atol=1e-6)
+
+
+def test_seeds_tell_every_identity_apart() -> None:
+    identities = [(0, "a", "bc"), (0, "ab", "c"), (1, "a", "bc"), (0, "a", "b"), (10, "", "a")]
+    seeds = {tuple(noise_seed(*identity)) for identity in identities}
+    assert len(seeds) == len(identities)
+    assert noise_seed(0, "a", "bc") == noise_seed(0, "a", "bc")
+    assert all(0 <= word < 2**32 for seed in seeds for word in seed)
+
+
+@pytest.mark.parametrize("levels", [1, 5, 6, 7, 133])
+def test_bands_are_runs_of_nearly_equal_size(levels: int) -> None:
+    band = band_of(levels)
+    assert (np.diff(band) >= 0).all()
+    sizes = np.bincount(band, minlength=BANDS)
+    assert sizes.sum() == levels
+    assert np.ptp(sizes) <= 1

@@ -1,0 +1,114 @@
+"""What a terminal shows of a run and of a collection, word for word."""
+
+from pathlib import Path
+from typing import Any
+
+from ambient_curate.inspection import Inspection, MemberInspection
+from ambient_curate.summaries import (
+    caveats,
+    inspection_lines,
+    inspection_table,
+    verdict_lines,
+    verdict_table,
+)
+
+HEADINGS = [
+    *("dataset", "episodes", "windows", "sigma_min", "interval", "TV", "Delta", "step"),
+    *("usable", "status"),
+]
+
+
+def make_row(dataset: str, **changes: Any) -> dict[str, Any]:
+    blank = dict.fromkeys(
+        ("group", "sigma_min", "lower", "upper", "delta", "tv_low", "tv_high", "index", "usable")
+    )
+    row = {"dataset": dataset, "is_clean": False, "episodes": 50, "windows": 12345, "reason": ""}
+    return {**row, **blank, "status": "ok", "quantiles": None, "nulls": 0, **changes}
+
+
+CLEAN = make_row(
+    "own", is_clean=True, episodes=9, sigma_min=0.0, lower=0.0, upper=0.0, index=0, usable=1.0
+)
+SIM = make_row(
+    "sim",
+    **{"sigma_min": 0.0737, "lower": 0.05, "upper": 1.0, "delta": 0.19, "index": 4},
+    **{"tv_low": 0.1, "tv_high": 0.31623, "usable": 0.957},
+)
+FEW = make_row("few", status="too-few-episodes", reason="fewer than the folds")
+
+
+def test_a_verdict_of_datasets() -> None:
+    columns, rows = verdict_table([CLEAN, SIM, FEW])
+    assert columns == HEADINGS
+    range_of_tv, interval = "0.100 to 0.316", "[0.050, 1]"
+    assert rows == [
+        ["own", "9", "12,345", "0", "-", "-", "-", "0", "100 %", "clean"],
+        ["sim", "50", "12,345", "0.074", interval, range_of_tv, "0.190", "4", "96 %", "ok"],
+        ["few", "50", "12,345", *"------", "too-few-episodes"],
+    ]
+
+
+def test_columns_of_groups_and_quantiles_come_when_a_row_has_them() -> None:
+    grouped = make_row("sim", group="pour")
+    spread = make_row("sim", quantiles=[0.0, 0.25, 1.0], nulls=1200)
+    columns, rows = verdict_table([SIM, grouped])
+    assert columns == ["dataset", "group", *HEADINGS[1:]]
+    assert [row[1] for row in rows] == ["-", "pour"]
+    columns, rows = verdict_table([SIM, spread])
+    assert columns == [*HEADINGS[:5], "10 %", "50 %", "90 %", "null", *HEADINGS[5:]]
+    assert [row[5:9] for row in rows] == [["-"] * 4, ["0", "0.250", "1", "1,200"]]
+
+
+def test_below_a_verdict_stand_reasons_and_the_control() -> None:
+    control = {"expected": 0.2, "found": 0.181, "lower": 0.15, "upper": 0.21, "recovered": True}
+    info = {"verdict": [CLEAN, FEW, {**FEW, "group": "pour"}], "control": control}
+    found = "planted control: expected 0.200, found 0.181 [0.150, 0.210]"
+    assert list(verdict_lines(info)) == [
+        "few: fewer than the folds",
+        "few / pour: fewer than the folds",
+        found,
+    ]
+    missed = {"verdict": [CLEAN], "control": {**control, "recovered": False}}
+    assert list(verdict_lines(missed)) == [f"{found}: NOT recovered"]
+    assert list(verdict_lines({"verdict": [CLEAN], "control": None})) == []
+
+
+def test_caveats_hold_everything_a_reader_must_know() -> None:
+    skipped = [{"file": "a.npz", "error": "empty"}]
+    info = {"assumptions": ["p(A)"], "warnings": ["few"], "skipped": skipped}
+    assert list(caveats(info)) == ["assumption: p(A)", "warning: few", "skipped: a.npz: empty"]
+
+
+def make_member(name: str, **changes: Any) -> MemberInspection:
+    values: dict[str, Any] = {
+        **{"name": name, "format": "npz", "path": Path(name), "is_clean": False},
+        **{"episodes": 0, "steps": 0, "shortest": 0, "longest": 0, "action_dim": None},
+        **{"state_dim": None, "rate_hz": None, "tasks": 0, "duplicates": 0},
+        **{"duplicates_elsewhere": 0, "problems": (), "notes": ()},
+    }
+    return MemberInspection(**{**values, **changes})
+
+
+def test_an_inspection() -> None:
+    full = make_member(
+        "own",
+        **{"is_clean": True, "episodes": 1200, "steps": 34567, "shortest": 8, "longest": 99},
+        **{"action_dim": 7, "state_dim": 8, "rate_hz": 5.0, "tasks": 2, "duplicates": 3},
+        **{"duplicates_elsewhere": 4, "problems": ("constant: 3",), "notes": ("absolute",)},
+    )
+    members = (full, make_member("none", problems=("nothing is left",)))
+    inspection = Inspection(Path("all"), "own", members, (("bad", "no info.json"),), ("rates",))
+    columns, rows = inspection_table(inspection)
+    assert dict(zip(columns, rows[0], strict=True)) == {
+        **{"dataset": "own (clean)", "format": "npz", "episodes": "1,200", "steps": "34,567"},
+        **{"lengths": "8 to 99", "action": "7", "state": "8", "Hz": "5", "tasks": "2"},
+        **{"repeated": "3", "elsewhere": "4"},
+    }
+    assert rows[1] == ["none", "npz", "0", "0", "0 to 0", "-", "-", "-", "0", "0", "0"]
+    assert list(inspection_lines(inspection)) == [
+        "own: constant: 3",
+        "own: note: absolute",
+        "none: nothing is left",
+        "bad: cannot be opened: no info.json",
+        "rates",
+    ]
