@@ -60,7 +60,7 @@ def fit_calibration(
     """
     from sklearn.linear_model import LogisticRegression
 
-    knots = np.linspace(log_snr.min(), log_snr.max(), KNOTS)
+    knots = np.linspace(float(log_snr.min()), float(log_snr.max()), KNOTS)
     splines = _splines(log_snr, knots)
     features = np.concatenate([_bounded(logits)[:, None] * splines, splines], axis=1)
     model = LogisticRegression(C=STRENGTH, fit_intercept=False, solver="newton-cholesky")

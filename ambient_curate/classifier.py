@@ -1,25 +1,22 @@
 """The cross-fitted noisy-channel classifier: one network with K + 1 outputs for every fold."""
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
 from ambient_curate.arms import Arm
 from ambient_curate.calibration import CalibrationModel, calibrated_loss, fit_calibration
-from ambient_curate.errors import CheckpointError
-from ambient_curate.files import replace_whole
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
 from ambient_curate.progress import Task
+from ambient_curate.samples import Sample, draw_sample, find_basis
 from ambient_curate.training import TrainOptions, train
-from ambient_curate.windows import draw_windows
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,12 @@ class FitOptions:
 
     Attributes
     ----------
+    folds : int
+        Number of folds, >= 3.
+    seed : int
+        With the held-out fold it decides every draw.
+    by_window : bool
+        Every window counts the same, instead of every episode.
     train : TrainOptions
         Of the training loop.
     windows : int
@@ -46,7 +49,10 @@ class FitOptions:
         VE noise above which no level is drawn in training: nothing is left to see there.
     """
 
-    train: TrainOptions = TrainOptions()
+    folds: int = 5
+    seed: int = 0
+    by_window: bool = False
+    train: TrainOptions = field(default_factory=TrainOptions)
     windows: int = 32_768
     held_out: int = 4_096
     batch: int = 256
@@ -109,32 +115,13 @@ class FoldClassifier:
             return torch.sigmoid(slope * pairs + intercept)
 
 
-@dataclass(frozen=True, eq=False)
-class _Sample:
-    """Windows drawn from a set of folds, in the network's coordinates.
-
-    `weight` (clean, head) says how much a clean window counts in every head, 1 on average.
-    """
-
-    clean: Float32[Tensor, "clean dim"]
-    weight: Float32[Tensor, "clean head"]
-    corrupt: Float32[Tensor, "corrupt dim"]
-    head: Int64[Tensor, " corrupt"]
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "_Sample":
-        return _Sample(function(self.clean), self.weight, function(self.corrupt), self.head)
-
-
 def fit_fold(
     clean: Arm,
     corrupt: Sequence[Arm],
     held_out: int,
-    folds: int,
     sigma: Float64[np.ndarray, " level"],
+    options: FitOptions,
     *,
-    seed: int,
-    by_window: bool = False,
-    options: FitOptions | None = None,
     task: Task | None = None,
 ) -> FoldClassifier:
     """Fit the network that will score the episodes of fold `held_out`.
@@ -148,30 +135,25 @@ def fit_fold(
     ----------
     clean, corrupt : Arm and sequence of Arm
         p and q_1 .. q_K, K >= 1; every arm has an episode in each training and validation set.
-    held_out, folds : int
-        ``0 <= held_out < folds``, ``folds >= 3``.
+    held_out : int
+        Fold from 0.
     sigma : ndarray, float64, shape (level,)
         The grid.
-    seed : int
-        With `held_out` it decides every draw.
-    by_window : bool
-        Every window counts the same, instead of every episode.
-    options : FitOptions or None
-        Sizes.
+    options : FitOptions
+        Seed, folds and sizes.
     task : Task or None
         Told of every step, with loss and held-out accuracy.
     """
-    options = options or FitOptions()
-    rng = np.random.default_rng([seed, held_out])
+    rng = np.random.default_rng([options.seed, held_out])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    validation = (held_out + 1) % folds
-    training = [fold for fold in range(folds) if fold not in (held_out, validation)]
-    seen = _draw(clean, corrupt, training, options.windows // 2, options.windows, rng, by_window)
-    unseen = _draw(clean, corrupt, [validation], options.held_out, options.held_out, rng, by_window)
-    snr = (-2.0 * float(np.log(options.highest_ve)), float(log_snr(sigma[0])))
-    network = NoiseClassifier(
-        *_whitening(seen, unseen, len(corrupt)), len(corrupt), snr, generator=generator
+    validation = (held_out + 1) % options.folds
+    training = [fold for fold in range(options.folds) if fold not in (held_out, validation)]
+    seen, unseen = (
+        draw_sample(clean, corrupt, folds, count, rng, by_window=options.by_window)
+        for folds, count in ((training, options.windows), ([validation], options.held_out))
     )
+    snr = (-2.0 * float(np.log(options.highest_ve)), float(log_snr(sigma[0])))
+    network = NoiseClassifier(*find_basis(seen, unseen), len(corrupt), snr, generator=generator)
     average, calibrations = _train(
         network,
         seen.map(network.project),
@@ -190,58 +172,10 @@ def fit_fold(
     return FoldClassifier(average.eval(), slope, intercept, sigma)
 
 
-def _draw(
-    clean: Arm,
-    corrupt: Sequence[Arm],
-    folds: Sequence[int],
-    n_clean: int,
-    n_corrupt: int,
-    rng: np.random.Generator,
-    by_window: bool,
-) -> _Sample:
-    each = max(256, n_corrupt // len(corrupt))
-    base, episode = draw_windows(
-        clean.windows, clean.in_folds(folds), n_clean, rng, by_window=by_window
-    )
-    parts, weights = [], []
-    for arm in corrupt:
-        windows, _ = draw_windows(arm.windows, arm.in_folds(folds), each, rng, by_window=by_window)
-        parts.append(windows if arm.shift is None else windows + arm.shift)
-        admitted = np.ones(n_clean) if arm.opponents is None else np.isin(episode, arm.opponents)
-        weights.append(torch.from_numpy(admitted / admitted.mean()).float())
-    head = torch.arange(len(corrupt)).repeat_interleave(each)
-    return _Sample(base.flatten(1), torch.stack(weights, dim=1), torch.cat(parts).flatten(1), head)
-
-
-def _whitening(seen: _Sample, unseen: _Sample, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre, eigenbasis and the clean set's variance along it.
-
-    The basis is that of clean and corrupt together, so that it fits neither better; no arm may
-    count for more than the clean set. The variances are the larger of training and held-out
-    clean windows: where few episodes leave a direction too narrow, held-out ones show it.
-    """
-    clean = seen.clean.double()
-    centre = clean.mean(dim=0)
-    pooled = torch.cov(clean.T).reshape(centre.shape[0], -1)
-    size = torch.trace(pooled)
-    mixed = torch.zeros_like(pooled)
-    for head in range(heads):
-        part = torch.cov(seen.corrupt[seen.head == head].double().T).reshape(pooled.shape)
-        mixed += part * torch.clamp(size / torch.trace(part).clamp_min(1e-12), max=1.0)
-    _, basis = torch.linalg.eigh(pooled + mixed / heads)
-    spreads = [
-        ((part.double() - centre) @ basis).square().mean(dim=0)
-        for part in (seen.clean, unseen.clean)
-    ]
-    variance = torch.maximum(*spreads)
-    order = torch.argsort(variance)
-    return centre, basis[:, order], variance[order]
-
-
 def _train(
     network: NoiseClassifier,
-    seen: _Sample,
-    unseen: _Sample,
+    seen: Sample,
+    unseen: Sample,
     snr: tuple[float, float],
     options: FitOptions,
     generator: torch.Generator,
@@ -279,7 +213,7 @@ def _train(
 
 def _batch_loss(
     network: NoiseClassifier,
-    sample: _Sample,
+    sample: Sample,
     snr: tuple[float, float],
     options: FitOptions,
     generator: torch.Generator,
@@ -317,7 +251,7 @@ class _Judge:
     """Held-out windows, noised once, on which every look is taken."""
 
     def __init__(
-        self, sample: _Sample, snr: tuple[float, float], generator: torch.Generator
+        self, sample: Sample, snr: tuple[float, float], generator: torch.Generator
     ) -> None:
         self.sample = sample
         self.clean, self.clean_level = _noise(sample.clean, snr, generator)
@@ -349,60 +283,3 @@ class _Judge:
 
 def _pairs(logits: Tensor) -> Tensor:
     return logits[:, :1] - logits[:, 1:]
-
-
-def save_fold(classifier: FoldClassifier, path: Path) -> None:
-    """Write a fold's classifier as safetensors; the file appears only whole."""
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"network.{name}": t.contiguous() for name, t in classifier.network.state_dict().items()
-    }
-    tensors |= {
-        "slope": classifier.slope,
-        "intercept": classifier.intercept,
-        "sigma": torch.from_numpy(classifier.sigma),
-    }
-    with replace_whole(path) as temporary:
-        save_file(tensors, temporary)
-
-
-def load_fold(path: Path) -> FoldClassifier:
-    """Read what `save_fold` wrote.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, damaged, or holds something else.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-        state = {
-            name.removeprefix("network."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("network.")
-        }
-        heads = tensors["slope"].shape[0]
-        centres = state["centres"]
-        network = NoiseClassifier(
-            state["mean"],
-            state["basis"],
-            state["variance"],
-            heads,
-            (float(centres[0]), float(centres[-1])),
-            generator=torch.Generator(),
-        )
-        network.load_state_dict(state)
-        return FoldClassifier(
-            network.requires_grad_(False).eval(),
-            tensors["slope"],
-            tensors["intercept"],
-            tensors["sigma"].numpy(),
-        )
-    except (OSError, SafetensorError, KeyError, RuntimeError, IndexError) as error:
-        raise CheckpointError(
-            f"{path} holds no classifier of this version: {error}", "annotate again with --force"
-        ) from error

@@ -39,7 +39,7 @@ RunArgument = Annotated[
 class CurateGroup(TyperGroup):
     """Turn an expected failure into a message, a hint and exit code 1; a bug stays a traceback."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+    def invoke(self, ctx: Any) -> Any:  # a click.Context of the click inside typer
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
@@ -70,12 +70,13 @@ def main() -> None:
     app(prog_name="ambient-curate")
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from ambient_curate import __version__
 
         typer.echo(f"ambient-curate {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -94,7 +95,10 @@ def ambient_curate(
 
 
 def _take_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes ``**values`` an option for every field of `AnnotateOptions`."""
+    """Give a command that takes ``**values`` an option for every field of `AnnotateOptions`.
+
+    None stands for what is not given: ambient.toml and then the default decide.
+    """
     kept = [
         parameter
         for parameter in inspect.signature(command).parameters.values()
@@ -106,29 +110,33 @@ def _take_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option_parameters() -> Iterator[inspect.Parameter]:
-    meanings, types = option_help(), get_type_hints(AnnotateOptions)
-    for field in fields(AnnotateOptions):
+    types = get_type_hints(AnnotateOptions)
+    for name, text in option_texts().items():
         # what ambient.toml cannot switch on needs no switching off
-        names = [f"--{field.name}"] if field.name in ("force", "strict") else []
+        names = [f"--{name}"] if name in ("force", "strict") else []
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[types.get(name, float) | None, typer.Option(*names, help=text)],
+        )
+
+
+def option_texts() -> dict[str, str]:
+    """Return the help of every option of `annotate`, ``tv`` and ``delta`` after ``epsilon``."""
+    meanings, texts = option_help(), {}
+    for field in fields(AnnotateOptions):
         text = meanings[field.name].replace("None:", "Default:")
-        yield _option(field.name, types[field.name], field.default, text, names)
+        if field.default is True:
+            text += f"  [default: --{field.name}]"
+        elif field.default not in (None, False):
+            text += f"  [default: {field.default}]"
+        texts[field.name] = text
         if field.name == "epsilon":
-            for name, what in (
-                ("tv", "total variation distance, in (0, 1): epsilon is TV^2 / 2"),
-                ("delta", "triangular discrimination, in (0, 2): epsilon is DELTA / 4"),
-            ):
-                yield _option(name, float | None, None, f"In place of epsilon, the largest {what}.")
-
-
-def _option(
-    name: str, kind: Any, default: Any, text: str, names: Sequence[str] = ()
-) -> inspect.Parameter:
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind, typer.Option(*names, help=text)],
-    )
+            what = "In place of epsilon, the largest"
+            texts["tv"] = f"{what} total variation distance, in (0, 1): epsilon is TV^2 / 2."
+            texts["delta"] = f"{what} divergence Delta, in (0, 2): epsilon is Delta / 4."
+    return texts
 
 
 @app.command("inspect")
@@ -168,8 +176,7 @@ def annotate_command(
     from ambient_curate.annotation import annotate
     from ambient_curate.console import ConsoleProgress
 
-    given = {name: value for name, value in values.items() if _is_given(ctx, name)}
-    run = annotate(collection, progress=ConsoleProgress(), **given)
+    run = annotate(collection, progress=ConsoleProgress(), **values)
     if run.already_complete:
         _tell("already complete")
     _print_run(run, format)
@@ -221,11 +228,6 @@ def demo_command(
     _tell(f"run: {run.path}")
     for figure in FIGURES:
         _tell(f"figure: {_save_figure(run, figure, out / f'{figure}.png')}")
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
 
 
 def _save_figure(run: "Run", figure: Figure, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Curves over noise levels of an arm: its statistics, its crossing, and how they vary by episode."""
+"""Curves of an arm over noise levels: statistics, crossing, and how they vary by episode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""An episode of robot data, and what every opened dataset offers: the seam between readers and the rest."""
+"""An episode of robot data, and what every opened dataset offers: the seam to the readers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -12,7 +12,7 @@ from ambient_curate.classifier import FoldClassifier
 from ambient_curate.engines import Interrupted, Stopped, map_items
 from ambient_curate.files import replace_whole
 from ambient_curate.progress import Progress
-from ambient_curate.scoring import EpisodeScore, noise_seed, score_episode
+from ambient_curate.scoring import EpisodeScore, ScoreOptions, noise_seed, score_episode
 from ambient_curate.study import Study
 
 DRAWS = {"dataset": 2, "group": 2, "episode": 4, "datapoint": 8}
@@ -77,7 +77,14 @@ def score_member(
     """
     options = study.options
     is_clean = arm.dataset == study.clean.dataset
-    curves = options.granularity in ("episode", "datapoint") and not is_clean and arm.shift is None
+    by_row = options.granularity in ("episode", "datapoint")
+    chosen = ScoreOptions(
+        DRAWS[options.granularity],
+        MOST_WINDOWS[options.granularity],
+        keep_curves=options.granularity in ("episode", "datapoint")
+        and not is_clean
+        and arm.shift is None,
+    )
     ids = study.frames[arm.dataset if arm.shift is None else study.clean.dataset].ids
 
     def score(number: int, stopped: Stopped) -> tuple[int, EpisodeScore]:
@@ -91,9 +98,7 @@ def score_member(
             [int(head) for head in heads[number] if head >= 0],
             is_clean=is_clean,
             seed=noise_seed(options.seed, arm.dataset, ids[episode]),
-            draws=DRAWS[options.granularity],
-            most_windows=MOST_WINDOWS[options.granularity],
-            keep_curves=curves,
+            options=chosen,
         )
         return episode, score
 

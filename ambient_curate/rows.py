@@ -1,4 +1,4 @@
-"""Rows of the manifest: what every dataset, group, episode or window may train, and above which level."""
+"""Rows of the manifest: the level above which a dataset, group, episode or window may train."""
 
 import json
 from collections.abc import Mapping, Sequence

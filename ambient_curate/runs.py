@@ -184,7 +184,8 @@ def open_run(
     ------
     RunError
         If the directory cannot be made, is no run and not empty, holds a run of another digest
-        that has results, is being written by another process, or, at any time inside the context, if the disk is full.
+        that has results, is being written by another process, or, at any time inside the context,
+        if the disk is full.
     """
     run = RunDirectory(path, digest, inputs)
     try:

@@ -20,6 +20,25 @@ ROWS = 8192  # rows of one network call
 BLOCK = 256  # windows scored together
 
 
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How much of an episode is scored.
+
+    Attributes
+    ----------
+    draws : int
+        Noise draws a window, >= 1 (>= 2 with `keep_curves`).
+    most_windows : int or None
+        Score at most this many windows, at equal distances; None: all.
+    keep_curves : bool
+        Also give every window's curve and its standard error.
+    """
+
+    draws: int = 2
+    most_windows: int | None = None
+    keep_curves: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class EpisodeScore:
     """Scores of one episode by the network that never saw it.
@@ -64,9 +83,7 @@ def score_episode(
     *,
     is_clean: bool,
     seed: Sequence[int],
-    draws: int,
-    most_windows: int | None = None,
-    keep_curves: bool = False,
+    options: ScoreOptions,
 ) -> EpisodeScore:
     """Score the windows of one episode at every level of the grid.
 
@@ -87,15 +104,12 @@ def score_episode(
         Which answer is right.
     seed : sequence of int
         From `noise_seed`.
-    draws : int
-        Noise draws a window, >= 1 (>= 2 with `keep_curves`).
-    most_windows : int or None
-        Score at most this many windows, at equal distances; None: all.
-    keep_curves : bool
-        Also give every window's curve and its standard error.
+    options : ScoreOptions
+        How much of it to score.
     """
+    draws = options.draws
     rng = np.random.default_rng(seed)
-    picked = pick_windows(int(arm.windows.counts[episode]), most_windows)
+    picked = pick_windows(int(arm.windows.counts[episode]), options.most_windows)
     sums = _Sums(len(heads), classifier.sigma.size, is_clean)
     curves, errors = [], []
     for first in range(0, picked.size, BLOCK):
@@ -106,7 +120,7 @@ def score_episode(
         shape = (number.size, draws, arm.windows.dim)
         noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
         block = _score_block(classifier, windows, noise, heads, sums)
-        if keep_curves:
+        if options.keep_curves:
             own = block[..., 0]  # (level, window, draw)
             curves.append(own.mean(dim=2).T.numpy())
             errors.append((own.std(dim=2) / draws**0.5).T.numpy())
@@ -114,8 +128,8 @@ def score_episode(
     return EpisodeScore(
         sums.statistics * share,
         sums.histogram * share,
-        np.concatenate(curves) if keep_curves else None,
-        np.concatenate(errors) if keep_curves else None,
+        np.concatenate(curves) if options.keep_curves else None,
+        np.concatenate(errors) if options.keep_curves else None,
     )
 
 

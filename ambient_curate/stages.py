@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ambient_curate.arms import Arm
-from ambient_curate.classifier import FoldClassifier, fit_fold, load_fold, save_fold
+from ambient_curate.checkpoints import load_fold, save_fold
+from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.curves import ArmCurves, Side, summarize_arm
 from ambient_curate.engines import Interrupted, Stopped, map_items
 from ambient_curate.evidence import (
@@ -25,7 +26,6 @@ from ambient_curate.rows import MemberRows, tabulate_rows, whole_rows
 from ambient_curate.runs import write_json_atomic
 from ambient_curate.scoring import EpisodeScore, noise_seed
 from ambient_curate.study import Study
-from ambient_curate.training import TrainOptions
 from ambient_curate.verdict import judge_control
 
 CLASSIFIER_CONFIG = "config.json"
@@ -54,18 +54,19 @@ def fit_classifiers(
     """Fit the network of every fold that is not in `folder` yet, several at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     options = study.options
+    sizes = FitOptions(
+        folds=options.folds, seed=options.seed, by_window=options.weighting == "window"
+    )
     places = [folder / f"fold-{fold}.safetensors" for fold in range(options.folds)]
 
     def fit(fold: int, stopped: Stopped) -> None:
-        with progress.task(f"fold {fold + 1} of {options.folds}", TrainOptions().steps) as task:
+        with progress.task(f"fold {fold + 1} of {options.folds}", sizes.train.steps) as task:
             fitted = fit_fold(
                 study.clean,
                 study.arms,
                 fold,
-                options.folds,
                 sigma,
-                seed=options.seed,
-                by_window=options.weighting == "window",
+                sizes,
                 task=_Stoppable(task, stopped),
             )
         save_fold(fitted, places[fold])
@@ -230,7 +231,7 @@ class _Scoring:
         return -1 if head is None else head
 
     def _heads_of(self, arm: Arm) -> Int64[np.ndarray, "episode head"]:
-        """Outputs of every episode of a member: its own, then its group's (-1: too few)."""
+        """List the outputs of every episode of a member: its own, then its group's (-1: none)."""
         own = np.full((arm.episodes.size, 1), self._head(arm.dataset))
         if self.study.groups is None:
             return own

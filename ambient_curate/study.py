@@ -247,7 +247,7 @@ def _lay_arms(
 
 
 def describe_member(study: Study, name: str) -> dict[str, Any]:
-    """What ``run.json`` says of a member: its size, shape and rate."""
+    """Give a member's size, shape and rate, for ``run.json``."""
     frames, windows = study.frames[name], study.windows[name]
     return {
         "episodes": frames.n_episodes,

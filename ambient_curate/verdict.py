@@ -111,7 +111,7 @@ def _row(
 
 
 def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) -> dict[str, Any]:
-    """Delta at the first admitted level, the range of TV at the crossing, and the trainer's step."""
+    """Give Delta at the first admitted level, TV at the crossing, and the trainer's step."""
     blank = dict.fromkeys(("delta", "tv_low", "tv_high", "index"))
     if sigma_min is None:
         return blank
@@ -146,7 +146,7 @@ def _usable(
 
 
 def list_assumptions(study: Study) -> list[str]:
-    """What the numbers rest on, a sentence each."""
+    """List what the numbers rest on, a sentence each."""
     epsilon = study.options.epsilon
     return [
         f"a level is usable where E_q c > 1/2 - {epsilon:g}: Delta < {delta_at(epsilon):g} and "
@@ -156,12 +156,13 @@ def list_assumptions(study: Study) -> list[str]:
         "p(A), not p(A|O): a difference in task mix counts as a difference",
         f"windows: {study.options.represent}"
         + (f", relative to the {study.reference}" if study.reference else "")
-        + f", {study.options.horizon} frames, normalised by the clean set ({study.normalizer.kind})",
+        + f", {study.options.horizon} frames, normalised by the clean set "
+        f"({study.normalizer.kind})",
     ]
 
 
 def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
-    """What may mislead a reader of the verdict, a sentence each."""
+    """List what may mislead a reader of the verdict, a sentence each."""
     found = []
     if control is None:
         found.append("no planted control: it needs two clean episodes a fold")

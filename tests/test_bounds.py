@@ -153,3 +153,14 @@ def test_choosing_by_datapoint_tilts_the_atoms_and_unbiased_weights_undo_it() ->
     weight = c / (clean_share * c + (1.0 - clean_share) * (1.0 - c))
     np.testing.assert_allclose(mixture * weight, CLEAN, atol=1e-15)
     assert weight.max() <= 1.0 / clean_share + 1e-12
+
+
+@pytest.mark.parametrize(("prior", "mean"), [(0.5, 0.398), (0.01, 0.0098)])
+def test_one_half_is_a_threshold_for_balanced_classes_only(prior: float, mean: float) -> None:
+    x = np.linspace(-10.0, 11.0, 20_001)
+    p, q = norm.pdf(x), norm.pdf(x, 1.0)
+    c = prior * p / (prior * p + (1.0 - prior) * q)
+    assert np.trapezoid(q * c, x) == pytest.approx(mean, rel=5e-3)
+    logit = np.log(c / (1.0 - c)) + np.log((1.0 - prior) / prior)  # shifted back to balance
+    balanced = np.trapezoid(q / (1.0 + np.exp(-logit)), x)
+    assert balanced == pytest.approx(0.5 - float(bounds.gaussian_delta(1.0)) / 4.0, abs=1e-6)

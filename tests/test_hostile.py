@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,10 +24,8 @@ from collection_writer import (
     write_parquet,
     write_rlds,
 )
+from command import check_failure, run_command, snapshot
 from lerobot_writer import data_file
-from typer.testing import CliRunner
-
-from ambient_curate.cli import app
 
 Damage = Callable[[Path], object]
 as_root = os.geteuid() == 0
@@ -141,8 +138,8 @@ CASES = [
          ("--clean", "expert")),
     Case("clean set of an impossible name", lambda f: None, "is no member", "--clean",
          ("--clean", "x" * 5000)),
-    Case("nothing to compare with", lambda f: shutil.rmtree(f / "noisy"), "only the clean set.*nothing",
-         "split this one"),
+    Case("nothing to compare with", lambda f: shutil.rmtree(f / "noisy"),
+         "only the clean set.*nothing", "split this one"),
     Case("a member that is a dangling link", lambda f: (f / "more").symlink_to("gone"), "more"),
     Case("a member that links to itself", lambda f: (f / "more").symlink_to("more"), "more"),
     Case("an unreadable collection", lambda f: f.chmod(0), "set", "permission", needs_user=True),
@@ -192,12 +189,13 @@ CASES = [
     Case("an episode of length zero",
          member("noisy", [*make_episodes(7), np.empty((0, DIM), np.float32)]), "data__7.*empty"),
     Case("no whole clean window", member("clean", make_episodes(6, 10)), "clean.*16", "horizon"),
-    Case("no whole corrupt window", member("noisy", make_episodes(6, 10)), "no corrupt dataset", "horizon"),
+    Case("no whole corrupt window", member("noisy", make_episodes(6, 10)), "no corrupt dataset",
+         "horizon"),
     Case("no window of an absurd horizon", lambda f: None, "window", "horizon",
          ("--horizon", "1000000000000")),
     Case("fewer clean episodes than folds", member("clean", make_episodes(4)), "4.*5|5.*4",
          "folds"),
-    Case("all clean episodes the same", member("clean", make_episodes(1) * 6), 
+    Case("all clean episodes the same", member("clean", make_episodes(1) * 6),
          "6 episodes.*fill 1 of 5 folds", "at least 3 different"),
     # RLDS
     Case("a tfrecord cut short", noisy(write_rlds, lambda r: halve(first_shard(r))),
@@ -264,41 +262,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             path.chmod(0o755)
 
 
-def snapshot(folder: Path) -> dict[str, object]:
-    """Bytes and times of everything below a folder."""
-    entries = {}
-    for path in sorted(folder.rglob("*")):
-        readable = path.is_file() and os.access(path, os.R_OK)
-        entries[str(path)] = (path.lstat().st_mtime_ns, path.read_bytes() if readable else None)
-    return entries
-
-
-def ambient_curate(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception  # what a user would see as a traceback
-    return result.exit_code, result.stdout, result.stderr
-
-
-def check_failure(outcome: tuple[int, str, str], error: str, hint: str = "") -> None:
-    code, stdout, stderr = outcome
-    assert (code, stdout) == (1, ""), outcome
-    lines = stderr.splitlines()
-    starts = [line.split(" ")[0] for line in lines]
-    assert starts[-2:] == ["error:", "hint:"], stderr
-    assert starts.count("error:") == starts.count("hint:") == 1
-    assert "Traceback" not in stderr
-    assert re.search(error, lines[-2]), lines[-2]
-    assert re.search(hint, lines[-1], re.IGNORECASE), lines[-1]
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_is_wrong_is_said_in_two_lines(folder: Path, case: Case) -> None:
     if case.needs_user and as_root:
         pytest.skip("root may read everything")
     case.damage(folder)
     before = snapshot(folder)
-    check_failure(ambient_curate("annotate", "set", *case.arguments), case.error, case.hint)
+    check_failure(run_command("annotate", "set", *case.arguments), case.error, case.hint)
     assert snapshot(folder) == before
     assert not list(Path().rglob("run.json"))
 
@@ -309,7 +279,7 @@ def test_inspect_tells_it_or_shows_it(folder: Path, case: Case) -> None:
         pytest.skip("root may read everything")
     case.damage(folder)
     before = snapshot(folder)
-    code, _, stderr = ambient_curate("inspect", "set")
+    code, _, stderr = run_command("inspect", "set")
     assert code in (0, 1)
     assert (code == 1) == any(line.startswith("error: ") for line in stderr.splitlines())
     assert snapshot(folder) == before

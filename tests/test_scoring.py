@@ -14,7 +14,15 @@ from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
-from ambient_curate.scoring import BANDS, BINS, band_of, noise_seed, pick_windows, score_episode
+from ambient_curate.scoring import (
+    BANDS,
+    BINS,
+    ScoreOptions,
+    band_of,
+    noise_seed,
+    pick_windows,
+    score_episode,
+)
 from ambient_curate.windows import Windows
 
 HORIZON, ACTION, HEADS = 3, 2, 3
@@ -90,7 +98,13 @@ def naive_probabilities(
 def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
     classifier, arm = make_classifier(), make_arm()
     found = score_episode(
-        classifier, arm, 0, [2, 0], is_clean=is_clean, seed=SEED, draws=3, keep_curves=True
+        classifier,
+        arm,
+        0,
+        [2, 0],
+        is_clean=is_clean,
+        seed=SEED,
+        options=ScoreOptions(3, keep_curves=True),
     )
     for row, head in enumerate((2, 0)):
         c = naive_probabilities(classifier, arm, 0, head, 3)
@@ -106,7 +120,13 @@ def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
 
 def test_all_levels_of_a_window_share_their_noise() -> None:
     found = score_episode(
-        blind(), make_arm(), 2, [0], is_clean=False, seed=SEED, draws=4, keep_curves=True
+        blind(),
+        make_arm(),
+        2,
+        [0],
+        is_clean=False,
+        seed=SEED,
+        options=ScoreOptions(4, keep_curves=True),
     )
     assert found.curves is not None
     assert (found.curves == found.curves[:, :1]).all()
@@ -125,8 +145,7 @@ def test_the_size_of_a_batch_changes_nothing(
             [1],
             is_clean=True,
             seed=SEED,
-            draws=2,
-            keep_curves=True,
+            options=ScoreOptions(2, keep_curves=True),
         )
 
     expected = score()
@@ -140,10 +159,18 @@ def test_the_size_of_a_batch_changes_nothing(
 
 def test_an_episode_is_scored_the_same_whatever_else_is_scored() -> None:
     classifier, both, alone = make_classifier(), make_arm((9, 4, 12)), make_arm((9,))
-    one = score_episode(classifier, both, 0, [1, 2], is_clean=True, seed=SEED, draws=2)
-    score_episode(classifier, both, 2, [0], is_clean=False, seed=SEED[::-1], draws=5)
-    again = score_episode(classifier, both, 0, [1, 2], is_clean=True, seed=SEED, draws=2)
-    other = score_episode(classifier, alone, 0, [2], is_clean=True, seed=SEED, draws=2)
+    one = score_episode(
+        classifier, both, 0, [1, 2], is_clean=True, seed=SEED, options=ScoreOptions(2)
+    )
+    score_episode(
+        classifier, both, 2, [0], is_clean=False, seed=SEED[::-1], options=ScoreOptions(5)
+    )
+    again = score_episode(
+        classifier, both, 0, [1, 2], is_clean=True, seed=SEED, options=ScoreOptions(2)
+    )
+    other = score_episode(
+        classifier, alone, 0, [2], is_clean=True, seed=SEED, options=ScoreOptions(2)
+    )
     assert one.statistics.tolist() == again.statistics.tolist()
     np.testing.assert_allclose(one.statistics[1], other.statistics[0], atol=1e-7)
     np.testing.assert_allclose(one.histogram[1], other.histogram[0], atol=1e-7)
@@ -152,7 +179,7 @@ def test_an_episode_is_scored_the_same_whatever_else_is_scored() -> None:
 def test_the_class_decides_which_answer_is_right() -> None:
     classifier, arm = make_classifier(), make_arm()
     clean, corrupt = (
-        score_episode(classifier, arm, 0, [0], is_clean=c, seed=SEED, draws=2)
+        score_episode(classifier, arm, 0, [0], is_clean=c, seed=SEED, options=ScoreOptions(2))
         for c in (True, False)
     )
     c, _, _, hits = clean.statistics[0]
@@ -166,7 +193,7 @@ def test_the_class_decides_which_answer_is_right() -> None:
 
 def test_the_histogram_sums_to_the_levels_of_a_band_and_to_their_mean_scores() -> None:
     found = score_episode(
-        make_classifier(), make_arm(), 2, [0, 1], is_clean=True, seed=SEED, draws=3
+        make_classifier(), make_arm(), 2, [0, 1], is_clean=True, seed=SEED, options=ScoreOptions(3)
     )
     band = band_of(SIGMA.size)
     for head in range(2):
@@ -184,10 +211,14 @@ def test_the_histogram_sums_to_the_levels_of_a_band_and_to_their_mean_scores() -
 def test_a_certain_score_lies_in_the_last_bin_and_costs_a_bounded_loss() -> None:
     like = make_classifier()
     certain = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept + 200.0, SIGMA)
-    wrong = score_episode(certain, make_arm(), 0, [0], is_clean=False, seed=SEED, draws=2)
+    wrong = score_episode(
+        certain, make_arm(), 0, [0], is_clean=False, seed=SEED, options=ScoreOptions(2)
+    )
     assert wrong.histogram[0, :, -1, 0].sum() == pytest.approx(SIGMA.size)
     np.testing.assert_allclose(wrong.statistics[0, 2], -np.log(1e-6), rtol=1e-3)
-    right = score_episode(certain, make_arm(), 0, [0], is_clean=True, seed=SEED, draws=2)
+    right = score_episode(
+        certain, make_arm(), 0, [0], is_clean=True, seed=SEED, options=ScoreOptions(2)
+    )
     expected = np.array([[1.0], [0.0], [1e-6], [1.0]]) * np.ones(SIGMA.size)
     np.testing.assert_allclose(right.statistics[0], expected, rtol=0.05)  # 1 - 1e-6 in float32
 
@@ -196,7 +227,9 @@ def test_a_silent_classifier_is_right_half_of_the_time() -> None:
     like = make_classifier()
     silent = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept, SIGMA)
     for is_clean in (True, False):
-        found = score_episode(silent, make_arm(), 0, [0], is_clean=is_clean, seed=SEED, draws=2)
+        found = score_episode(
+            silent, make_arm(), 0, [0], is_clean=is_clean, seed=SEED, options=ScoreOptions(2)
+        )
         expected = np.array([[0.5], [0.25], [np.log(2.0)], [0.5]]) * np.ones(SIGMA.size)
         np.testing.assert_allclose(found.statistics[0], expected, rtol=1e-6)
 
@@ -208,7 +241,9 @@ def test_the_shift_of_an_arm_is_added_to_every_window() -> None:
         arm.windows.action + shift[0], None, arm.windows.offset, arm.windows.length, HORIZON, 1
     )
     shifted, naive = (
-        score_episode(make_classifier(), a, 0, [1], is_clean=False, seed=SEED, draws=2)
+        score_episode(
+            make_classifier(), a, 0, [1], is_clean=False, seed=SEED, options=ScoreOptions(2)
+        )
         for a in (make_arm(shift=shift), Arm("q", None, moved, arm.episodes, arm.fold))
     )
     np.testing.assert_allclose(shifted.statistics, naive.statistics, atol=1e-5)
@@ -230,7 +265,7 @@ def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | N
 def test_a_limited_episode_is_scored_at_the_picked_windows_only() -> None:
     arm, classifier = make_arm(), make_classifier()
     found = score_episode(
-        classifier, arm, 2, [0], is_clean=True, seed=SEED, draws=2, most_windows=4, keep_curves=True
+        classifier, arm, 2, [0], is_clean=True, seed=SEED, options=ScoreOptions(2, 4, True)
     )
     assert found.curves is not None
     assert found.curves.shape == (4, SIGMA.size)

@@ -17,11 +17,12 @@ from jaxtyping import Float32
 
 from ambient_curate.episodes import Episode, Label, ReaderOptions
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers.hdf5_texts import read_text_length
+from ambient_curate.readers.hdf5_texts import read_text
 
 _SUFFIXES = (".hdf5", ".h5")
 _DEMO = re.compile(r"demo_([0-9]{1,18})")
 _LONGEST_LABEL = 256  # characters; anything longer (a simulator's model) is data, not a label
+_LONGEST_TEXT = 1 << 20  # bytes, of an environment's description
 _COPY_AGAIN = "copy the file again from its source"
 # What h5py makes of the HDF5 library's complaints about damaged bytes.
 _H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
@@ -322,7 +323,7 @@ def _read_count(group: h5py.Group, name: str) -> int | None:
     return int(count) if isinstance(count, int | float) else None
 
 
-def _read_attribute(group: h5py.Group, name: str, *, longest: int | None = None) -> Label | None:
+def _read_attribute(group: h5py.Group, name: str, *, longest: int = _LONGEST_TEXT) -> Label | None:
     """Read a number or a text; None if there is none, it is longer or something else."""
     if name not in group.attrs:
         return None
@@ -332,15 +333,7 @@ def _read_attribute(group: h5py.Group, name: str, *, longest: int | None = None)
     if attribute.shape != () or not (text or attribute.dtype.kind in "fiub"):
         return None
     if text and text.length is None:
-        length = read_text_length(group, name) or 0
-        if length > group.file.id.get_filesize():
-            raise DatasetError(
-                f"{group.file.filename}: the text {name} of {group.name} claims {length} bytes, "
-                "which are more than the file has",
-                _COPY_AGAIN,
-            )
-        if longest is not None and length > longest:
-            return None
+        return read_text(group, name, longest=longest)
     value = group.attrs[name]
     label = value.item() if isinstance(value, np.generic) else value
     return label.decode(errors="replace") if isinstance(label, bytes) else label

@@ -1,0 +1,107 @@
+"""Fit, score and cross in memory: the path of `annotate` for distributions with known answers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from threadpoolctl import threadpool_limits
+
+from ambient_curate.arms import Arm, assign_folds
+from ambient_curate.bounds import gaussian_delta
+from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
+from ambient_curate.curves import ArmCurves, Side, summarize_arm
+from ambient_curate.engines import map_items
+from ambient_curate.noise import grid
+from ambient_curate.scoring import ScoreOptions, noise_seed, score_episode
+from ambient_curate.windows import Windows
+
+SIGMA = grid("squaredcos_cap_v2:100")
+EPSILON = 0.05
+Episodes = Sequence[np.ndarray]
+
+
+def make_arm(name: str, episodes: Episodes, horizon: int, folds: int) -> Arm:
+    """Lay one arm over un-normalised episodes of shape (frame, action)."""
+    length = np.array([len(episode) for episode in episodes], dtype=np.int64)
+    action = torch.from_numpy(np.concatenate(episodes).astype(np.float32))
+    windows = Windows(action, None, np.cumsum(length) - length, length, horizon, 1)
+    ids = [f"{name}-{number}" for number in range(len(episodes))]
+    fold = assign_folds({name: ids}, {name: ids}, folds)[name]
+    return Arm(name, None, windows, np.arange(len(episodes)), fold)
+
+
+def cross(
+    clean: Episodes, corrupt: Sequence[Episodes], *, horizon: int, options: FitOptions
+) -> list[ArmCurves]:
+    """Curves of every corrupt set, out of fold."""
+    p = make_arm("clean", clean, horizon, options.folds)
+    q = [make_arm(f"q{i}", episodes, horizon, options.folds) for i, episodes in enumerate(corrupt)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        fits = list(
+            map_items(
+                lambda fold, _: fit_fold(p, q, fold, SIGMA, options),
+                range(options.folds),
+                workers=2,
+            )
+        )
+        own = [_side(fits, p, list(range(len(q))), is_clean=True)]
+        result = [
+            summarize_arm(
+                arm.dataset,
+                None,
+                SIGMA,
+                own[0][head],
+                _side(fits, arm, [head], is_clean=False)[0],
+                epsilon=EPSILON,
+                rng=np.random.default_rng(0),
+            )
+            for head, arm in enumerate(q)
+        ]
+    torch.set_num_threads(before)
+    return result
+
+
+def _side(
+    fits: Sequence[FoldClassifier], arm: Arm, heads: Sequence[int], *, is_clean: bool
+) -> list[Side]:
+    scores = [
+        score_episode(
+            fits[int(arm.fold[episode])],
+            arm,
+            int(episode),
+            heads,
+            is_clean=is_clean,
+            seed=noise_seed(0, arm.dataset, str(episode)),
+            options=ScoreOptions(draws=2, most_windows=64),
+        )
+        for episode in arm.episodes
+    ]
+    return [
+        Side(
+            np.stack([score.statistics[head] for score in scores]),
+            np.stack([score.histogram[head] for score in scores]),
+            np.ones(len(scores)),
+        )
+        for head in range(len(heads))
+    ]
+
+
+def gaussian_episodes(
+    rng: np.random.Generator, count: int, mean: np.ndarray, variance: float
+) -> list[np.ndarray]:
+    """Episodes of one window each: N(mean, variance I), mean of shape (horizon, action)."""
+    return [mean + rng.normal(0.0, variance**0.5, mean.shape) for _ in range(count)]
+
+
+def gaussian_sigma_min(distance: float, variance: float, epsilon: float = EPSILON) -> float:
+    """Exact sigma_min of N(0, v I) against N(mu, v I), |mu| = distance (Gaussian oracle)."""
+
+    def excess(sigma: float) -> float:
+        signal = 1.0 - sigma**2
+        spread = np.sqrt(signal * variance + sigma**2)
+        return float(gaussian_delta(np.sqrt(signal) * distance / spread)) - 4.0 * epsilon
+
+    return float(brentq(excess, 1e-9, 1.0 - 1e-12)) if excess(1e-9) > 0 else 0.0
