@@ -3,12 +3,11 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Float64
 from threadpoolctl import threadpool_limits
@@ -23,57 +22,16 @@ from ambient_curate.collection import (
 )
 from ambient_curate.config import AnnotateOptions, digest, resolve_options
 from ambient_curate.curves import tabulate_curves, tabulate_reliability
-from ambient_curate.manifest import (
-    read_curves,
-    read_manifest,
-    read_reliability,
-    write_curves,
-    write_reliability,
-)
+from ambient_curate.manifest import write_curves, write_reliability
 from ambient_curate.progress import SILENT, Progress
+from ambient_curate.results import Run, open_run_results
 from ambient_curate.rows import manifest_metadata
-from ambient_curate.runs import RunDirectory, open_run, package_versions, read_run
+from ambient_curate.runs import RunDirectory, open_run, package_versions
 from ambient_curate.stages import Answers, fit_classifiers, score_study
 from ambient_curate.study import Study, describe_member, prepare_study
 from ambient_curate.verdict import build_verdict, judge_control, list_assumptions, list_warnings
 
 NOT_IN_DIGEST = ("out", "force", "workers", "strict", "checksums")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Parameters
-    ----------
-    path : Path
-        Its directory.
-    info : dict
-        Content of ``run.json``: options, sources, members, verdict, control, assumptions, ...
-    already_complete : bool
-        It was there before, of the same inputs; nothing was computed.
-    """
-
-    path: Path
-    info: dict[str, Any]
-    already_complete: bool = False
-
-    def manifest(self) -> pa.Table:
-        """Read the manifest (columns: `schema.MANIFEST_FIELDS`)."""
-        return read_manifest(self.path)
-
-    def curves(self) -> pa.Table:
-        """Read the curves over noise levels."""
-        return read_curves(self.path)
-
-    def reliability(self) -> pa.Table:
-        """Read the reliability of the predicted probabilities."""
-        return read_reliability(self.path)
-
-
-def open_run_results(path: Path | str) -> Run:
-    """Open a finished run; `RunError` where there is none."""
-    return Run(Path(path), read_run(path))
 
 
 def annotate(
@@ -130,7 +88,7 @@ def annotate(
     path = options.out or Path(f"{collection.name}_run")
     with open_run(path, inputs, digest(inputs), force=options.force) as run:
         if run.complete:
-            return Run(path, read_run(path), already_complete=True)
+            return replace(open_run_results(path), already_complete=True)
         with _single_threads():
             _write_run(run, collection, options, digest(inputs), progress)
     return open_run_results(path)

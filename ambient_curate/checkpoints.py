@@ -44,22 +44,25 @@ def load_fold(path: Path) -> FoldClassifier:
             for name, tensor in tensors.items()
             if name.startswith("network.")
         }
+        (heads, levels), dim = tensors["slope"].shape, state["mean"].shape[0]
+        if tensors["intercept"].shape != (heads, levels) or tensors["sigma"].shape != (levels,):
+            raise ValueError("its calibration and its grid have different sizes")
         network = NoiseClassifier(
-            state["mean"],
-            state["basis"],
-            state["variance"],
-            tensors["slope"].shape[0],
-            (float(state["centres"][0]), float(state["centres"][-1])),
+            torch.zeros(dim),
+            torch.zeros(dim, dim),
+            torch.zeros(dim),
+            heads,
+            (0.0, 1.0),
             generator=torch.Generator(),
         )
-        network.load_state_dict(state)
+        network.load_state_dict(state)  # checks every size
         return FoldClassifier(
             network.requires_grad_(False).eval(),
             tensors["slope"],
             tensors["intercept"],
             tensors["sigma"].numpy(),
         )
-    except (OSError, SafetensorError, KeyError, RuntimeError, IndexError) as error:
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} holds no classifier of this version: {error}", "annotate again with --force"
         ) from error

@@ -3,7 +3,7 @@
 import errno
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
@@ -17,8 +17,8 @@ from ambient_curate.errors import CurateError, DatasetError
 if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
     from matplotlib.axes import Axes
 
-    from ambient_curate.annotation import Run
     from ambient_curate.inspection import Inspection
+    from ambient_curate.results import Run
 
 Format = Literal["table", "json"]
 Figure = Literal["accuracy", "delta", "sigma-min", "reliability"]
@@ -164,7 +164,6 @@ def inspect_command(
 @app.command("annotate")
 @_take_options
 def annotate_command(
-    ctx: typer.Context,
     collection: CollectionArgument,
     format: FormatOption = "table",
     **values: Any,
@@ -188,7 +187,7 @@ def annotate_command(
 @app.command("show")
 def show_command(run: RunArgument, format: FormatOption = "table") -> None:
     """Show the verdict of a finished run again."""
-    from ambient_curate.annotation import open_run_results
+    from ambient_curate.results import open_run_results
 
     _print_run(open_run_results(run), format)
 
@@ -205,7 +204,7 @@ def plot_command(
     ] = None,
 ) -> None:
     """Draw one figure of a finished run and print its path."""
-    from ambient_curate.annotation import open_run_results
+    from ambient_curate.results import open_run_results
 
     results = open_run_results(run)
     out = out or Path(f"{run.resolve().name}_{figure}.png")

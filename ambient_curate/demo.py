@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ambient_curate.annotation import Run, annotate
+from ambient_curate.annotation import annotate
 from ambient_curate.errors import ConfigError
 from ambient_curate.progress import SILENT, Progress
+from ambient_curate.results import Run
 
 RATE_HZ = 20.0
 CLEAN_EPISODES = 60

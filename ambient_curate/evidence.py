@@ -81,9 +81,7 @@ def score_member(
     chosen = ScoreOptions(
         DRAWS[options.granularity],
         MOST_WINDOWS[options.granularity],
-        keep_curves=options.granularity in ("episode", "datapoint")
-        and not is_clean
-        and arm.shift is None,
+        keep_curves=by_row and not is_clean and arm.shift is None,
     )
     ids = study.frames[arm.dataset if arm.shift is None else study.clean.dataset].ids
 

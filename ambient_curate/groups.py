@@ -1,6 +1,6 @@
 """Group labels of episodes: a task, an episode column, or a cluster of similar motion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -59,9 +59,10 @@ def _cluster(windows: Mapping[str, Windows], count: int, seed: int) -> dict[str,
 
     motions = {name: _sample_motions(member) for name, member in windows.items()}
     pooled = np.concatenate(list(motions.values()))
-    if len(pooled) < count:
+    if (different := len(np.unique(pooled, axis=0))) < count:
         raise ConfigError(
-            f"{len(pooled)} episodes cannot make {count} clusters", "use a smaller cluster:K"
+            f"{different} different episodes cannot make {count} clusters",
+            "use a smaller cluster:K",
         )
     model = KMeans(count, n_init=4, random_state=seed % 2**32).fit(pooled)
     return {
@@ -71,11 +72,8 @@ def _cluster(windows: Mapping[str, Windows], count: int, seed: int) -> dict[str,
 
 
 def _sample_motions(member: Windows) -> np.ndarray:
-    rows: Sequence[np.ndarray] = [
-        _sample_motion(member, int(first), int(length))
-        for first, length in zip(member.offset, member.length, strict=True)
-    ]
-    return np.stack(rows)
+    spans = zip(member.offset.tolist(), member.length.tolist(), strict=True)
+    return np.stack([_sample_motion(member, first, length) for first, length in spans])
 
 
 def _sample_motion(member: Windows, first: int, length: int) -> np.ndarray:

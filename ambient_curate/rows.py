@@ -9,7 +9,7 @@ import pyarrow as pa
 from jaxtyping import Float, Float64
 
 from ambient_curate.crossing import last_crossing
-from ambient_curate.curves import CONFIDENCE, ArmCurves
+from ambient_curate.curves import CONFIDENCE, ArmCurves, C
 from ambient_curate.manifest import manifest_schema, sort_rows
 from ambient_curate.scoring import EpisodeScore
 from ambient_curate.study import Study
@@ -62,7 +62,7 @@ def whole_rows(
                 "horizon": study.options.horizon,
                 "is_clean": is_clean,
                 "status": status,
-                "p_clean": arm.corrupt[0] if arm and study.options.store_curves else None,
+                "p_clean": arm.corrupt[C] if arm and study.options.store_curves else None,
                 **_answer(is_clean, arm if status == "ok" else None),
             }
             for key, value in values.items():
@@ -172,22 +172,23 @@ class MemberRows:
     def _add(self, episode: int, score: EpisodeScore | None) -> None:
         windows = self.study.windows[self.name]
         count = int(windows.counts[episode])
-        starts = np.arange(max(count, 1)) * windows.stride if self.by_window else np.zeros(1)
+        starts = np.arange(max(count, 1) if self.by_window else 1) * windows.stride
         status = "too-short" if count == 0 else "ok" if self.is_clean else self.status
         answer = self._answers(score if status == "ok" else None, len(starts), status)
         frames = self.study.frames[self.name]
         first = int(frames.first_frame[episode])
+        fold = int(self.study.folds[self.name][episode])
         n = len(starts)
         values = {
             "dataset": [self.name] * n,
             "episode_id": [frames.ids[episode]] * n,
             "episode_index": [int(frames.index[episode])] * n,
-            "start": starts.astype(int).tolist() if self.by_window else [None],
+            "start": starts.tolist() if self.by_window else [None],
             "horizon": [self.study.options.horizon] * n,
-            "index": [None] * n if first < 0 else (first + starts.astype(int)).tolist(),
+            "index": [None] * n if first < 0 else (first + starts).tolist(),
             "is_clean": [self.is_clean] * n,
             "status": [status] * n,
-            "fold": [int(self.study.folds[self.name][episode]) if count else None] * n,
+            "fold": [fold if count and status != "too-few-episodes" else None] * n,
             **answer,
         }
         for key, value in values.items():

@@ -1,7 +1,8 @@
 """A study: a collection read into memory-mapped frames, windowed, folded, and laid out as arms."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ from ambient_curate.frames import Frames, load_frames, write_frames
 from ambient_curate.groups import label_groups
 from ambient_curate.progress import Progress
 from ambient_curate.runs import write_json_atomic
-from ambient_curate.windows import Normalizer, Windows, clean_values, fit_normalizer
+from ambient_curate.windows import (
+    Normalizer,
+    Windows,
+    clean_values,
+    fit_normalizer,
+    share_outside,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +47,7 @@ class Study:
     control : Control or None
         The planted control; its arm is the last output of the network.
     frames, windows, folds : dict by member
-        Cached frames, their windows, and every episode's fold.
+        Cached frames, their windows, and every episode's fold (-1: no whole window).
     groups : dict by member, or None
         Group label of every episode, with granularity ``group``.
     normalizer : Normalizer
@@ -97,10 +104,7 @@ def prepare_study(
     _require_windows(windows[name], name, options)
     normalizer = fit_normalizer(options.normalize, clean_values(windows[name]))
     windows = {n: replace(w, normalizer=normalizer) for n, w in windows.items()}
-    order = [name, *(n for n in frames if n != name)]
-    folds = assign_folds(
-        {n: frames[n].ids for n in order}, {n: frames[n].digest for n in order}, options.folds
-    )
+    folds = _assign_folds(frames, windows, name, options.folds)
     groups = None
     if options.granularity == "group":
         groups = label_groups(frames, windows, options.group_by, seed=options.seed)
@@ -159,8 +163,6 @@ def _cache_member(
         progress.message(f"skipped {path}: {error}")
 
     if place.exists():  # written, but its list of skipped files was not: read it again
-        import shutil
-
         shutil.rmtree(place)
     episodes = read_episodes(
         member, limit=options.limit, on_error=options.on_error, progress=progress, on_skip=note
@@ -200,6 +202,26 @@ def _require_windows(clean: Windows, name: str, options: AnnotateOptions) -> Non
         )
 
 
+def _assign_folds(
+    frames: Mapping[str, Frames], windows: Mapping[str, Windows], clean: str, folds: int
+) -> dict[str, np.ndarray]:
+    """Deal the episodes that have a whole window to the folds; the others get -1.
+
+    Only they are ranked: an episode too short to be scored would leave a hole in its fold.
+    """
+    order = [clean, *(name for name in frames if name != clean)]
+    whole = {name: np.flatnonzero(windows[name].counts) for name in order}
+    dealt = assign_folds(
+        {name: [frames[name].ids[e] for e in whole[name]] for name in order},
+        {name: [frames[name].digest[e] for e in whole[name]] for name in order},
+        folds,
+    )
+    result = {name: np.full(frames[name].n_episodes, -1) for name in order}
+    for name in order:
+        result[name][whole[name]] = dealt[name]
+    return result
+
+
 def _require_folds(clean: Arm, folds: int) -> None:
     if not _fills(clean, folds):
         found = len(clean.episodes)
@@ -230,20 +252,29 @@ def _lay_arms(
 ) -> tuple[Arm, ...]:
     """Arms of whole members, then of their groups, that have an episode in every fold."""
     whole = [_whole_arm(name, windows[name], folds[name]) for name in windows if name != clean]
-    parts = []
-    for arm in whole if groups is not None else []:
-        labels = np.array((groups or {})[arm.dataset])
-        parts += [
-            replace(arm, group=label, episodes=arm.episodes[labels[arm.episodes] == label])
-            for label in sorted(set(labels.tolist()))
-        ]
-    arms = tuple(arm for arm in (*whole, *parts) if arm.episodes.size and _fills(arm, count))
+    parts = [] if groups is None else [p for arm in whole for p in _split(arm, groups[arm.dataset])]
+    arms = tuple(arm for arm in (*whole, *parts) if _fills(arm, count))
     if not arms:
         raise NotEnoughDataError(
             f"no corrupt dataset has an episode with a whole window in each of the {count} folds",
             "add episodes, or use a smaller --horizon or --folds",
         )
     return arms
+
+
+def _split(arm: Arm, groups: Sequence[str]) -> list[Arm]:
+    labels = np.array(groups)[arm.episodes]
+    return [
+        replace(arm, group=label, episodes=arm.episodes[labels == label])
+        for label in sorted(set(labels.tolist()))
+    ]
+
+
+def find_outside(study: Study, name: str) -> float | None:
+    """Share of a member's action values outside the clean range; None: not absolute windows."""
+    if study.options.represent != "absolute":
+        return None
+    return share_outside(study.windows[name].action.numpy(), study.normalizer)
 
 
 def describe_member(study: Study, name: str) -> dict[str, Any]:
@@ -257,4 +288,5 @@ def describe_member(study: Study, name: str) -> dict[str, Any]:
         "action_dim": frames.action_dim,
         "rate_hz": frames.rate_hz,
         "is_clean": name == study.clean.dataset,
+        "outside": find_outside(study, name),
     }

@@ -1,6 +1,6 @@
 """The verdict: one line a dataset or group, with what was assumed and what to beware of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,7 @@ from ambient_curate.arms import Control
 from ambient_curate.bounds import delta_at, tv_range_at
 from ambient_curate.curves import ArmCurves
 from ambient_curate.noise import first_admissible_index, schedule_levels
-from ambient_curate.study import Study
-from ambient_curate.windows import share_outside
+from ambient_curate.study import Study, find_outside
 
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
@@ -165,7 +164,7 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
     """List what may mislead a reader of the verdict, a sentence each."""
     found = []
     if control is None:
-        found.append("no planted control: it needs two clean episodes a fold")
+        found.append("no planted control: it needs two clean episodes that differ in every fold")
     elif not control["recovered"]:
         found.append(
             f"the planted control was expected at sigma {control['expected']:.3f} and found at "
@@ -183,11 +182,8 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
 
 
 def _outside_warnings(study: Study) -> list[str]:
-    if study.options.represent != "absolute":
-        return []
-    texts: Sequence[str] = [
+    return [
         f"{share:.1%} of {name}'s action values lie outside the clean set's range"
-        for name, windows in study.windows.items()
-        if (share := share_outside(windows.action.numpy(), study.normalizer)) > LARGE_SHARE
+        for name in study.windows
+        if (share := find_outside(study, name)) is not None and share > LARGE_SHARE
     ]
-    return list(texts)

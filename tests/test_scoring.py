@@ -59,6 +59,20 @@ def make_arm(lengths: Sequence[int] = (9, 4, 12), shift: Tensor | None = None) -
     return Arm("clean", None, windows, episodes, np.zeros(length.size, dtype=np.int64), shift)
 
 
+def score(
+    classifier: FoldClassifier,
+    arm: Arm,
+    episode: int,
+    heads: Sequence[int],
+    *,
+    is_clean: bool,
+    options: ScoreOptions,
+) -> scoring.EpisodeScore:
+    return score_episode(
+        classifier, arm, episode, heads, is_clean=is_clean, seed=SEED, options=options
+    )
+
+
 class LevelBlind(FoldClassifier):
     """Its answer is a function of the noise alone, so that other noise is another answer."""
 
@@ -97,13 +111,12 @@ def naive_probabilities(
 @pytest.mark.parametrize("is_clean", [True, False])
 def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
     classifier, arm = make_classifier(), make_arm()
-    found = score_episode(
+    found = score(
         classifier,
         arm,
         0,
         [2, 0],
         is_clean=is_clean,
-        seed=SEED,
         options=ScoreOptions(3, keep_curves=True),
     )
     for row, head in enumerate((2, 0)):
@@ -119,13 +132,12 @@ def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
 
 
 def test_all_levels_of_a_window_share_their_noise() -> None:
-    found = score_episode(
+    found = score(
         blind(),
         make_arm(),
         2,
         [0],
         is_clean=False,
-        seed=SEED,
         options=ScoreOptions(4, keep_curves=True),
     )
     assert found.curves is not None
@@ -137,21 +149,20 @@ def test_all_levels_of_a_window_share_their_noise() -> None:
 def test_the_size_of_a_batch_changes_nothing(
     rows: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def score() -> scoring.EpisodeScore:
-        return score_episode(
+    def score_once() -> scoring.EpisodeScore:
+        return score(
             make_classifier(),
             make_arm(),
             2,
             [1],
             is_clean=True,
-            seed=SEED,
             options=ScoreOptions(2, keep_curves=True),
         )
 
-    expected = score()
+    expected = score_once()
     monkeypatch.setattr(scoring, "ROWS", rows)
     monkeypatch.setattr(scoring, "BLOCK", block)
-    found = score()
+    found = score_once()
     # float32 sums in another order; other noise would show in the second digit
     np.testing.assert_allclose(found.statistics, expected.statistics, rtol=1e-4)
     np.testing.assert_allclose(found.curves, expected.curves, rtol=1e-4, atol=1e-5)
@@ -159,18 +170,10 @@ def test_the_size_of_a_batch_changes_nothing(
 
 def test_an_episode_is_scored_the_same_whatever_else_is_scored() -> None:
     classifier, both, alone = make_classifier(), make_arm((9, 4, 12)), make_arm((9,))
-    one = score_episode(
-        classifier, both, 0, [1, 2], is_clean=True, seed=SEED, options=ScoreOptions(2)
-    )
-    score_episode(
-        classifier, both, 2, [0], is_clean=False, seed=SEED[::-1], options=ScoreOptions(5)
-    )
-    again = score_episode(
-        classifier, both, 0, [1, 2], is_clean=True, seed=SEED, options=ScoreOptions(2)
-    )
-    other = score_episode(
-        classifier, alone, 0, [2], is_clean=True, seed=SEED, options=ScoreOptions(2)
-    )
+    one = score(classifier, both, 0, [1, 2], is_clean=True, options=ScoreOptions(2))
+    score(classifier, both, 2, [0], is_clean=False, options=ScoreOptions(5))
+    again = score(classifier, both, 0, [1, 2], is_clean=True, options=ScoreOptions(2))
+    other = score(classifier, alone, 0, [2], is_clean=True, options=ScoreOptions(2))
     assert one.statistics.tolist() == again.statistics.tolist()
     np.testing.assert_allclose(one.statistics[1], other.statistics[0], atol=1e-7)
     np.testing.assert_allclose(one.histogram[1], other.histogram[0], atol=1e-7)
@@ -179,8 +182,7 @@ def test_an_episode_is_scored_the_same_whatever_else_is_scored() -> None:
 def test_the_class_decides_which_answer_is_right() -> None:
     classifier, arm = make_classifier(), make_arm()
     clean, corrupt = (
-        score_episode(classifier, arm, 0, [0], is_clean=c, seed=SEED, options=ScoreOptions(2))
-        for c in (True, False)
+        score(classifier, arm, 0, [0], is_clean=c, options=ScoreOptions(2)) for c in (True, False)
     )
     c, _, _, hits = clean.statistics[0]
     np.testing.assert_allclose(corrupt.statistics[0, 0], c)
@@ -192,9 +194,7 @@ def test_the_class_decides_which_answer_is_right() -> None:
 
 
 def test_the_histogram_sums_to_the_levels_of_a_band_and_to_their_mean_scores() -> None:
-    found = score_episode(
-        make_classifier(), make_arm(), 2, [0, 1], is_clean=True, seed=SEED, options=ScoreOptions(3)
-    )
+    found = score(make_classifier(), make_arm(), 2, [0, 1], is_clean=True, options=ScoreOptions(3))
     band = band_of(SIGMA.size)
     for head in range(2):
         share, total = found.histogram[head, :, :, 0], found.histogram[head, :, :, 1]
@@ -211,14 +211,10 @@ def test_the_histogram_sums_to_the_levels_of_a_band_and_to_their_mean_scores() -
 def test_a_certain_score_lies_in_the_last_bin_and_costs_a_bounded_loss() -> None:
     like = make_classifier()
     certain = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept + 200.0, SIGMA)
-    wrong = score_episode(
-        certain, make_arm(), 0, [0], is_clean=False, seed=SEED, options=ScoreOptions(2)
-    )
+    wrong = score(certain, make_arm(), 0, [0], is_clean=False, options=ScoreOptions(2))
     assert wrong.histogram[0, :, -1, 0].sum() == pytest.approx(SIGMA.size)
     np.testing.assert_allclose(wrong.statistics[0, 2], -np.log(1e-6), rtol=1e-3)
-    right = score_episode(
-        certain, make_arm(), 0, [0], is_clean=True, seed=SEED, options=ScoreOptions(2)
-    )
+    right = score(certain, make_arm(), 0, [0], is_clean=True, options=ScoreOptions(2))
     expected = np.array([[1.0], [0.0], [1e-6], [1.0]]) * np.ones(SIGMA.size)
     np.testing.assert_allclose(right.statistics[0], expected, rtol=0.05)  # 1 - 1e-6 in float32
 
@@ -227,9 +223,7 @@ def test_a_silent_classifier_is_right_half_of_the_time() -> None:
     like = make_classifier()
     silent = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept, SIGMA)
     for is_clean in (True, False):
-        found = score_episode(
-            silent, make_arm(), 0, [0], is_clean=is_clean, seed=SEED, options=ScoreOptions(2)
-        )
+        found = score(silent, make_arm(), 0, [0], is_clean=is_clean, options=ScoreOptions(2))
         expected = np.array([[0.5], [0.25], [np.log(2.0)], [0.5]]) * np.ones(SIGMA.size)
         np.testing.assert_allclose(found.statistics[0], expected, rtol=1e-6)
 
@@ -241,9 +235,7 @@ def test_the_shift_of_an_arm_is_added_to_every_window() -> None:
         arm.windows.action + shift[0], None, arm.windows.offset, arm.windows.length, HORIZON, 1
     )
     shifted, naive = (
-        score_episode(
-            make_classifier(), a, 0, [1], is_clean=False, seed=SEED, options=ScoreOptions(2)
-        )
+        score(make_classifier(), a, 0, [1], is_clean=False, options=ScoreOptions(2))
         for a in (make_arm(shift=shift), Arm("q", None, moved, arm.episodes, arm.fold))
     )
     np.testing.assert_allclose(shifted.statistics, naive.statistics, atol=1e-5)
@@ -264,9 +256,7 @@ def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | N
 
 def test_a_limited_episode_is_scored_at_the_picked_windows_only() -> None:
     arm, classifier = make_arm(), make_classifier()
-    found = score_episode(
-        classifier, arm, 2, [0], is_clean=True, seed=SEED, options=ScoreOptions(2, 4, True)
-    )
+    found = score(classifier, arm, 2, [0], is_clean=True, options=ScoreOptions(2, 4, True))
     assert found.curves is not None
     assert found.curves.shape == (4, SIGMA.size)
     np.testing.assert_allclose(found.statistics[0, 0], found.curves.mean(axis=0), atol=1e-6)
