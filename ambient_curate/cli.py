@@ -129,7 +129,7 @@ def option_texts() -> dict[str, str]:
         text = meanings[field.name].replace("None:", "Default:")
         if field.default is True:
             text += f"  [default: --{field.name}]"
-        elif field.default not in (None, False):
+        elif not isinstance(field.default, bool | None):
             text += f"  [default: {field.default}]"
         texts[field.name] = text
         if field.name == "epsilon":

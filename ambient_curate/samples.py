@@ -112,7 +112,9 @@ def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:
     ]
     variance = torch.maximum(*spreads)
     order = torch.argsort(variance)
-    return centre.float(), columns[:, order].float(), variance[order].float()
+    # eigh gives columns; laid out as a checkpoint gives them back, their products are the same bits
+    basis = columns[:, order].float().contiguous()
+    return centre.float(), basis, variance[order].float()
 
 
 def _covariance(rows: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
     """List what may mislead a reader of the verdict, a sentence each."""
     found = []
     if control is None:
-        found.append("no planted control: it needs two clean episodes that differ in every fold")
+        found.append("no planted control: it needs two clean episodes a fold")
     elif not control["recovered"]:
         found.append(
             f"the planted control was expected at sigma {control['expected']:.3f} and found at "

@@ -6,7 +6,6 @@ import torch
 from oracle_study import SIGMA, cross, gaussian_episodes, gaussian_sigma_min, make_arm
 
 from ambient_curate.classifier import FitOptions, fit_fold
-from ambient_curate.scoring import ScoreOptions, noise_seed, score_episode
 from ambient_curate.training import TrainOptions
 
 QUICK = FitOptions(

@@ -313,10 +313,9 @@ def test_annotate_has_an_option_for_everything_that_may_be_chosen() -> None:
         assert option.opts == [f"--{field.name.replace('_', '-')}"]
         text, _, default = option.help.partition("  [default: ")
         assert text == option_help()[field.name].replace("None:", "Default:")
-        if field.default is True:
-            assert default == f"--{field.name}]"
-        else:
-            assert default == (f"{field.default}]" if field.default else "") or default == "0]"
+        silent = field.default is None or field.default is False
+        value = f"--{field.name}" if field.default is True else str(field.default)
+        assert default == ("" if silent else f"{value}]")
 
 
 def test_what_the_file_may_switch_on_can_be_switched_off() -> None:

@@ -1,13 +1,12 @@
 """Runs that end early: Ctrl-C, a full disk, a broken file; and directories no run may write to."""
 
 import functools
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,17 +24,43 @@ from ambient_curate.training import TrainOptions
 ANNOTATE = ("annotate", "set", "--folds", "3", "--workers", "2")
 
 
+SMALL = functools.partial(
+    FitOptions, train=TrainOptions(steps=6), windows=64, held_out=32, batch=16, every=6
+)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection in which nothing is wrong."""
+    path = tmp_path_factory.mktemp("sound") / "set"
+    write_npz(path / "clean", make_episodes(6))
+    write_npz(path / "noisy", make_episodes(7, noise=0.5))
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sound collection `set` in the current directory, and a fit of a second."""
-    small = functools.partial(
-        FitOptions, train=TrainOptions(steps=20), windows=256, held_out=64, batch=32, every=10
-    )
-    monkeypatch.setattr(stages, "FitOptions", small)
+def folder(collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its copy `set` in the current directory, of the same times; a fit takes no second."""
+    monkeypatch.setattr(stages, "FitOptions", SMALL)
     monkeypatch.chdir(tmp_path)
-    write_npz(Path("set/clean"), make_episodes(6))
-    write_npz(Path("set/noisy"), make_episodes(7, noise=0.5))
-    return Path("set")
+    return Path(shutil.copytree(collection, "set"))
+
+
+@pytest.fixture(scope="module")
+def finished(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make the finished run of a granularity, nothing having disturbed it."""
+
+    @functools.cache
+    def make(granularity: str) -> Path:
+        out = tmp_path_factory.mktemp("finished") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stages, "FitOptions", SMALL)
+            patch.chdir(collection.parent)
+            outcome = run_command(*ANNOTATE, "--granularity", granularity, "--out", str(out))
+        assert outcome[0] == 0, outcome
+        return out
+
+    return make
 
 
 def content(run: Path) -> dict[str, bytes]:
@@ -62,15 +87,23 @@ def interrupt_at(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "ConsoleProgress", Pressing)
 
 
+MOMENTS = ("reading clean", "reading noisy", "fold 1 of 3", "fold 3 of 3", "scoring noisy")
+QUICK = [("dataset", moment) for moment in ("reading noisy", "fold 1 of 3", "scoring noisy")]
+SLOW = [(granularity, moment) for granularity in ("episode", "datapoint") for moment in MOMENTS]
+
+
 @pytest.mark.parametrize(
-    "moment", ["reading clean", "reading noisy", "fold 1 of 3", "fold 3 of 3", "scoring noisy"]
+    ("granularity", "moment"),
+    QUICK + [pytest.param(*each, marks=pytest.mark.slow) for each in SLOW],
 )
-@pytest.mark.parametrize("granularity", ["dataset", "datapoint"])
 def test_after_ctrl_c_the_same_command_continues_to_the_same_bytes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, moment: str, granularity: str
+    folder: Path,
+    finished: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    granularity: str,
+    moment: str,
 ) -> None:
     command = (*ANNOTATE, "--granularity", granularity)
-    assert run_command(*command, "--out", "whole")[0] == 0
     before = snapshot(folder)
     with monkeypatch.context() as patch:
         interrupt_at(moment, patch)
@@ -82,7 +115,7 @@ def test_after_ctrl_c_the_same_command_continues_to_the_same_bytes(
     check_failure(run_command("show", "set_run"), "unfinished run", "same annotate command")
     code, stdout, stderr = run_command(*command)
     assert code == 0, stderr
-    assert content(Path("set_run")) == content(Path("whole"))
+    assert content(Path("set_run")) == content(finished(granularity))
     assert snapshot(folder) == before
 
 
@@ -120,12 +153,18 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("small_disk", ["4k", "16k", "32k", "64k", "128k", "512k"], indirect=True)
-@pytest.mark.parametrize("granularity", ["dataset", "datapoint"])
+SLOW_SIZES = ("4k", "8k", "16k", "32k", "64k", "128k", "256k", "512k", "1m")
+
+
+@pytest.mark.parametrize(
+    "small_disk",
+    ["768k", *(pytest.param(size, marks=pytest.mark.slow) for size in SLOW_SIZES)],
+    indirect=True,
+)
 def test_a_full_disk_is_told_and_the_run_continues_when_there_is_room(
-    folder: Path, small_disk: Path, granularity: str
+    folder: Path, small_disk: Path
 ) -> None:
-    command = (*ANNOTATE, "--granularity", granularity, "--out", str(small_disk / "run"))
+    command = (*ANNOTATE, "--out", str(small_disk / "run"))
     check_failure(run_command(*command), "disk.* full", "make room")
     assert not list(small_disk.rglob("run.json"))
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
@@ -173,8 +212,13 @@ def test_a_clean_set_that_is_skipped_is_an_error(folder: Path) -> None:
 
 
 def test_a_corrected_command_follows_a_failed_one_without_force(folder: Path) -> None:
-    check_failure(run_command(*ANNOTATE, "--horizon", "30"), "no whole window", "--horizon 20")
-    assert run_command(*ANNOTATE, "--horizon", "20")[0] == 0
+    check_failure(
+        run_command(*ANNOTATE, "--horizon", "30", "--out", "new/run"),
+        "no whole window",
+        "--horizon 20",
+    )
+    code, _, stderr = run_command(*ANNOTATE, "--horizon", "20", "--out", "new/run")
+    assert code == 0, stderr
 
 
 def test_a_directory_that_is_no_run_is_left_as_it_is(folder: Path) -> None:
@@ -195,37 +239,48 @@ def test_a_directory_that_is_no_run_is_left_as_it_is(folder: Path) -> None:
             assert snapshot(Path()) == before
 
 
-def test_a_run_of_other_options_is_left_as_it_is(folder: Path) -> None:
-    assert run_command(*ANNOTATE, "--out", "deep/down/run")[0] == 0  # parents are made
+def test_a_run_of_other_options_is_left_as_it_is(
+    folder: Path, finished: Callable[[str], Path]
+) -> None:
+    shutil.copytree(finished("dataset"), "deep/run")
     before = snapshot(Path())
-    other = (*ANNOTATE, "--out", "deep/down/run", "--epsilon", "0.1")
+    command = (*ANNOTATE, "--out", "deep/run")
+    other = (*command, "--epsilon", "0.1")
     check_failure(run_command(*other), r"other inputs \(options.epsilon: 0.05 -> 0.1\)", "--force")
     assert snapshot(Path()) == before
-    code, _, stderr = run_command(*ANNOTATE, "--out", "deep/down/run")
+    code, _, stderr = run_command(*command)
     assert code == 0 and "already complete" in stderr.splitlines()
     assert snapshot(Path()) == before
-    assert run_command(*other, "--force")[0] == 0
-    assert runs.read_run("deep/down/run")["epsilon"] == 0.1
 
 
-def test_what_a_run_holds_may_be_damaged(folder: Path) -> None:
-    assert run_command(*ANNOTATE)[0] == 0
-    for name in ("manifest/part-00000.parquet", "curves.parquet", "reliability.parquet"):
-        file = Path("set_run") / name
-        sound = file.read_bytes()
-        for damaged in (b"", sound[: len(sound) // 2]):
-            file.write_bytes(damaged)
-            figure = {"c": "accuracy", "m": "sigma-min", "r": "reliability"}[name[0]]
-            check_failure(run_command("plot", "set_run", figure), file.name)
-        file.write_bytes(sound)
-    info = Path("set_run/run.json")
-    sound_info = info.read_text()
-    for text in ("", "{", "[]", "{}", json.dumps({"schema": "ambient-curate/run"})):
-        info.write_text(text)
-        for command in (("show", "set_run"), ("plot", "set_run", "accuracy")):
-            check_failure(run_command(*command), "run.json|schema version")
-    info.write_text(sound_info)
-    assert run_command("show", "set_run")[0] == 0
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("manifest/part-00000.parquet", "sigma-min"),
+        ("curves.parquet", "accuracy"),
+        ("reliability.parquet", "reliability"),
+    ],
+)
+def test_a_damaged_table_of_a_run_is_told(
+    folder: Path, finished: Callable[[str], Path], name: str, figure: str
+) -> None:
+    file = Path(shutil.copytree(finished("dataset"), "run")) / name
+    sound = file.read_bytes()
+    for damaged in (b"", sound[: len(sound) // 2], b"x" * len(sound)):
+        file.write_bytes(damaged)
+        check_failure(run_command("plot", "run", figure), file.name)
+    file.unlink()
+    check_failure(run_command("plot", "run", figure), file.parent.name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": "ambient-curate/run"}', "\0"])
+def test_a_damaged_run_json_is_told(
+    folder: Path, finished: Callable[[str], Path], text: str
+) -> None:
+    shutil.copytree(finished("dataset"), "run")
+    Path("run/run.json").write_text(text)
+    for command in (("show", "run"), ("plot", "run", "accuracy"), (*ANNOTATE, "--out", "run")):
+        check_failure(run_command(*command), "run.json|schema version|other inputs")
 
 
 @pytest.mark.parametrize("name", ["gone", "set", "set/ambient.toml"])

@@ -1,0 +1,117 @@
+"""Studies of a few short episodes held in memory, and classifiers with random weights for them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ambient_curate.arms import Arm
+from ambient_curate.classifier import FoldClassifier
+from ambient_curate.collection import Collection, Member
+from ambient_curate.config import AnnotateOptions
+from ambient_curate.episodes import Episode
+from ambient_curate.networks import NoiseClassifier
+from ambient_curate.noise import log_snr
+from ambient_curate.progress import SILENT
+from ambient_curate.scoring import BANDS, BINS, STATISTICS, EpisodeScore
+from ambient_curate.selection import MemberOptions
+from ambient_curate.sources import CollectionSettings
+from ambient_curate.study import Study, prepare_study
+from ambient_curate.windows import Windows
+
+SIGMA = np.array([0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.99])
+HORIZON, ACTION = 3, 2
+
+
+@dataclass
+class MemoryDataset:
+    """A dataset of one shard that counts how often it is read."""
+
+    path: Path
+    episodes: Sequence[Episode]
+    format: str = "memory"
+    metadata_files: Sequence[Path] = ()
+    problems: Sequence[str] = ()
+    reads: int = 0
+
+    @property
+    def shards(self) -> Sequence[Path]:
+        return [self.path]
+
+    def read_shard(self, shard: Path) -> Iterator[Episode]:
+        self.reads += 1
+        yield from self.episodes
+
+
+def make_episodes(name: str, lengths: Sequence[int], **fields: Any) -> list[Episode]:
+    """Random walks; `fields` give each episode its entry of a sequence."""
+    rng = np.random.default_rng(list(name.encode()))
+    return [
+        Episode(
+            f"demo_{i}",
+            i,
+            rng.normal(size=(length, ACTION)).cumsum(axis=0).astype(np.float32),
+            Path(name),
+            **{key: values[i] for key, values in fields.items()},
+        )
+        for i, length in enumerate(lengths)
+    ]
+
+
+def make_collection(members: Mapping[str, Sequence[Episode]]) -> Collection:
+    opened = tuple(
+        Member(name, MemoryDataset(Path(name), episodes), MemberOptions())
+        for name, episodes in sorted(members.items())
+    )
+    return Collection(Path("set"), "set", opened, "clean", CollectionSettings())
+
+
+def make_study(folder: Path, members: Mapping[str, Sequence[Episode]], **options: Any) -> Study:
+    chosen = AnnotateOptions(**{"horizon": HORIZON, "folds": 3, **options})
+    return prepare_study(make_collection(members), chosen, folder, SILENT)
+
+
+def make_arm(name: str, episodes: Sequence[np.ndarray], fold: Sequence[int], **fields: Any) -> Arm:
+    """Lay an arm over un-normalised episodes of shape (frame, action)."""
+    length = np.array([len(each) for each in episodes], dtype=np.int64)
+    action = torch.from_numpy(np.concatenate(episodes).astype(np.float32))
+    windows = Windows(action, None, np.cumsum(length) - length, length, HORIZON, 1)
+    return Arm(name, None, windows, np.arange(len(episodes)), np.array(fold), **fields)
+
+
+def make_classifier(
+    heads: int, *, dim: int = HORIZON * ACTION, seed: int = 0, scale: float = 0.3
+) -> FoldClassifier:
+    """Random weights everywhere, so that every output is alive; `scale` 0: it says 1/2."""
+    generator = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
+    network = NoiseClassifier(
+        torch.randn(dim, generator=generator),
+        basis.contiguous(),
+        torch.rand(dim, generator=generator).sort().values,
+        heads,
+        (-4.0, float(log_snr(SIGMA[0]))),
+        generator=generator,
+    ).requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    slope = scale * (1.0 + torch.rand(heads, SIGMA.size, generator=generator))
+    intercept = scale * torch.randn(heads, SIGMA.size, generator=generator)
+    return FoldClassifier(network, slope, intercept, SIGMA)
+
+
+def make_score(
+    heads: int, windows: int = 0, *, c: float = 0.5, seed: int = 0, error: float = 0.01
+) -> EpisodeScore:
+    """A score whose statistics are random, whose curves are `c` at every level."""
+    rng = np.random.default_rng(seed)
+    curves = np.full((windows, SIGMA.size), c, dtype=np.float32)
+    return EpisodeScore(
+        rng.random((heads, len(STATISTICS), SIGMA.size)),
+        rng.random((heads, BANDS, BINS, 2)),
+        curves if windows else None,
+        np.full_like(curves, error) if windows else None,
+    )

@@ -1,0 +1,180 @@
+"""The whole path, from files to a manifest, on small collections."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import collection_writer
+import numpy as np
+import pytest
+
+from ambient_curate import stages
+from ambient_curate.annotation import annotate
+from ambient_curate.classifier import FitOptions
+from ambient_curate.errors import ConfigError, NotEnoughDataError, RunError
+from ambient_curate.results import Run
+from ambient_curate.training import TrainOptions
+
+GRANULARITIES = ("dataset", "group", "episode", "datapoint")
+LENGTH, HORIZON = 20, 4
+WINDOWS = LENGTH - HORIZON + 1
+
+
+@pytest.fixture(autouse=True)
+def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit in a second: these tests are about the path, not about the numbers."""
+    train = TrainOptions(steps=60, warm_up=10)
+    small = functools.partial(
+        FitOptions, train=train, windows=512, held_out=256, batch=64, every=20
+    )
+    monkeypatch.setattr(stages, "FitOptions", small)
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    """Clean walks, the same walks with strong jitter, and a member of which one is too short."""
+    root = tmp_path / "mixed"
+    rng = np.random.default_rng(0)
+    clean = collection_writer.make_episodes(9, LENGTH)
+    jittered = [e + rng.normal(0, 3, e.shape).astype(np.float32) for e in clean[:6]]
+    collection_writer.write_npz(root / "clean", clean)
+    collection_writer.write_lerobot(root / "jitter", jittered)
+    short = [*collection_writer.make_episodes(7, LENGTH), np.zeros((2, 3), np.float32)]
+    collection_writer.write_npy(root / "walks", short)
+    return root
+
+
+def run(collection: Path, out: Path, **options: object) -> Run:
+    return annotate(collection, out=out, horizon=HORIZON, folds=3, **options)
+
+
+def contents(path: Path) -> dict[str, str]:
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_every_granularity_gives_its_rows(
+    collection: Path, tmp_path: Path, granularity: str
+) -> None:
+    result = run(
+        collection,
+        tmp_path / "run",
+        granularity=granularity,
+        group_by="cluster:2",
+        store_curves=True,
+    )
+    rows = result.manifest().to_pylist()
+    by_dataset = {
+        name: [row for row in rows if row["dataset"] == name]
+        for name in ("clean", "jitter", "walks")
+    }
+    expected = {
+        "dataset": (1, 1, 1),
+        "episode": (9, 6, 8),
+        "datapoint": (9 * WINDOWS, 6 * WINDOWS, 7 * WINDOWS + 1),
+    }
+    if granularity in expected:
+        assert tuple(map(len, by_dataset.values())) == expected[granularity]
+    for row in by_dataset["clean"]:
+        assert (row["is_clean"], row["sigma_min"], row["sigma_max"]) == (True, 0.0, 0.0)
+    short = [row for row in by_dataset["walks"] if row["status"] == "too-short"]
+    assert len(short) == (granularity in ("episode", "datapoint"))
+    assert all(row["sigma_min"] is None and row["fold"] is None for row in short)
+    assert not (result.path / ".work").exists()
+    assert set(result.curves()["dataset"].to_pylist()) == {"jitter", "walks", "planted control"}
+    verdict = {(row["dataset"], row["group"]): row for row in result.info["verdict"]}
+    assert verdict["jitter", None]["windows"] == 6 * WINDOWS
+    if granularity == "datapoint":
+        frames = [row["index"] for row in by_dataset["jitter"][:3]]
+        assert frames == [0, 1, 2]
+        assert len(by_dataset["jitter"][0]["p_clean"]) == len(result.info["grid"])
+
+
+def test_jitter_is_found_and_walks_of_the_same_law_are_not(
+    collection: Path, tmp_path: Path
+) -> None:
+    verdict = {row["dataset"]: row for row in run(collection, tmp_path / "run").info["verdict"]}
+    assert verdict["jitter"]["sigma_min"] > 0.2
+    assert verdict["walks"]["sigma_min"] < verdict["jitter"]["sigma_min"] / 2
+
+
+@pytest.mark.parametrize("granularity", ["dataset", "datapoint"])
+def test_workers_and_interruptions_leave_the_same_bytes(
+    collection: Path, tmp_path: Path, granularity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run(collection, tmp_path / "plain", granularity=granularity, workers=1)
+    score = stages.score_member
+    calls = []
+
+    def interrupt_once(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(stages, "score_member", interrupt_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(collection, tmp_path / "broken", granularity=granularity, workers=2)
+    assert not (tmp_path / "broken" / "run.json").exists()
+    fits = contents(tmp_path / "broken" / ".work" / "classifier")
+    resumed = run(collection, tmp_path / "broken", granularity=granularity, workers=2)
+    assert contents(resumed.path) == contents(plain.path)
+    assert {f"classifier/{name}": digest for name, digest in fits.items()}.items() <= contents(
+        plain.path
+    ).items()
+
+
+def test_a_complete_run_is_recognised_and_another_refused(collection: Path, tmp_path: Path) -> None:
+    first = run(collection, tmp_path / "run")
+    before = contents(first.path)
+    again = run(collection, tmp_path / "run", workers=1)
+    assert again.already_complete and not first.already_complete
+    assert contents(again.path) == before
+    with pytest.raises(RunError, match=r"epsilon: 0.05 -> 0.1"):
+        run(collection, tmp_path / "run", epsilon=0.1)
+    other = run(collection, tmp_path / "run", epsilon=0.1, force=True)
+    assert other.info["epsilon"] == 0.1
+
+
+def test_another_seed_gives_other_numbers(collection: Path, tmp_path: Path) -> None:
+    one, two = (run(collection, tmp_path / str(seed), seed=seed).curves() for seed in (0, 1))
+    assert one["mean_c_corrupt"].to_pylist() != two["mean_c_corrupt"].to_pylist()
+
+
+def test_too_few_corrupt_episodes_are_null_with_a_reason(tmp_path: Path) -> None:
+    root = tmp_path / "mixed"
+    for name, count in (("clean", 9), ("enough", 6), ("few", 2)):
+        collection_writer.write_npz(root / name, collection_writer.make_episodes(count, LENGTH))
+    result = run(root, tmp_path / "run", granularity="episode")
+    rows = [row for row in result.manifest().to_pylist() if row["dataset"] == "few"]
+    assert [(row["sigma_min"], row["status"]) for row in rows] == [(None, "too-few-episodes")] * 2
+    few = next(row for row in result.info["verdict"] if row["dataset"] == "few")
+    assert few["usable"] == 0.0 and few["nulls"] == 2 and "too few" in few["reason"]
+
+
+@pytest.mark.parametrize("represent", ["relative", "delta"])
+def test_relative_windows_say_what_they_refer_to(
+    collection: Path, tmp_path: Path, represent: str
+) -> None:
+    info = run(collection, tmp_path / "run", represent=represent, normalize="gaussian").info
+    assert info["representation"] == {"kind": represent, "reference": "first action"}
+    assert any("relative to the first action" in text for text in info["assumptions"])
+
+
+def test_bad_input_is_told_before_any_work(collection: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="schedule"):
+        run(collection, out, schedule="cosine:10")
+    with pytest.raises(NotEnoughDataError, match="folds"):
+        annotate(collection, out=out, horizon=HORIZON, folds=10)
+    with pytest.raises(NotEnoughDataError, match="no whole window of 21 frames"):
+        annotate(collection, out=tmp_path / "other", horizon=21)
+    assert not (out / "run.json").exists()
+    with pytest.raises(ValueError, match="not both"):
+        from ambient_curate.config import AnnotateOptions
+
+        annotate(collection, AnnotateOptions(), horizon=3)

@@ -1,0 +1,127 @@
+"""The README says what the program does: its commands, options, files, numbers and output."""
+
+import re
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+import typer.main
+from spectra import FAULTS, spectral_sigma_min, tremor_limits
+from typer.testing import CliRunner
+
+from ambient_curate.annotation import annotate
+from ambient_curate.cli import FIGURES, app
+from ambient_curate.config import AnnotateOptions
+from ambient_curate.demo import make_demo
+from ambient_curate.sources import find_sources, read_collection_file
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def blocks(language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def demo_table() -> str:
+    return next(block for block in blocks() if block.startswith("dataset "))
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 250
+
+
+def test_its_commands_are_the_commands() -> None:
+    named = re.findall(r"ambient-curate (\w+)", README)
+    assert set(named) == set(COMMANDS)
+    listed = next(block for block in blocks() if "ambient-curate inspect" in block)
+    assert re.findall(r"^ambient-curate (\w+)", listed, re.MULTILINE) == list(COMMANDS)
+    assert all(figure in listed for figure in FIGURES)
+
+
+def test_its_options_exist() -> None:
+    known = {name for command in COMMANDS.values() for p in command.params for name in p.opts}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README))
+    assert named - known == {"--version", "--help"}
+    assert CliRunner().invoke(app, ["--version"]).exit_code == 0
+
+
+def test_its_exit_codes_are_all_there_are() -> None:
+    section = README.partition("## Exit codes")[2]
+    assert re.findall(r"^\| (\d+) \|", section, re.MULTILINE) == ["0", "1", "2", "3", "130"]
+
+
+def test_its_ambient_toml_is_understood(tmp_path: Path) -> None:
+    (block,) = blocks("toml")
+    own, sim = tmp_path / "set" / "own", tmp_path / "sim"
+    own.mkdir(parents=True), sim.mkdir()
+    path = tmp_path / "set" / "ambient.toml"
+    path.write_text(block)
+    settings = read_collection_file(path)
+    assert AnnotateOptions(**settings.options) == AnnotateOptions(clean="own", horizon=32)
+    assert list(settings.members) == ["own", "rest", "sim"]
+    sources = find_sources(path.parent)
+    places = {name: place.resolve() for name, (place, _) in sources.members.items()}
+    assert (places, sources.clean) == ({"own": own, "rest": own, "sim": sim}, "own")
+
+
+def test_its_map_has_every_module_once() -> None:
+    section = README.partition("## Map")[2].partition("\n## ")[0]
+    named = re.findall(r"`([\w/]+?)(?:\.py)?`", section)
+    package = ROOT / "ambient_curate"
+    files = [file.stem for file in package.glob("*.py") if not file.stem.startswith("__")]
+    assert sorted(named) == sorted([*files, "readers/"])
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_its_install_lines_are_those_of_the_project() -> None:
+    torch = re.search(r"^pip install (torch==\S+)$", README, re.MULTILINE)
+    assert torch and torch[1] in (ROOT / "Makefile").read_text()
+    named = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
+    assert named == ["demo", "test"]
+
+
+def test_its_predictions_of_the_demo_are_computed(tmp_path: Path) -> None:
+    data = make_demo(tmp_path / "data")
+    limits = re.search(r"at least (\.\d+) and at most (\.\d+)", " ".join(README.split()))
+    assert limits and tremor_limits(data) == pytest.approx([*map(float, limits.groups())], abs=5e-3)
+    told = re.search(r"predict (\.\d+), (\.\d+), (\.\d+) and (\.\d+) for", README)
+    assert told
+    for name, number in zip(FAULTS, told.groups(), strict=True):
+        assert spectral_sigma_min(data, name) == pytest.approx(float(number), abs=5e-3)
+
+
+@pytest.mark.slow
+def test_its_python_runs_and_its_table_is_what_the_demo_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, ["demo"])
+    assert done.exit_code == 0, done.stderr
+    for told, printed in zip_longest(demo_table().splitlines(), done.stdout.splitlines()):
+        words = zip_longest(told.split(), printed.split(), fillvalue="")
+        assert all(map(agree, *zip(*words, strict=True))), done.stdout
+    assert all((tmp_path / "ambient_demo" / f"{figure}.png").exists() for figure in FIGURES)
+    (program,) = blocks("python")
+    small = program.replace("granularity=", "limit=12, folds=3, granularity=")
+    assert small != program
+    exec(compile(small, "README.md", "exec"), {})
+    run = annotate(
+        "ambient_demo/data", out="episodes_run", granularity="episode", limit=12, folds=3
+    )
+    assert run.already_complete
+    assert Path("delta.png").exists()
+
+
+def agree(told: str, printed: str) -> bool:
+    """Whether two words are equal, numbers to what another processor may change."""
+    numbers = [re.sub(r"[^\d.]", "", word) for word in (told, printed)]
+    if not all(re.fullmatch(r"\d*\.\d+|\d+", number) for number in numbers):
+        return told == printed
+    tolerance = 0.01 if "." in numbers[0] else 1.0  # of a level; of a step or a per cent
+    return abs(float(numbers[0]) - float(numbers[1])) <= tolerance
