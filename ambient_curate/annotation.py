@@ -29,7 +29,13 @@ from ambient_curate.rows import manifest_metadata
 from ambient_curate.runs import RunDirectory, open_run, package_versions
 from ambient_curate.stages import Answers, fit_classifiers, score_study
 from ambient_curate.study import Study, describe_member, prepare_study
-from ambient_curate.verdict import build_verdict, judge_control, list_assumptions, list_warnings
+from ambient_curate.verdict import (
+    build_verdict,
+    judge_control,
+    list_assumptions,
+    list_offsets,
+    list_warnings,
+)
 
 NOT_IN_DIGEST = ("out", "force", "workers", "strict", "checksums")
 
@@ -179,6 +185,7 @@ def _describe_run(
         "assumptions": list_assumptions(study),
         "warnings": [
             *list_warnings(study, control),
+            *list_offsets(answers.arms.values(), options.epsilon),
             *(
                 f"{name}: {text}"
                 for name in rates

@@ -38,7 +38,9 @@ class FitOptions:
     held_out : int
         Windows drawn for early stopping and calibration, of each of the two classes.
     batch : int
-        Windows in a batch, half of them clean.
+        Fewest windows in a batch, half of them clean.
+    each : int
+        Fewest windows of every arm in a batch, on average: many arms make it larger.
     dropout : float
         Share of the coordinates hidden from the network in training.
     every : int
@@ -56,6 +58,7 @@ class FitOptions:
     windows: int = 32_768
     held_out: int = 4_096
     batch: int = 256
+    each: int = 32
     dropout: float = 0.3
     every: int = 50
     patience: int = 6
@@ -218,7 +221,7 @@ def _batch_loss(
     options: FitOptions,
     generator: torch.Generator,
 ) -> Tensor:
-    half = options.batch // 2
+    half = max(options.batch // 2, options.each * sample.weight.shape[1])
     clean = torch.randint(len(sample.clean), (half,), generator=generator)
     corrupt = torch.randint(len(sample.corrupt), (half,), generator=generator)
     start = torch.cat([sample.clean[clean], sample.corrupt[corrupt]])

@@ -29,7 +29,10 @@ INTERRUPTED = 130
 
 FormatOption = Annotated[Format, typer.Option(help="What stdout gets.")]
 CollectionArgument = Annotated[
-    Path, typer.Argument(metavar="COLLECTION", help="A dataset, or a directory of datasets.")
+    Path,
+    typer.Argument(
+        metavar="COLLECTION", readable=False, help="A dataset, or a directory of datasets."
+    ),
 ]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A directory that `annotate` wrote.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
 from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
@@ -29,15 +29,22 @@ class Side:
         As `scoring.EpisodeScore.histogram`.
     weight : ndarray, float64, shape (episode,)
         What an episode counts for, > 0.
+    fold : ndarray, int64, shape (episode,)
+        The fold whose network scored it.
     """
 
     statistics: Float64[np.ndarray, "episode statistic level"]
     histogram: Float64[np.ndarray, "episode band bin 2"]
     weight: Float64[np.ndarray, " episode"]
+    fold: Int64[np.ndarray, " episode"]
 
     def mean(self) -> Float64[np.ndarray, "statistic level"]:
         """Weighted mean over the episodes."""
         return np.average(self.statistics, axis=0, weights=self.weight)
+
+    def redraw(self, statistic: int, rng: np.random.Generator) -> Float64[np.ndarray, "n level"]:
+        """Bootstrap means of one statistic."""
+        return bootstrap_means(self.statistics[:, statistic], self.weight, rng, fold=self.fold)
 
     def mean_histogram(self) -> Float64[np.ndarray, "band bin 2"]:
         """Weighted mean over the episodes."""
@@ -101,7 +108,8 @@ def summarize_arm(
 ) -> ArmCurves:
     """Average the scores of an arm over episodes, and bootstrap over episodes.
 
-    The classifier is held fixed, so the intervals do not cover what another fit would change.
+    Folds are drawn before episodes, which shows how the networks differ; the intervals remain
+    approximate (METHOD.md section 4).
 
     Parameters
     ----------
@@ -119,12 +127,10 @@ def summarize_arm(
     p, q = clean.mean(), corrupt.mean()
     isotonic = rising_fit(q[C])
     crossing = float(last_crossing(isotonic, sigma, 0.5 - epsilon))
-    drawn_q = bootstrap_means(corrupt.statistics[:, C], corrupt.weight, rng)
+    drawn_q = corrupt.redraw(C, rng)
     fits = np.stack([rising_fit(curve) for curve in drawn_q])
     crossings = last_crossing(fits, sigma, 0.5 - epsilon)
-    hits = sum(
-        bootstrap_means(side.statistics[:, ACCURACY], side.weight, rng) for side in (clean, corrupt)
-    )
+    hits = sum(side.redraw(ACCURACY, rng) for side in (clean, corrupt))
     lower, upper = _percentiles(crossings)
     return ArmCurves(
         dataset,

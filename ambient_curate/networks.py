@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SQUASH = 8.0  # standard deviations at which a coordinate saturates
+FARTHEST = 1e9
 BANDS = 32
 BUMPS = 16
 WIDTH = 128  # units of a layer
@@ -97,6 +98,7 @@ class NoiseClassifier(nn.Module):
         # a^2 and sigma^2; 1 - a^2 has no digits left at low noise
         signal, spread = torch.sigmoid(log_snr)[..., None], torch.sigmoid(-log_snr)[..., None]
         whitened = coordinates * torch.rsqrt(signal * self.variance + spread)
+        whitened = whitened.clamp(-FARTHEST, FARTHEST)  # squares stay finite in float32
         power = whitened.square()
         soft = whitened * torch.rsqrt(1.0 + power / SQUASH**2)
         square = 0.5 * (soft.square() - 1.0)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ambient_curate.errors import ConfigError
 
 BASE_LEVELS = 32
+LOWEST_FLOW = 0.002
 SCHEDULES = (
     "squaredcos_cap_v2:T",
     "linear:T",
@@ -126,8 +127,9 @@ def grid(schedule: str, *, base_levels: int = BASE_LEVELS) -> Levels:
         As for `schedule_levels`.
     base_levels : int, default 32
         Points of the lattice, uniform in log-SNR between the trainer's lowest and highest level
-        (at the highest, at most VE noise 20, beyond which nothing changes). A lattice point nearer
-        than a hundredth of its spacing to a trainer's level gives way to it.
+        (at the highest, at most VE noise 20, beyond which nothing changes). Flow matching trains
+        at continuous times, so its lattice begins at sigma 0.002 (`LOWEST_FLOW`). A lattice point
+        nearer than a hundredth of its spacing to a trainer's level gives way to it.
 
     Returns
     -------
@@ -136,7 +138,8 @@ def grid(schedule: str, *, base_levels: int = BASE_LEVELS) -> Levels:
     """
     trainer = np.unique(schedule_levels(schedule))
     trainer = trainer[(trainer > 0.0) & (trainer < 1.0)]
-    lattice = np.linspace(log_snr(trainer[0]), log_snr(trainer[-1]), base_levels)
+    lowest = min(trainer[0], LOWEST_FLOW) if schedule.startswith("flow") else trainer[0]
+    lattice = np.linspace(log_snr(lowest), log_snr(trainer[-1]), base_levels)
     high = -2.0 * np.log(20.0)
     if lattice[-1] < high:
         lattice = np.linspace(lattice[0], max(lattice[-1], high), base_levels)

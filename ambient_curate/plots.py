@@ -181,8 +181,14 @@ def plot_reliability(reliability: pa.Table, *, ax: Axes | None = None) -> Axes:
     shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(bands)))
     for (low, high), shade, marker in zip(bands, shades, cycle(_MARKERS), strict=False):
         chosen = (lows == low) & (highs == high)
-        x, y, area = (column[chosen] for column in (predicted, observed, 400 * weight))
-        style: dict[str, Any] = {"color": shade, "alpha": 0.75, "lw": 0, "zorder": 3}
+        x, y, area = (column[chosen] for column in (predicted, observed, 200 * weight))
+        style: dict[str, Any] = {
+            "color": shade,
+            "alpha": 0.8,
+            "ec": "white",
+            "lw": 0.4,
+            "zorder": 3,
+        }
         label = f"{_SIGMA} {low:.2g} to {high:.2g}"
         ax.scatter(x, y, area, marker=marker, label=label, **style)
     n_datasets = len(pc.unique(rows["dataset"]))

@@ -112,9 +112,7 @@ def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:
     ]
     variance = torch.maximum(*spreads)
     order = torch.argsort(variance)
-    # eigh gives columns; laid out as a checkpoint gives them back, their products are the same bits
-    basis = columns[:, order].float().contiguous()
-    return centre.float(), basis, variance[order].float()
+    return centre.float(), columns[:, order].float(), variance[order].float()
 
 
 def _covariance(rows: Tensor) -> Tensor:

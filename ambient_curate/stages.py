@@ -258,7 +258,7 @@ class _Scoring:
         weight = np.ones(episodes.size)
         if self.study.options.weighting == "window":
             weight = arm.windows.counts[episodes].astype(np.float64)
-        return Side(statistics, histogram, weight)
+        return Side(statistics, histogram, weight, arm.fold[episodes])
 
     def write_rows(
         self, arms: Mapping[tuple[str, str | None], ArmCurves], statuses: Mapping[str, str]

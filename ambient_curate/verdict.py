@@ -1,6 +1,6 @@
 """The verdict: one line a dataset or group, with what was assumed and what to beware of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -150,8 +150,8 @@ def list_assumptions(study: Study) -> list[str]:
     return [
         f"a level is usable where E_q c > 1/2 - {epsilon:g}: Delta < {delta_at(epsilon):g} and "
         f"TV <= {tv_range_at(epsilon)[1]:.3f} there, if the classifier is the best possible one",
-        "intervals are approximate: a bootstrap over corrupt episodes with the classifier held "
-        "fixed (dataset, group), or the noise draws alone (episode, datapoint)",
+        "intervals are approximate: a bootstrap over folds and corrupt episodes (dataset, group), "
+        "or the noise draws alone (episode, datapoint)",
         "p(A), not p(A|O): a difference in task mix counts as a difference",
         f"windows: {study.options.represent}"
         + (f", relative to the {study.reference}" if study.reference else "")
@@ -179,6 +179,26 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
         )
     found += _outside_warnings(study)
     return found
+
+
+def list_offsets(arms: Iterable[ArmCurves], epsilon: float) -> list[str]:
+    """Warn where calibration is off by as much as the rule's margin: E_p c + E_q c is not 1.
+
+    The best classifier has E_p c + E_q c = 1 at every level; the sum being 1 does not make a
+    classifier the best one.
+    """
+    texts = []
+    for arm in arms:
+        offset = arm.clean[0] + arm.corrupt[0] - 1.0
+        worst = int(np.argmax(np.abs(offset)))
+        if abs(offset[worst]) > epsilon:
+            name = arm.dataset if arm.group is None else f"{arm.dataset} / {arm.group}"
+            texts.append(
+                f"{name}: E_p c + E_q c - 1 reaches {offset[worst]:+.3f} at sigma "
+                f"{arm.sigma[worst]:.3f}, beyond the margin of {epsilon:g}: too few clean episodes "
+                "to calibrate on"
+            )
+    return texts
 
 
 def _outside_warnings(study: Study) -> list[str]:

@@ -12,3 +12,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real robot data is not beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Directory and stdout of `ambient-curate demo`: minutes, for slow tests only."""
+    from typer.testing import CliRunner
+
+    from ambient_curate.cli import app
+
+    directory = tmp_path_factory.mktemp("finished") / "ambient_demo"
+    done = CliRunner(env={"TERM": "dumb"}).invoke(app, ["demo", "--out", str(directory)])
+    assert done.exit_code == 0, done.stderr
+    return directory, done.stdout

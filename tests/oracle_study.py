@@ -84,6 +84,7 @@ def _side(
             np.stack([score.statistics[head] for score in scores]),
             np.stack([score.histogram[head] for score in scores]),
             np.ones(len(scores)),
+            arm.fold[arm.episodes],
         )
         for head in range(len(heads))
     ]

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 import ambient_curate
 from ambient_curate import annotation, demo, inspection, plots
-from ambient_curate.annotation import Run
 from ambient_curate.cli import FIGURES, app
 from ambient_curate.config import ALIASES, AnnotateOptions, option_help
 from ambient_curate.errors import CurateError
 from ambient_curate.manifest import write_curves, write_part, write_reliability
+from ambient_curate.results import Run, open_run_results
 from ambient_curate.runs import RUN_SCHEMA, SCHEMA_VERSION, write_json_atomic
 from ambient_curate.schema import METADATA_KEYS, curves_schema, manifest_schema, reliability_schema
 
@@ -218,7 +218,7 @@ def test_the_demo_draws_every_figure(run: Path, monkeypatch: pytest.MonkeyPatch)
 
     def run_demo(out: Path, *, force: bool, progress: object) -> Run:
         asked.update(out=out, force=force)
-        return annotation.open_run_results(run)
+        return open_run_results(run)
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
     done = call("demo", "--out", run.parent, "--force")

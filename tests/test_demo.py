@@ -11,7 +11,6 @@ from ambient_curate import demo
 from ambient_curate.collection import open_collection, read_episodes
 from ambient_curate.demo import RATE_HZ, TREMOR_HZ, TREMOR_M, make_demo, run_demo
 from ambient_curate.errors import ConfigError
-from ambient_curate.progress import SilentProgress
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +111,15 @@ def test_the_limits_of_the_tremor_enclose_what_its_spectrum_predicts(data: Path)
 
 
 @pytest.mark.slow
-def test_the_annotation_finds_what_the_spectra_predict(tmp_path: Path) -> None:
-    run = run_demo(tmp_path, progress=SilentProgress())
+def test_the_annotation_finds_what_the_spectra_predict(finished_demo: tuple[Path, str]) -> None:
+    directory, _ = finished_demo
+    run = run_demo(directory)
+    assert run.already_complete
     found = {row["dataset"]: row for row in run.info["verdict"]}
-    low, high = tremor_limits(tmp_path / "data")
+    low, high = tremor_limits(directory / "data")
     assert low - 0.03 < found["tremor"]["sigma_min"] < high + 0.03
     for name in FAULTS:
-        predicted = spectral_sigma_min(tmp_path / "data", name)
+        predicted = spectral_sigma_min(directory / "data", name)
         assert found[name]["sigma_min"] == pytest.approx(predicted, abs=0.06), name
         assert found[name]["status"] == "ok"
     assert run.info["control"]["recovered"]
-    assert run_demo(tmp_path).already_complete

@@ -116,7 +116,9 @@ def test_the_grid_holds_every_level_of_the_trainer_exactly(schedule: str) -> Non
     levels = noise.schedule_levels(schedule)
     grid = noise.grid(schedule)
     assert set(levels[levels < 1.0]) <= set(grid)
-    assert grid[0] == levels.min()  # so that sigma_min = 0 is earned at the lowest level
+    # so that sigma_min = 0 is earned: at the lowest level, or below any that flow matching draws
+    lowest = noise.LOWEST_FLOW if schedule.startswith("flow") else levels.min()
+    assert grid[0] == pytest.approx(lowest, rel=1e-9)
     assert (np.diff(grid) > 0.0).all()
     assert grid[0] > 0.0
     assert grid[-1] < 1.0
@@ -128,7 +130,12 @@ def test_the_grid_leaves_no_gap_wider_than_its_lattice(schedule: str) -> None:
     levels = noise.schedule_levels(schedule)
     trainer = noise.log_snr(levels[levels < 1.0])
     lowest = max(trainer.min(), -2.0 * np.log(20.0))
-    spacing = (trainer.max() - lowest) / 15
+    highest = (
+        max(trainer.max(), noise.log_snr(noise.LOWEST_FLOW))
+        if "flow" in schedule
+        else trainer.max()
+    )
+    spacing = (highest - lowest) / 15
     inside = snr[snr >= lowest - 1e-9]
     assert np.abs(np.diff(inside)).max() <= 1.01 * spacing
 

@@ -17,7 +17,8 @@ from ambient_curate.frames import EPISODES_FILE
 from ambient_curate.progress import SILENT
 from ambient_curate.study import Study, describe_member, find_outside, prepare_study
 
-LENGTHS = (6, 3, 9, 5, 4, 7)
+LENGTHS = (6, 3, 9, 5, 4)  # one too few for a control
+SIX = (*LENGTHS, 7)
 OPTIONS = AnnotateOptions(horizon=HORIZON, folds=3)
 
 
@@ -41,19 +42,18 @@ def with_states(episodes: list[Episode], width: int) -> list[Episode]:
 
 
 def test_arms_are_the_other_members_and_last_the_control(tmp_path: Path) -> None:
-    study = make_study(tmp_path, members("b", "a"))
+    study = make_study(tmp_path, {name: make_episodes(name, SIX) for name in ("clean", "b", "a")})
     assert study.clean.dataset == study.options.clean == "clean"
     assert [(arm.dataset, arm.group) for arm in study.corrupt] == [("a", None), ("b", None)]
     assert [arm.dataset for arm in study.arms] == ["a", "b", CONTROL]
     assert [study.head(name) for name in ("a", "b", "clean", "c")] == [0, 1, None, None]
     for arm in (study.clean, *study.corrupt):
-        assert arm.episodes.tolist() == list(range(len(LENGTHS)))
+        assert arm.episodes.tolist() == list(range(len(SIX)))
         assert sorted(arm.fold.tolist()) == [0, 0, 1, 1, 2, 2]
 
 
 def test_without_two_clean_episodes_a_fold_there_is_no_control(tmp_path: Path) -> None:
-    few = {"clean": make_episodes("clean", LENGTHS[:5]), "a": make_episodes("a", LENGTHS)}
-    study = make_study(tmp_path, few)
+    study = make_study(tmp_path, members("a"))
     assert study.control is None
     assert [arm.dataset for arm in study.arms] == ["a"]
 

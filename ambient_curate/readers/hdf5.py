@@ -310,7 +310,8 @@ def _list(group: h5py.Group) -> str:
 
 def _read_labels(demo: h5py.Group) -> dict[str, Label]:
     """Take the scalar attributes of a demonstration that are short enough for a label."""
-    labels = {name: _read_attribute(demo, name, longest=_LONGEST_LABEL) for name in demo.attrs}
+    names = [name for name in demo.attrs if isinstance(name, str)]  # bytes: a name that is no UTF-8
+    labels = {name: _read_attribute(demo, name, longest=_LONGEST_LABEL) for name in names}
     return {
         name: label
         for name, label in labels.items()

@@ -23,6 +23,7 @@ _UNREADABLE = (
     EOFError,
     ValueError,
     MemoryError,
+    TypeError,  # NumPy's word for a header whose keys are text and bytes
     RuntimeError,  # zipfile's word for an encrypted or unsupported member
     SyntaxError,  # of a damaged header, as are the next two
     TokenError,

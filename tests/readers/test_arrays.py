@@ -229,6 +229,13 @@ def test_a_header_is_not_believed(tmp_path: Path, shape: str) -> None:
         read_all(tmp_path / "x.npy")
 
 
+def test_a_header_with_keys_of_two_kinds_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npy", SINGLE)
+    path.write_bytes(path.read_bytes().replace(b" 'shape'", b"b'shape'"))
+    with pytest.raises(DatasetError, match="cannot be read as an array file"):
+        read_all(path)
+
+
 def test_an_npz_whose_directory_lost_a_member_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npz", action=SINGLE, episode_ends=[2, 6])
     content = bytearray(path.read_bytes())

@@ -287,6 +287,13 @@ def test_texts_are_read_as_h5py_reads_them(tmp_path: Path) -> None:
         assert read_text(file, "text", longest=9) is None
 
 
+def test_an_attribute_whose_name_is_no_text_is_no_label(tmp_path: Path) -> None:
+    path = tmp_path / "demos.hdf5"
+    content = write_demos(path).read_bytes()
+    path.write_bytes(content.replace(b"model_file\0", b"model\xfffile\0"))
+    assert [demo.labels["by"] for demo in read(path)] == ["anna"] * 3
+
+
 def test_texts_of_the_newest_headers_are_not_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "demos.hdf5", "w", libver="latest") as file:
         file.attrs["text"] = "abc"

@@ -1,0 +1,223 @@
+"""Curves against plain loops over episodes; intervals, reliability and tables against their laws."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import isotonic_regression
+from small_study import SIGMA
+
+from ambient_curate.crossing import last_crossing
+from ambient_curate.curves import (
+    CONFIDENCE,
+    ArmCurves,
+    Side,
+    summarize_arm,
+    tabulate_curves,
+    tabulate_reliability,
+)
+from ambient_curate.manifest import read_curves, read_reliability, write_curves, write_reliability
+from ambient_curate.noise import log_snr
+from ambient_curate.scoring import BANDS, BINS, STATISTICS, band_of
+
+EPSILON = 0.05
+BAND_SIZES = np.bincount(band_of(SIGMA.size), minlength=BANDS)
+
+
+def make_histogram(rng: np.random.Generator, episodes: int) -> np.ndarray:
+    """Shares that sum to the levels of a band, with the means of their bins."""
+    share = rng.dirichlet(np.ones(BINS), size=(episodes, BANDS)) * BAND_SIZES[:, None]
+    middle = (np.arange(BINS) + 0.5) / BINS
+    return np.stack([share, share * middle], axis=-1)
+
+
+def make_side(
+    centre: np.ndarray, episodes: int, seed: int, *, spread: float = 0.08, weighted: bool = False
+) -> Side:
+    """Episodes whose mean probabilities scatter around `centre`, one offset an episode."""
+    rng = np.random.default_rng(seed)
+    c = centre + spread * rng.normal(size=(episodes, 1)) + 0.02 * rng.normal(size=(episodes, 8))
+    rest = rng.random((episodes, len(STATISTICS) - 1, SIGMA.size))
+    weight = rng.integers(1, 50, episodes).astype(np.float64) if weighted else np.ones(episodes)
+    statistics = np.concatenate([c.clip(0, 1)[:, None], rest], axis=1)
+    return Side(statistics, make_histogram(rng, episodes), weight)
+
+
+RISING = np.array([0.05, 0.1, 0.2, 0.35, 0.46, 0.49, 0.5, 0.5])
+
+
+def summarize(clean: Side, corrupt: Side, seed: int = 0) -> ArmCurves:
+    return summarize_arm(
+        "a", None, SIGMA, clean, corrupt, epsilon=EPSILON, rng=np.random.default_rng(seed)
+    )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_means_delta_and_the_crossing_are_those_of_a_plain_loop(weighted: bool) -> None:
+    clean = make_side(1.0 - RISING, 11, 1, weighted=weighted)
+    corrupt = make_side(RISING, 17, 2, weighted=weighted)
+    found = summarize(clean, corrupt)
+    assert (found.n_clean, found.n_corrupt) == (11, 17)
+    for side, means in ((clean, found.clean), (corrupt, found.corrupt)):
+        total = sum(w * s for w, s in zip(side.weight, side.statistics, strict=True))
+        np.testing.assert_allclose(means, total / side.weight.sum())
+    rising = isotonic_regression(found.corrupt[0]).x
+    np.testing.assert_allclose(found.isotonic, rising)
+    np.testing.assert_allclose(found.delta, np.clip(2.0 - 4.0 * rising, 0.0, 2.0))
+    assert found.sigma_min == float(last_crossing(rising, SIGMA, 0.5 - EPSILON))
+
+
+def test_a_dip_is_pooled_before_it_is_crossed() -> None:
+    """One level far too high, one far too low: the crossing is that of the pooled curve."""
+    curve = np.array([0.1, 0.2, 0.3, 0.49, 0.41, 0.49, 0.5, 0.5])
+    side = make_side(curve, 1, 0, spread=0.0)
+    side.statistics[0, 0] = curve
+    found = summarize(side, side)
+    assert found.isotonic.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.45, 0.45, 0.49, 0.5, 0.5])
+    assert (np.diff(found.isotonic) >= 0).all()
+
+
+def naive_intervals(clean: Side, corrupt: Side, repeats: int) -> tuple[np.ndarray, ...]:
+    """Percentiles of Delta, TV and sigma_min over redrawn episodes."""
+    rng = np.random.default_rng(5)
+    deltas, tvs, crossings = [], [], []
+    for _ in range(repeats):
+        draws = []
+        for side in (clean, corrupt):
+            rows = rng.integers(len(side.weight), size=len(side.weight))
+            draws.append(
+                np.average(side.statistics[rows], axis=0, weights=side.weight[rows])
+            )
+        fit = isotonic_regression(draws[1][0]).x
+        deltas.append(np.clip(2.0 - 4.0 * fit, 0.0, 2.0))
+        tvs.append(np.clip(draws[0][3] + draws[1][3] - 1.0, 0.0, 1.0))
+        crossings.append(last_crossing(fit, SIGMA, 0.5 - EPSILON))
+    tail = [(1.0 - CONFIDENCE) / 2, (1.0 + CONFIDENCE) / 2]
+    return tuple(np.quantile(values, tail, axis=0) for values in (deltas, tvs, crossings))
+
+
+def test_intervals_are_percentiles_over_redrawn_episodes() -> None:
+    clean = make_side(1.0 - RISING, 25, 1, weighted=True)
+    corrupt = make_side(RISING, 40, 2, weighted=True)
+    found = summarize(clean, corrupt)
+    delta, tv, crossing = naive_intervals(clean, corrupt, 1500)
+    np.testing.assert_allclose(found.delta_interval, delta, atol=0.03)
+    np.testing.assert_allclose(found.tv_interval, tv, atol=0.03)
+    np.testing.assert_allclose([found.lower, found.upper], crossing, atol=0.03)
+    assert np.ptp(delta, axis=0).max() > 0.1  # the tolerance could fail
+    assert np.ptp(tv, axis=0).max() > 0.1
+    assert np.ptp(crossing) > 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_holds_the_estimate(seed: int) -> None:
+    found = summarize(make_side(1.0 - RISING, 5, seed), make_side(RISING, 4, seed + 99))
+    assert found.lower <= found.sigma_min <= found.upper
+    assert (found.delta_interval[0] <= found.delta_interval[1]).all()
+    inside = (found.delta_interval[0] <= found.delta) & (found.delta <= found.delta_interval[1])
+    assert inside.mean() > 0.9
+
+
+def test_episodes_that_agree_leave_no_doubt() -> None:
+    side = make_side(RISING, 6, 0)
+    side.statistics[:] = side.statistics[:1]
+    found = summarize(side, side)
+    assert found.lower == pytest.approx(found.sigma_min) == found.upper
+    np.testing.assert_allclose(*found.delta_interval, atol=1e-12)
+
+
+def test_the_bootstrap_is_that_of_its_seed() -> None:
+    sides = make_side(1.0 - RISING, 9, 1), make_side(RISING, 9, 2)
+    first, again, other = (summarize(*sides, seed=seed) for seed in (0, 0, 1))
+    assert first.delta_interval.tolist() == again.delta_interval.tolist()
+    assert first.delta_interval.tolist() != other.delta_interval.tolist()
+
+
+def hand_made() -> ArmCurves:
+    """Clean scores .65 and .95 in equal parts; corrupt ones .65 and .05, one to three."""
+    sides = []
+    for cells in ({6: (0.5, 0.65), 9: (0.5, 0.95)}, {6: (0.25, 0.65), 0: (0.75, 0.05)}):
+        side = make_side(RISING, 1, 0)
+        side.histogram[:] = 0.0
+        for cell, (share, mean) in cells.items():
+            side.histogram[0, :, cell, 0] = share * BAND_SIZES
+            side.histogram[0, :, cell, 1] = share * BAND_SIZES * mean
+        sides.append(side)
+    return summarize(*sides)
+
+
+def test_reliability_of_a_hand_made_histogram() -> None:
+    found = hand_made().reliability
+    assert found.shape == (BANDS, BINS, 3)
+    occupied = {0: [0.375, 0.05, 0.0], 6: [0.375, 0.65, 2 / 3], 9: [0.25, 0.95, 1.0]}
+    for cell in range(BINS):
+        expected = occupied.get(cell, [0.0, 0.0, 0.0])
+        np.testing.assert_allclose(found[:, cell], [expected] * BANDS)
+
+
+def test_shares_of_every_band_sum_to_one_whatever_the_episodes_weigh() -> None:
+    found = summarize(
+        make_side(1.0 - RISING, 6, 1, weighted=True), make_side(RISING, 9, 2, weighted=True)
+    ).reliability
+    np.testing.assert_allclose(found[..., 0].sum(axis=1), 1.0)
+    # balanced: in every band half of the predictions are of clean windows
+    np.testing.assert_allclose((found[..., 0] * found[..., 2]).sum(axis=1), 0.5)
+
+
+def test_the_table_of_curves_has_a_row_a_level_and_passes_its_schema(tmp_path: Path) -> None:
+    arms = [
+        summarize(make_side(1.0 - RISING, 6, 1), make_side(RISING, 9, 2)),
+        hand_made(),
+    ]
+    table = tabulate_curves(arms)
+    write_curves(table, tmp_path / "curves.parquet")
+    rows = read_curves(tmp_path / "curves.parquet").to_pylist()
+    assert len(rows) == 2 * SIGMA.size
+    for level, row in enumerate(rows[: SIGMA.size]):
+        arm = arms[0]
+        accuracy = (arm.clean[3, level] + arm.corrupt[3, level]) / 2
+        assert row == {
+            "dataset": "a",
+            "group": None,
+            "sigma": SIGMA[level],
+            "log_snr": float(log_snr(SIGMA[level])),
+            "n_clean": 6,
+            "n_corrupt": 9,
+            "accuracy": pytest.approx(accuracy),
+            "mean_c_clean": arm.clean[0, level],
+            "mean_c_corrupt": arm.corrupt[0, level],
+            "mean_c_corrupt_isotonic": arm.isotonic[level],
+            "brier": pytest.approx((arm.clean[1, level] + arm.corrupt[1, level]) / 2),
+            "bce": pytest.approx((arm.clean[2, level] + arm.corrupt[2, level]) / 2),
+            "delta": arm.delta[level],
+            "delta_lower_approx": arm.delta_interval[0, level],
+            "delta_upper_approx": arm.delta_interval[1, level],
+            "tv": pytest.approx(max(2 * accuracy - 1, 0.0)),
+            "tv_lower_approx": arm.tv_interval[0, level],
+            "tv_upper_approx": arm.tv_interval[1, level],
+        }
+
+
+def test_the_table_of_reliability_holds_the_occupied_bins_and_passes_its_schema(
+    tmp_path: Path,
+) -> None:
+    write_reliability(tabulate_reliability([hand_made()]), tmp_path / "reliability.parquet")
+    rows = read_reliability(tmp_path / "reliability.parquet").to_pylist()
+    assert len(rows) == 3 * BANDS
+    assert rows[4] == {
+        "dataset": "a",
+        "group": None,
+        "sigma_low": SIGMA[2],  # eight levels in six bands: two, one, one, two, one, one
+        "sigma_high": SIGMA[2],
+        "p_low": 0.6,
+        "p_high": 0.7,
+        "weight": pytest.approx(0.375),
+        "mean_c": pytest.approx(0.65),
+        "fraction_clean": pytest.approx(2 / 3),
+    }
+    assert [row["sigma_low"] for row in rows[::3]] == SIGMA[[0, 2, 3, 4, 6, 7]].tolist()
+    assert [row["sigma_high"] for row in rows[::3]] == SIGMA[[1, 2, 3, 5, 6, 7]].tolist()
+
+
+def test_no_arms_make_empty_tables() -> None:
+    assert len(tabulate_curves([])) == len(tabulate_reliability([])) == 0

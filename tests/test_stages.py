@@ -1,0 +1,369 @@
+"""The two long stages: the same bytes however often they are interrupted, by any number of workers."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from small_study import SIGMA, make_classifier, make_episodes, make_study
+
+from ambient_curate import evidence, stages
+from ambient_curate.arms import CONTROL
+from ambient_curate.checkpoints import load_fold
+from ambient_curate.classifier import FitOptions, FoldClassifier
+from ambient_curate.engines import Interrupted
+from ambient_curate.errors import CheckpointError
+from ambient_curate.evidence import load_evidence
+from ambient_curate.manifest import read_manifest
+from ambient_curate.progress import SILENT
+from ambient_curate.rows import manifest_metadata
+from ambient_curate.stages import Answers, fit_classifiers, score_study
+from ambient_curate.study import Study
+from ambient_curate.training import TrainOptions
+
+LENGTHS = (6, 3, 9, 5, 4, 7)
+TASKS = ["x", "x", "x", "y", "x", "x"]
+TINY = partial(
+    FitOptions,
+    train=TrainOptions(steps=4, warm_up=1),
+    windows=256,
+    held_out=256,
+    batch=32,
+    every=2,
+)
+
+
+@pytest.fixture(scope="module")
+def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
+    """Members a and b, and c that has too few episodes; each kind of study is made once."""
+    made: dict[str, Study] = {}
+
+    def make(granularity: str = "dataset", weighting: str = "episode") -> Study:
+        key = f"{granularity} {weighting}"
+        if key not in made:
+            lengths = {"clean": LENGTHS, "a": LENGTHS, "b": (*LENGTHS, 2), "c": (6, 6)}
+            members = {
+                name: make_episodes(name, n, task=TASKS[: len(n)] + ["x"])
+                for name, n in lengths.items()
+            }
+            folder = tmp_path_factory.mktemp("frames")
+            made[key] = make_study(folder, members, granularity=granularity, weighting=weighting)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, FitOptions]]:
+    """Fold and sizes of every fit, which takes four steps."""
+    asked: list[tuple[int, FitOptions]] = []
+    fit_fold = stages.fit_fold
+
+    def fit(*arguments: Any, **named: Any) -> FoldClassifier:
+        asked.append((arguments[2], arguments[4]))
+        return fit_fold(*arguments, **named)
+
+    monkeypatch.setattr(stages, "FitOptions", TINY)
+    monkeypatch.setattr(stages, "fit_fold", fit)
+    return asked
+
+
+def fit(study: Study, folder: Path, workers: int = 1) -> list[FoldClassifier]:
+    return fit_classifiers(study, SIGMA, folder, workers=workers, progress=SILENT)
+
+
+def networks(study: Study, *, blind: bool = False) -> list[FoldClassifier]:
+    """Untrained networks that see a difference only at low noise, or none at all."""
+    rise = torch.linspace(-2.0, 1.0, SIGMA.size).repeat(len(study.arms), 1)
+    made = [make_classifier(len(study.arms), seed=fold) for fold in range(3)]
+    if blind:
+        return [replace(c, slope=0.0 * c.slope, intercept=0.0 * rise) for c in made]
+    return [replace(c, intercept=rise) for c in made]
+
+
+def score(study: Study, work: Path, workers: int = 1, *, blind: bool = False) -> Answers:
+    metadata = manifest_metadata(study, SIGMA, "digest")
+    work.mkdir(exist_ok=True)
+    return score_study(
+        study, networks(study, blind=blind), work, metadata, workers=workers, progress=SILENT
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def times(folder: Path) -> Mapping[str, int]:
+    return {path: (folder / path).stat().st_mtime_ns for path in files(folder)}
+
+
+def test_every_fold_is_fitted_once_and_found_again(
+    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path
+) -> None:
+    study = study_of()
+    found = fit(study, tmp_path)
+    assert [fold for fold, _ in fits] == [0, 1, 2]
+    before = times(tmp_path)
+    again = fit(study, tmp_path)
+    assert len(fits) == 3
+    assert {k: t for k, t in times(tmp_path).items() if k != "config.json"} == {
+        k: t for k, t in before.items() if k != "config.json"
+    }
+    for one, other in zip(found, again, strict=True):
+        assert torch.equal(one.slope, other.slope)
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "outputs": [{"dataset": name, "group": None} for name in ("a", "b", CONTROL)],
+        "folds": 3,
+        "clean": "clean",
+    }
+
+
+def test_a_lost_fold_is_fitted_again_to_the_same_bytes_by_any_number_of_workers(
+    study_of: Callable[..., Study], fits: list[tuple[int, FitOptions]], tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    study = study_of()
+    fit(study, tmp_path / "one")
+    whole = files(tmp_path / "one")
+    assert len({whole[f"fold-{fold}.safetensors"] for fold in range(3)}) == 3
+    (tmp_path / "one" / "fold-1.safetensors").unlink()
+    before = times(tmp_path / "one")["fold-0.safetensors"]
+    del fits[:]
+    fit(study, tmp_path / "one", workers=2)
+    assert [fold for fold, _ in fits] == [1]
+    assert times(tmp_path / "one")["fold-0.safetensors"] == before
+    assert files(tmp_path / "one") == whole
+    fit(study, tmp_path / "two", workers=2)
+    assert files(tmp_path / "two") == whole
+
+
+@pytest.mark.parametrize("weighting", ["episode", "window"])
+def test_a_fit_counts_as_the_scores_do(
+    study_of: Callable[..., Study], fits: list[tuple[int, FitOptions]], tmp_path: Path, weighting: str
+) -> None:
+    study = study_of(weighting=weighting)
+    fit(study, tmp_path)
+    assert {sizes.by_window for _, sizes in fits} == {weighting == "window"}
+    assert {(sizes.folds, sizes.seed) for _, sizes in fits} == {(3, study.options.seed)}
+
+
+def test_a_damaged_checkpoint_is_told_not_fitted_over(
+    study_of: Callable[..., Study], tmp_path: Path
+) -> None:
+    for fold in range(3):
+        (tmp_path / f"fold-{fold}.safetensors").write_bytes(b"not whole")
+    with pytest.raises(CheckpointError, match=r"fold-0\.safetensors"):
+        fit(study_of(), tmp_path)
+
+
+def test_a_fit_that_is_told_to_stop_leaves_no_checkpoint(
+    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(save: Any, path: Path) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(stages, "save_fold", stop)
+    with pytest.raises(OSError, match="full"):
+        fit(study_of(), tmp_path, workers=2)
+    assert list(tmp_path.iterdir()) == []
+    seen: list[float] = []
+
+    class Task:
+        def advance(self, steps: int | float = 1, note: str | None = None) -> None:
+            seen.append(steps)
+
+    stages._Stoppable(Task(), lambda: False).advance(7)
+    with pytest.raises(Interrupted):
+        stages._Stoppable(Task(), lambda: True).advance(7)
+    assert seen == [7]
+
+
+@pytest.mark.parametrize("granularity", ["dataset", "group", "episode", "datapoint"])
+def test_scores_are_the_same_bytes_by_any_number_of_workers(
+    study_of: Callable[..., Study], tmp_path: Path, granularity: str
+) -> None:
+    torch.set_num_threads(1)
+    for workers in (1, 2):
+        score(study_of(granularity), tmp_path / str(workers), workers)
+    first, second = files(tmp_path / "1"), files(tmp_path / "2")
+    assert first == second
+    parts = [name for name in first if name.startswith("manifest")]
+    by_row = granularity in ("episode", "datapoint")
+    assert parts == [f"manifest/part-{i:05d}.parquet" for i in range(4 if by_row else 1)]
+    scored = ["00000", "00001", "clean", "control"]  # a, b; c has too few episodes
+    assert [name for name in first if name.startswith("scores")] == [
+        f"scores/{name}.npz" for name in scored
+    ]
+
+
+def test_the_parts_hold_every_member_and_the_answers_their_rows(
+    study_of: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = study_of("datapoint")
+    answers = score(study, tmp_path)
+    assert answers.statuses == {"a": "ok", "b": "ok", "c": "too-few-episodes"}
+    assert list(answers.arms) == [("a", None), ("b", None)]
+    windows = {"a": 22, "b": 23, "c": 8, "clean": 22}  # b's last row is that of a stub
+    statuses = {"a": {"ok"}, "b": {"ok", "too-short"}, "c": {"too-few-episodes"}, "clean": {"ok"}}
+    for number, name in enumerate(sorted(study.frames)):
+        table = read_manifest(tmp_path / "manifest" / f"part-{number:05d}.parquet")
+        assert set(table["dataset"].to_pylist()) == {name}
+        assert table.num_rows == windows[name] == answers.sigma_min[name].size
+        assert set(table["status"].to_pylist()) == statuses[name]
+        column = [np.nan if v is None else v for v in table["sigma_min"].to_pylist()]
+        np.testing.assert_array_equal(answers.sigma_min[name], column)
+    assert (answers.sigma_min["clean"] == 0.0).all()
+    assert np.isnan(answers.sigma_min["c"]).all()
+    assert 0.0 < answers.sigma_min["a"].min() < answers.sigma_min["a"].max()
+
+
+def test_finished_members_are_not_scored_again(
+    study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of("datapoint")
+    first = score(study, tmp_path)
+    before = times(tmp_path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(evidence, "score_episode", fail)
+    again = score(study, tmp_path)
+    assert times(tmp_path) == before
+    assert again.statuses == first.statuses
+    for key, arm in first.arms.items():
+        assert again.arms[key].delta_interval.tolist() == arm.delta_interval.tolist()
+        assert (again.arms[key].sigma_min, again.arms[key].lower) == (arm.sigma_min, arm.lower)
+    for name, rows in first.sigma_min.items():
+        np.testing.assert_array_equal(again.sigma_min[name], rows)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["scores/00001.npz"],  # killed between the part and the scores
+        ["scores/00001.npz", "manifest/part-00001.parquet"],
+        ["manifest/part-00002.parquet", "manifest/part-00003.parquet"],  # unscored c, and clean
+        ["scores/clean.npz", "scores/control.npz"],
+    ],
+)
+def test_a_killed_member_is_scored_again_to_the_same_bytes_and_no_other(
+    study_of: Callable[..., Study], tmp_path: Path, lost: list[str]
+) -> None:
+    torch.set_num_threads(1)
+    study = study_of("datapoint")
+    score(study, tmp_path)
+    whole, before = files(tmp_path), times(tmp_path)
+    for name in lost:
+        (tmp_path / name).unlink()
+    (tmp_path / "manifest" / ".part-00001.parquet.tmp").write_bytes(b"half")
+    score(study, tmp_path, workers=2)
+    (tmp_path / "manifest" / ".part-00001.parquet.tmp").unlink(missing_ok=True)
+    assert files(tmp_path) == whole
+    touched = {name for name, time in times(tmp_path).items() if time != before[name]}
+    rewritten = ["manifest/part-00001.parquet"] if "scores/00001.npz" in lost else []
+    assert touched == {*lost, *rewritten}
+
+
+def test_the_control_is_compared_with_its_opponents_alone(
+    study_of: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = study_of()
+    answers = score(study, tmp_path)
+    assert study.control is not None
+    assert study.control.arm.opponents is not None
+    clean = load_evidence(tmp_path / "scores" / "clean.npz")
+    assert clean.heads[:, :2].tolist() == [[0, 1]] * 6
+    opponents = study.control.arm.opponents.tolist()
+    assert clean.of_head(2)[0].tolist() == opponents
+    assert answers.control is not None
+    assert (answers.control.n_clean, answers.control.n_corrupt) == (3, 3)
+    assert answers.arms["a", None].n_clean == 6
+
+
+def test_a_blind_classifier_is_not_believed(study_of: Callable[..., Study], tmp_path: Path) -> None:
+    answers = score(study_of("datapoint"), tmp_path, blind=True)
+    assert answers.control is not None
+    assert answers.control.upper == 0.0
+    unsound = "classifier-unreliable"
+    assert answers.statuses == {"a": unsound, "b": unsound, "c": "too-few-episodes"}
+    assert np.isnan(np.concatenate([answers.sigma_min[name] for name in "abc"])).all()
+    assert answers.arms["a", None].sigma_min == 0.0  # kept for the curves
+
+
+def test_without_a_control_the_answers_stand(tmp_path: Path) -> None:
+    members = {"clean": make_episodes("clean", LENGTHS[:5]), "a": make_episodes("a", LENGTHS)}
+    study = make_study(tmp_path / "frames", members)
+    assert study.control is None
+    answers = score(study, tmp_path / "work", blind=True)
+    assert (answers.control, answers.statuses) == (None, {"a": "ok"})
+    table = pq.read_table(tmp_path / "work" / "manifest" / "part-00000.parquet")
+    assert table["sigma_min"].to_pylist() == [0.0, 0.0]
+    assert answers.sigma_min == {}
+
+
+@pytest.mark.parametrize("weighting", ["episode", "window"])
+def test_curves_are_means_over_the_arms_own_episodes(
+    study_of: Callable[..., Study], tmp_path: Path, weighting: str
+) -> None:
+    study = study_of("dataset", weighting)
+    answers = score(study, tmp_path)
+    heads = {"a": 0, "b": 1}
+    for number, name in enumerate(heads):
+        stored = load_evidence(tmp_path / "scores" / f"{number:05d}.npz")
+        episodes, statistics, _ = stored.of_head(heads[name])
+        assert episodes.tolist() == list(range(6))
+        counts = np.array([n - 2 for n in LENGTHS])
+        weights = counts if weighting == "window" else None
+        expected = np.average(statistics, axis=0, weights=weights)
+        np.testing.assert_allclose(answers.arms[name, None].corrupt, expected)
+        clean = load_evidence(tmp_path / "scores" / "clean.npz").of_head(heads[name])[1]
+        expected = np.average(clean, axis=0, weights=weights)
+        np.testing.assert_allclose(answers.arms[name, None].clean, expected)
+
+
+def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
+    study_of: Callable[..., Study], tmp_path: Path
+) -> None:
+    """Task y is one episode of a and of b: too few, and scored against its dataset alone."""
+    study = study_of("group")
+    answers = score(study, tmp_path)
+    assert list(answers.arms) == [("a", None), ("a", "x"), ("b", None), ("b", "x")]
+    stored = load_evidence(tmp_path / "scores" / "00001.npz")
+    whole, part = study.head("b"), study.head("b", "x")
+    assert stored.heads.tolist() == [[whole, part if task == "x" else -1] for task in TASKS]
+    episodes, statistics, _ = stored.of_head(part)
+    assert episodes.tolist() == [0, 1, 2, 4, 5]
+    found = answers.arms["b", "x"]
+    assert (found.n_clean, found.n_corrupt) == (6, 5)
+    np.testing.assert_allclose(found.corrupt, statistics.mean(axis=0))
+    table = read_manifest(tmp_path / "manifest" / "part-00000.parquet")
+    rows = table.select(["dataset", "group", "status"]).to_pylist()
+    assert [(r["dataset"], r["group"], r["status"]) for r in rows] == [
+        ("a", "x", "ok"),
+        ("a", "y", "too-few-episodes"),
+        ("b", "x", "ok"),
+        ("b", "y", "too-few-episodes"),
+        ("c", "x", "too-few-episodes"),
+        ("clean", "x", "ok"),
+        ("clean", "y", "ok"),
+    ]
+
+
+def test_what_is_fitted_can_be_loaded_alone(
+    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path
+) -> None:
+    found = fit(study_of(), tmp_path)
+    assert torch.equal(load_fold(tmp_path / "fold-2.safetensors").slope, found[2].slope)
+    assert found[0].slope.shape == (3, SIGMA.size)
+    assert found[0].sigma.tolist() == SIGMA.tolist()

@@ -1,0 +1,210 @@
+"""The verdict: every number by hand, every caveat with the number it is about."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_study import ACTION, SIGMA, make_episodes, make_study
+
+from ambient_curate.arms import Control
+from ambient_curate.curves import ArmCurves
+from ambient_curate.noise import schedule_levels
+from ambient_curate.study import Study
+from ambient_curate.verdict import (
+    REASONS,
+    build_verdict,
+    judge_control,
+    list_assumptions,
+    list_warnings,
+)
+
+LENGTHS = (6, 2, 9, 5, 4)  # 4 + 0 + 7 + 3 + 2 whole windows
+TASKS = ["x", "y", "x", "x", "x"]
+KEYS = [
+    *("dataset", "group", "is_clean", "episodes", "windows", "sigma_min", "lower", "upper"),
+    *("status", "reason", "delta", "tv_low", "tv_high", "index", "usable", "quantiles", "nulls"),
+]
+SCHEDULE = "flow:4"  # levels .316, .707, .949 and 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+def study_of(folder: Path, **options: Any) -> Study:
+    members = {name: make_episodes(name, LENGTHS, task=TASKS) for name in ("own", "a", "clean")}
+    return make_study(
+        folder / str(len(list(folder.iterdir()))), members, schedule=SCHEDULE, **options
+    )
+
+
+def curves(sigma_min: float, dataset: str = "a", group: str | None = None) -> ArmCurves:
+    n = SIGMA.size
+    isotonic = np.linspace(0.1, 0.5, n)
+    return ArmCurves(
+        *(dataset, group, SIGMA, 5, 4, np.full((4, n), 0.5), np.full((4, n), 0.5), isotonic),
+        *(np.zeros((2, n)), np.zeros((2, n)), sigma_min, sigma_min / 2, sigma_min),
+        np.zeros((6, 10, 3)),
+    )
+
+
+def line(study: Study, sigma_min: float, status: str = "ok", **rows: list[float]) -> dict[str, Any]:
+    """The verdict on member a."""
+    found = build_verdict(
+        study,
+        {("a", None): curves(sigma_min)},
+        {"a": status, "own": "too-few-episodes"},
+        {name: np.array(values) for name, values in rows.items()},
+    )
+    assert [row["dataset"] for row in found] == ["clean", "a", "own"]  # the clean one first
+    assert all(list(row) == KEYS for row in found)
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Study:
+    return study_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("sigma_min", "index", "usable"),
+    [(0.0, 0, 1.0), (0.3, 0, 1.0), (0.35, 1, 0.75), (0.8, 2, 0.5), (0.97, 3, 0.25), (1.0, None, 0)],
+)
+def test_index_and_usable_share_are_those_of_the_trainers_own_levels(
+    study: Study, sigma_min: float, index: int | None, usable: float
+) -> None:
+    row = line(study, sigma_min)
+    assert (row["index"], row["usable"]) == (index, usable)
+    assert usable == np.mean(schedule_levels(SCHEDULE) > sigma_min)
+
+
+def test_the_divergence_is_that_of_the_first_admitted_level(study: Study) -> None:
+    """Level .4 is the first above .31: the fourth of the grid."""
+    row = line(study, 0.31)
+    assert row["delta"] == pytest.approx(2.0 - 4.0 * np.linspace(0.1, 0.5, SIGMA.size)[3])
+    assert (row["tv_low"], row["tv_high"]) == pytest.approx((0.1, 0.1**0.5))
+    assert (row["sigma_min"], row["lower"], row["upper"]) == (0.31, 0.155, 0.31)
+    everywhere = line(study, 0.0)
+    assert everywhere["delta"] == pytest.approx(2.0 - 4.0 * 0.1)
+    assert (everywhere["tv_low"], everywhere["tv_high"]) == pytest.approx((0.0, 0.1**0.5))
+    never = line(study, 1.0)
+    assert [never[key] for key in ("delta", "tv_low", "tv_high", "index")] == [None] * 4
+
+
+def test_members_are_counted_and_the_clean_one_is_usable_everywhere(study: Study) -> None:
+    clean, a, own = build_verdict(
+        study, {("a", None): curves(0.3)}, {"a": "ok", "own": "too-few-episodes"}, {}
+    )
+    assert [(r["episodes"], r["windows"]) for r in (clean, a, own)] == [(5, 16)] * 3
+    assert (clean["is_clean"], clean["sigma_min"], clean["lower"], clean["upper"]) == (True, 0, 0, 0)
+    assert (clean["index"], clean["usable"], clean["nulls"]) == (0, 1.0, 0)
+    assert (clean["delta"], clean["tv_high"]) == (None, None)
+    assert own["status"] == "too-few-episodes"
+    assert own["reason"] == REASONS["too-few-episodes"] != ""
+    assert [own[key] for key in ("sigma_min", "lower", "upper", "delta", "index")] == [None] * 5
+    assert (own["usable"], own["nulls"], own["quantiles"]) == (0.0, 1, None)
+
+
+def test_a_blind_classifier_gives_no_number(study: Study) -> None:
+    row = line(study, 0.0, "classifier-unreliable")
+    assert [row[key] for key in ("sigma_min", "lower", "upper", "delta", "index")] == [None] * 5
+    assert "missed the planted control" in row["reason"]
+    assert (row["usable"], row["nulls"]) == (0.0, 1)
+
+
+def test_rows_are_spread_with_nulls_as_one(study: Study) -> None:
+    row = line(study, 0.3, a=[0.0, 0.5, np.nan, 0.2, np.nan], own=[np.nan], clean=[0.0])
+    assert row["nulls"] == 2
+    assert row["quantiles"] == np.quantile([0.0, 0.5, 1.0, 0.2, 1.0], [0.1, 0.5, 0.9]).tolist()
+    # 4, 3, 0, 4 and 0 of the four levels
+    assert row["usable"] == pytest.approx((4 + 3 + 4) / 20)
+    assert (row["sigma_min"], row["index"]) == (0.3, 0)  # the dataset's own are kept beside them
+
+
+def test_groups_follow_their_dataset_with_their_own_counts(folder: Path) -> None:
+    study = study_of(folder, granularity="group")
+    arms = {("a", None): curves(0.3), ("a", "x"): curves(0.97, "a", "x")}
+    found = build_verdict(study, arms, {"a": "ok", "own": "too-few-episodes"}, {})
+    lines = [
+        tuple(r[k] for k in ("dataset", "group", "episodes", "windows", "sigma_min", "status"))
+        for r in found
+    ]
+    assert lines == [
+        ("clean", None, 5, 16, 0.0, "ok"),
+        ("a", None, 5, 16, 0.3, "ok"),
+        ("a", "x", 4, 16, 0.97, "ok"),
+        ("a", "y", 1, 0, None, "too-few-episodes"),
+        ("own", None, 5, 16, None, "too-few-episodes"),
+        ("own", "x", 4, 16, None, "too-few-episodes"),
+        ("own", "y", 1, 0, None, "too-few-episodes"),
+    ]
+
+
+@pytest.mark.parametrize(("upper", "recovered"), [(0.4, True), (0.2, True), (0.19, False)])
+def test_a_control_is_recovered_down_to_half_of_where_it_was_planted(
+    study: Study, upper: float, recovered: bool
+) -> None:
+    found = replace(curves(0.15), lower=0.1, upper=upper)
+    assert judge_control(found, Control(study.clean, 0.4)) == {
+        "expected": 0.4,
+        "found": 0.15,
+        "lower": 0.1,
+        "upper": upper,
+        "recovered": recovered,
+    }
+
+
+def test_without_a_control_there_is_no_judgement(study: Study) -> None:
+    assert judge_control(None, None) is None
+    assert judge_control(curves(0.1), None) is None
+
+
+def test_assumptions_name_the_rule_and_what_the_windows_are(folder: Path, study: Study) -> None:
+    first, *_, last = list_assumptions(study)
+    assert "E_q c > 1/2 - 0.05: Delta < 0.2 and TV <= 0.316" in first
+    assert last == "windows: absolute, 3 frames, normalised by the clean set (minmax)"
+    other = study_of(folder, represent="relative", normalize="gaussian", epsilon=0.02)
+    first, *_, last = list_assumptions(other)
+    assert "1/2 - 0.02: Delta < 0.08 and TV <= 0.200" in first
+    assert last == (
+        "windows: relative, relative to the first action, 3 frames, normalised by the clean set "
+        "(gaussian)"
+    )
+
+
+def test_warnings_name_what_is_weak_with_its_number(tmp_path: Path) -> None:
+    still = np.array([0.0, 1.0], dtype=np.float32)
+    members = {name: make_episodes(name, LENGTHS) for name in ("clean", "a")}
+    members["clean"] = [replace(e, action=e.action * still) for e in members["clean"]]
+    study = make_study(tmp_path, members)
+    low, high = (float(x[1]) for x in (study.normalizer.low, study.normalizer.high))
+    values = np.concatenate([e.action for e in members["a"]])
+    outside = (values[:, 0] != 0).sum() + ((values[:, 1] < low) | (values[:, 1] > high)).sum()
+    assert values.shape[1] == ACTION
+    assert list_warnings(study, None) == [
+        "no planted control: it needs two clean episodes a fold",
+        "the clean set has 4 episodes: every number is rough below 20",
+        "action dimensions [0] are constant in the clean set and are ignored",
+        f"{outside / values.size:.1%} of a's action values lie outside the clean set's range",
+    ]
+
+
+def test_a_missed_control_is_told_with_both_levels_and_a_recovered_one_is_not(study: Study) -> None:
+    control = {"expected": 0.2, "found": 0.0123, "lower": 0.0, "upper": 0.05}
+    missed = list_warnings(study, control | {"recovered": False})
+    assert missed[0] == (
+        "the planted control was expected at sigma 0.200 and found at 0.012: the classifier is "
+        "too weak for this data"
+    )
+    assert missed[1:] == list_warnings(study, control | {"recovered": True})
+
+
+def test_nothing_is_said_of_a_set_that_is_large_and_inside_the_clean_range(tmp_path: Path) -> None:
+    lengths = [4] * 20
+    clean = make_episodes("clean", lengths)
+    inside = [replace(e, action=e.action / 2) for e in clean]
+    study = make_study(tmp_path, {"clean": clean, "a": inside})
+    assert list_warnings(study, {"recovered": True}) == []
