@@ -59,7 +59,7 @@ class FitOptions:
     held_out: int = 4_096
     batch: int = 256
     each: int = 32
-    dropout: float = 0.3
+    dropout: float = 0.1
     every: int = 50
     patience: int = 6
     highest_ve: float = 20.0

@@ -104,6 +104,7 @@ def resolve_options(file_options: Mapping[str, Any], given: Mapping[str, Any]) -
         `CollectionSettings.options`.
     given : mapping
         Options by name, also ``tv`` or ``delta`` in place of ``epsilon``; None is "not given".
+        ``out`` may be text.
 
     Raises
     ------
@@ -119,6 +120,8 @@ def resolve_options(file_options: Mapping[str, Any], given: Mapping[str, Any]) -
     problems: list[str] = []
     for source in (file_options, given):
         present = {name: value for name, value in source.items() if value is not None}
+        if is_text(present.get("out")):
+            present["out"] = Path(present["out"])
         values, wrong = spell_keys(present, OPTIONS | ALIASES)
         wrong += find_problems(values, OPTIONS | ALIASES)
         problems += wrong

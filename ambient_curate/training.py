@@ -29,7 +29,7 @@ class TrainOptions:
     """
 
     steps: int = 1500
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     average_decay: float = 0.99
     warm_up: int = 50

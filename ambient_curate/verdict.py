@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from ambient_curate.arms import Control
 from ambient_curate.bounds import delta_at, tv_range_at
-from ambient_curate.curves import ArmCurves
+from ambient_curate.curves import ArmCurves, C
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.study import Study, find_outside
 
@@ -189,7 +189,7 @@ def list_offsets(arms: Iterable[ArmCurves], epsilon: float) -> list[str]:
     """
     texts = []
     for arm in arms:
-        offset = arm.clean[0] + arm.corrupt[0] - 1.0
+        offset = arm.clean[C] + arm.corrupt[C] - 1.0
         worst = int(np.argmax(np.abs(offset)))
         if abs(offset[worst]) > epsilon:
             name = arm.dataset if arm.group is None else f"{arm.dataset} / {arm.group}"

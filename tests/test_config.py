@@ -59,7 +59,7 @@ def test_every_option_has_a_rule_and_a_help_text() -> None:
         ("seed", -1, ">= 0"),
         ("seed", 2**63, ">= 0"),
         ("limit", 0, ">= 1"),
-        ("out", "run", "a path"),
+        ("out", "", "a path"),
         ("force", 1, "true or false"),
         ("on_error", "ignore", "fail, skip"),
         ("workers", 0, ">= 1"),
@@ -141,3 +141,9 @@ def test_digest_is_sha256_of_canonical_json() -> None:
     assert digest(mapping) == hashlib.sha256(text).hexdigest()
     with pytest.raises(ValueError, match="JSON"):
         digest({"a": math.nan})
+
+
+def test_a_notebook_may_name_the_run_in_text() -> None:
+    assert resolve_options({}, {"out": "runs/a"}).out == Path("runs/a")
+    with pytest.raises(ConfigError, match="out = 3: expected a path"):
+        resolve_options({}, {"out": 3})

@@ -1,5 +1,6 @@
-"""Curves against plain loops over episodes; intervals, reliability and tables against their laws."""
+"""Curves against plain loops over episodes; reliability by hand; tables against their schema."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from scipy.optimize import isotonic_regression
 from small_study import SIGMA
 
-from ambient_curate.crossing import last_crossing
+from ambient_curate import curves
+from ambient_curate.crossing import bootstrap_means, last_crossing
 from ambient_curate.curves import (
     CONFIDENCE,
     ArmCurves,
@@ -21,7 +23,13 @@ from ambient_curate.noise import log_snr
 from ambient_curate.scoring import BANDS, BINS, STATISTICS, band_of
 
 EPSILON = 0.05
+FOLDS = 4
 BAND_SIZES = np.bincount(band_of(SIGMA.size), minlength=BANDS)
+
+
+@pytest.fixture(autouse=True)
+def few_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "bootstrap_means", partial(bootstrap_means, repeats=50))
 
 
 def make_histogram(rng: np.random.Generator, episodes: int) -> np.ndarray:
@@ -40,7 +48,7 @@ def make_side(
     rest = rng.random((episodes, len(STATISTICS) - 1, SIGMA.size))
     weight = rng.integers(1, 50, episodes).astype(np.float64) if weighted else np.ones(episodes)
     statistics = np.concatenate([c.clip(0, 1)[:, None], rest], axis=1)
-    return Side(statistics, make_histogram(rng, episodes), weight)
+    return Side(statistics, make_histogram(rng, episodes), weight, np.arange(episodes) % FOLDS)
 
 
 RISING = np.array([0.05, 0.1, 0.2, 0.35, 0.46, 0.49, 0.5, 0.5])
@@ -78,16 +86,16 @@ def test_a_dip_is_pooled_before_it_is_crossed() -> None:
 
 
 def naive_intervals(clean: Side, corrupt: Side, repeats: int) -> tuple[np.ndarray, ...]:
-    """Percentiles of Delta, TV and sigma_min over redrawn episodes."""
+    """Percentiles of Delta, TV and sigma_min over redrawn folds and episodes in them."""
     rng = np.random.default_rng(5)
     deltas, tvs, crossings = [], [], []
     for _ in range(repeats):
         draws = []
         for side in (clean, corrupt):
-            rows = rng.integers(len(side.weight), size=len(side.weight))
-            draws.append(
-                np.average(side.statistics[rows], axis=0, weights=side.weight[rows])
-            )
+            folds = rng.integers(FOLDS, size=FOLDS)
+            members = [np.flatnonzero(side.fold == fold) for fold in folds]
+            rows = np.concatenate([rng.choice(each, each.size) for each in members])
+            draws.append(np.average(side.statistics[rows], axis=0, weights=side.weight[rows]))
         fit = isotonic_regression(draws[1][0]).x
         deltas.append(np.clip(2.0 - 4.0 * fit, 0.0, 2.0))
         tvs.append(np.clip(draws[0][3] + draws[1][3] - 1.0, 0.0, 1.0))
@@ -96,17 +104,29 @@ def naive_intervals(clean: Side, corrupt: Side, repeats: int) -> tuple[np.ndarra
     return tuple(np.quantile(values, tail, axis=0) for values in (deltas, tvs, crossings))
 
 
-def test_intervals_are_percentiles_over_redrawn_episodes() -> None:
+def test_intervals_are_percentiles_over_redrawn_folds_and_episodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(curves, "bootstrap_means", bootstrap_means)
     clean = make_side(1.0 - RISING, 25, 1, weighted=True)
     corrupt = make_side(RISING, 40, 2, weighted=True)
     found = summarize(clean, corrupt)
-    delta, tv, crossing = naive_intervals(clean, corrupt, 1500)
+    delta, tv, crossing = naive_intervals(clean, corrupt, 600)
     np.testing.assert_allclose(found.delta_interval, delta, atol=0.03)
     np.testing.assert_allclose(found.tv_interval, tv, atol=0.03)
     np.testing.assert_allclose([found.lower, found.upper], crossing, atol=0.03)
     assert np.ptp(delta, axis=0).max() > 0.1  # the tolerance could fail
     assert np.ptp(tv, axis=0).max() > 0.1
     assert np.ptp(crossing) > 0.1
+
+
+def test_folds_that_disagree_widen_the_interval() -> None:
+    """Networks that differ, each sure of its own: a draw of episodes alone would show nothing."""
+    side = make_side(RISING, 40, 0, spread=0.0)
+    side.statistics[:, 0] = RISING + 0.03 * (side.fold[:, None] - 1.5)
+    alone = Side(side.statistics, side.histogram, side.weight, np.zeros(40, dtype=np.int64))
+    wide, narrow = (np.ptp(summarize(s, s).delta_interval[:, 0]) for s in (side, alone))
+    assert wide > 2.0 * narrow > 0.0
 
 
 @pytest.mark.parametrize("seed", range(5))

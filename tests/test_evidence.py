@@ -18,7 +18,15 @@ from ambient_curate.evidence import (
     score_member,
 )
 from ambient_curate.progress import SILENT
-from ambient_curate.scoring import BANDS, BINS, STATISTICS, ScoreOptions, noise_seed, score_episode
+from ambient_curate.scoring import (
+    BANDS,
+    BINS,
+    STATISTICS,
+    EpisodeScore,
+    ScoreOptions,
+    noise_seed,
+    score_episode,
+)
 from ambient_curate.study import Study
 
 LENGTHS = (6, 3, 9, 5, 4, 7, 2, 80)
@@ -44,14 +52,16 @@ def constant(probability: float, heads: int = 2) -> FoldClassifier:
     )
 
 
+def make_scores() -> list[EpisodeScore]:
+    return [make_score(width, seed=seed) for seed, width in enumerate((2, 1, 2))]
+
+
 def make_evidence() -> Evidence:
-    scores = [(row, make_score(int((HEADS[i] >= 0).sum()), seed=i)) for i, row in enumerate((1, 4, 5))]
-    return gather_evidence(scores, HEADS)
+    return gather_evidence(list(zip((1, 4, 5), make_scores(), strict=True)), HEADS)
 
 
 def test_a_head_finds_its_episodes_with_their_statistics() -> None:
-    evidence = make_evidence()
-    scores = [make_score(width, seed=i) for i, width in enumerate((2, 1, 2))]
+    evidence, scores = make_evidence(), make_scores()
     expected = {
         0: ([1, 4, 5], [(0, 0), (1, 0), (2, 0)]),
         1: ([5], [(2, 1)]),
@@ -103,11 +113,10 @@ def test_every_episode_is_scored_by_the_network_of_its_own_fold(
     assert [episode for episode, _ in found] == arm.episodes.tolist() == [0, 1, 2, 3, 4, 5, 7]
     for (episode, score), present in zip(found, heads, strict=True):
         p = says[study.folds["a"][episode]]
-        c = np.array([p, p**2])[: int((present >= 0).sum())]
-        for column, expected in enumerate((c, c**2, -np.log(1 - c), c < 0.5)):
-            right = 0.5 if column == 3 and p == 0.5 else expected[0]
-            np.testing.assert_allclose(score.statistics[0, column], right, rtol=1e-4)
-            np.testing.assert_allclose(score.statistics[1:, column, 0], expected[1:], rtol=1e-4)
+        c = np.array([p, p**2])[present >= 0]
+        right = (c < 0.5) + 0.5 * (c == 0.5)
+        expected = np.stack([c, c**2, -np.log(1 - c), right], axis=1)
+        np.testing.assert_allclose(score.statistics, expected[..., None].repeat(8, 2), rtol=1e-4)
         assert score.curves is None
 
 
@@ -115,9 +124,7 @@ def test_a_clean_episode_is_right_where_it_is_called_clean(studies: dict[str, St
     study = studies["dataset"]
     heads = np.zeros((7, 1), dtype=np.int64)
     networks = [constant(0.8, 1)] * 3
-    for _, score in score_member(
-        study, networks, study.clean, heads, workers=1, progress=SILENT
-    ):
+    for _, score in score_member(study, networks, study.clean, heads, workers=1, progress=SILENT):
         np.testing.assert_allclose(score.statistics[0, 1], 0.04, rtol=1e-4)
         np.testing.assert_allclose(score.statistics[0, 3], 1.0)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import collection_writer
 import numpy as np
 import pytest
+from lerobot_writer import change_info
 
 from ambient_curate import readers
 from ambient_curate.annotation import annotate
@@ -22,6 +23,8 @@ def read_actions(path: Path) -> list[np.ndarray]:
 def cross(root: Path, clean: list[np.ndarray], corrupt: dict[str, list[np.ndarray]]) -> list[float]:
     for name, episodes in {"clean": clean, **corrupt}.items():
         collection_writer.write_lerobot(root / name, episodes)
+        width = int(episodes[0].shape[1])
+        change_info(root / name, features={"action": {"dtype": "float32", "shape": [width]}})
     info = annotate(root, out=root.parent / "run").info
     found = {row["dataset"]: row for row in info["verdict"]}
     for name in corrupt:

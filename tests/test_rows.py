@@ -185,7 +185,8 @@ def test_rows_of_a_source_out_of_order_are_sorted(tmp_path: Path) -> None:
     """A reader may yield episode 10 before 9: positions decide, not the reading order."""
     members = {"clean": make_episodes("clean", LENGTHS), "b": make_episodes("b", LENGTHS)[::-1]}
     study = make_study(tmp_path / "frames", members, granularity="datapoint")
-    found = [(r["episode_index"], r["start"]) for r in rows_of(study, {}, tmp_path, "b", "too-few-episodes")]
+    rows = rows_of(study, {}, tmp_path, status="too-few-episodes")
+    found = [(row["episode_index"], row["start"]) for row in rows]
     assert found == sorted(found)
     assert {episode for episode, _ in found} == set(range(5))
 
@@ -194,9 +195,7 @@ def test_a_dataset_has_one_row_that_speaks_for_it(
     studies: dict[str, Study], tmp_path: Path
 ) -> None:
     study = studies["dataset"]
-    b, clean = write(
-        study, whole_rows(study, {("b", None): make_arm("b")}, {"b": "ok"}), tmp_path
-    )
+    b, clean = write(study, whole_rows(study, {("b", None): make_arm("b")}, {"b": "ok"}), tmp_path)
     absent = ("episode_id", "episode_index", "start", "index", "group", "weight", "fold")
     for row in (b, clean):
         assert [row[name] for name in absent] == [None] * len(absent)
@@ -222,9 +221,7 @@ def test_a_dataset_without_an_answer_is_null_with_its_reason(
     expected: str,
 ) -> None:
     curves = {("b", group): make_arm("b") for group in arms}
-    row = write(
-        studies["dataset"], whole_rows(studies["dataset"], curves, statuses), tmp_path
-    )[0]
+    row = write(studies["dataset"], whole_rows(studies["dataset"], curves, statuses), tmp_path)[0]
     assert row["status"] == expected
     assert [row[name] for name in ANSWER] == [None] * 4
 

@@ -1,7 +1,7 @@
-"""The two long stages: the same bytes however often they are interrupted, by any number of workers."""
+"""The two long stages: the same bytes by any number of workers, interrupted or not."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from small_study import SIGMA, make_classifier, make_episodes, make_study
+from threadpoolctl import threadpool_limits
 
-from ambient_curate import evidence, stages
+from ambient_curate import curves, evidence, stages
 from ambient_curate.arms import CONTROL
-from ambient_curate.checkpoints import load_fold
 from ambient_curate.classifier import FitOptions, FoldClassifier
+from ambient_curate.crossing import bootstrap_means
 from ambient_curate.engines import Interrupted
 from ambient_curate.errors import CheckpointError
 from ambient_curate.evidence import load_evidence
@@ -39,6 +40,21 @@ TINY = partial(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As `annotate` computes: the same bytes are promised for one number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def few_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "bootstrap_means", partial(bootstrap_means, repeats=20))
+
+
 @pytest.fixture(scope="module")
 def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     """Members a and b, and c that has too few episodes; each kind of study is made once."""
@@ -49,7 +65,7 @@ def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
         if key not in made:
             lengths = {"clean": LENGTHS, "a": LENGTHS, "b": (*LENGTHS, 2), "c": (6, 6)}
             members = {
-                name: make_episodes(name, n, task=TASKS[: len(n)] + ["x"])
+                name: make_episodes(name, n, task=[*TASKS, "x"][: len(n)])
                 for name, n in lengths.items()
             }
             folder = tmp_path_factory.mktemp("frames")
@@ -131,7 +147,6 @@ def test_every_fold_is_fitted_once_and_found_again(
 def test_a_lost_fold_is_fitted_again_to_the_same_bytes_by_any_number_of_workers(
     study_of: Callable[..., Study], fits: list[tuple[int, FitOptions]], tmp_path: Path
 ) -> None:
-    torch.set_num_threads(1)
     study = study_of()
     fit(study, tmp_path / "one")
     whole = files(tmp_path / "one")
@@ -149,7 +164,10 @@ def test_a_lost_fold_is_fitted_again_to_the_same_bytes_by_any_number_of_workers(
 
 @pytest.mark.parametrize("weighting", ["episode", "window"])
 def test_a_fit_counts_as_the_scores_do(
-    study_of: Callable[..., Study], fits: list[tuple[int, FitOptions]], tmp_path: Path, weighting: str
+    study_of: Callable[..., Study],
+    fits: list[tuple[int, FitOptions]],
+    tmp_path: Path,
+    weighting: str,
 ) -> None:
     study = study_of(weighting=weighting)
     fit(study, tmp_path)
@@ -192,7 +210,6 @@ def test_a_fit_that_is_told_to_stop_leaves_no_checkpoint(
 def test_scores_are_the_same_bytes_by_any_number_of_workers(
     study_of: Callable[..., Study], tmp_path: Path, granularity: str
 ) -> None:
-    torch.set_num_threads(1)
     for workers in (1, 2):
         score(study_of(granularity), tmp_path / str(workers), workers)
     first, second = files(tmp_path / "1"), files(tmp_path / "2")
@@ -224,7 +241,7 @@ def test_the_parts_hold_every_member_and_the_answers_their_rows(
         np.testing.assert_array_equal(answers.sigma_min[name], column)
     assert (answers.sigma_min["clean"] == 0.0).all()
     assert np.isnan(answers.sigma_min["c"]).all()
-    assert 0.0 < answers.sigma_min["a"].min() < answers.sigma_min["a"].max()
+    assert np.unique(answers.sigma_min["a"]).size > 5  # every window has its own
 
 
 def test_finished_members_are_not_scored_again(
@@ -260,7 +277,6 @@ def test_finished_members_are_not_scored_again(
 def test_a_killed_member_is_scored_again_to_the_same_bytes_and_no_other(
     study_of: Callable[..., Study], tmp_path: Path, lost: list[str]
 ) -> None:
-    torch.set_num_threads(1)
     study = study_of("datapoint")
     score(study, tmp_path)
     whole, before = files(tmp_path), times(tmp_path)
@@ -358,12 +374,3 @@ def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
         ("clean", "x", "ok"),
         ("clean", "y", "ok"),
     ]
-
-
-def test_what_is_fitted_can_be_loaded_alone(
-    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path
-) -> None:
-    found = fit(study_of(), tmp_path)
-    assert torch.equal(load_fold(tmp_path / "fold-2.safetensors").slope, found[2].slope)
-    assert found[0].slope.shape == (3, SIGMA.size)
-    assert found[0].sigma.tolist() == SIGMA.tolist()

@@ -17,6 +17,7 @@ from ambient_curate.verdict import (
     build_verdict,
     judge_control,
     list_assumptions,
+    list_offsets,
     list_warnings,
 )
 
@@ -99,7 +100,8 @@ def test_members_are_counted_and_the_clean_one_is_usable_everywhere(study: Study
         study, {("a", None): curves(0.3)}, {"a": "ok", "own": "too-few-episodes"}, {}
     )
     assert [(r["episodes"], r["windows"]) for r in (clean, a, own)] == [(5, 16)] * 3
-    assert (clean["is_clean"], clean["sigma_min"], clean["lower"], clean["upper"]) == (True, 0, 0, 0)
+    assert clean["is_clean"]
+    assert [clean[key] for key in ("sigma_min", "lower", "upper")] == [0.0] * 3
     assert (clean["index"], clean["usable"], clean["nulls"]) == (0, 1.0, 0)
     assert (clean["delta"], clean["tv_high"]) == (None, None)
     assert own["status"] == "too-few-episodes"
@@ -200,6 +202,21 @@ def test_a_missed_control_is_told_with_both_levels_and_a_recovered_one_is_not(st
         "too weak for this data"
     )
     assert missed[1:] == list_warnings(study, control | {"recovered": True})
+
+
+def test_an_offset_beyond_the_margin_is_told_at_its_worst_level() -> None:
+    """At most .08 and .04 off, in either direction; the margin is .05."""
+    offsets = {"a": [0, 0, 0.02, -0.08, 0.06, 0, 0, 0], "b": [0.04, -0.04, 0, 0, 0, 0, 0, 0]}
+    arms = [
+        replace(curves(0.3, name, group), clean=np.full((4, SIGMA.size), 0.5) + np.array(values))
+        for (name, values), group in zip(offsets.items(), ("x", None), strict=True)
+    ]
+    assert list_offsets(arms, 0.05) == [
+        "a / x: E_p c + E_q c - 1 reaches -0.080 at sigma 0.400, beyond the margin of 0.05: too "
+        "few clean episodes to calibrate on"
+    ]
+    assert [text[:12] for text in list_offsets(arms, 0.03)] == ["a / x: E_p c", "b: E_p c + E"]
+    assert list_offsets(arms, 0.1) == []
 
 
 def test_nothing_is_said_of_a_set_that_is_large_and_inside_the_clean_range(tmp_path: Path) -> None:

@@ -190,7 +190,8 @@ def _inspect_file(path: Path) -> _File:
                 f"{path} has no group 'data' of demonstrations; it holds {_list(file)}",
                 "only robomimic's layout is known: data/demo_0/actions, data/demo_1/actions, ...",
             )
-        numbers = {name: int(match[1]) for name in data if (match := _DEMO.fullmatch(name))}
+        names = list(map(_text, data))
+        numbers = {name: int(match[1]) for name in names if (match := _DEMO.fullmatch(name))}
         demos = tuple(sorted(numbers, key=lambda name: (numbers[name], name)))
         if not demos:
             raise DatasetError(
@@ -198,8 +199,8 @@ def _inspect_file(path: Path) -> _File:
                 "only robomimic's layout is known: data/demo_0/actions, data/demo_1/actions, ...",
             )
         problems = []
-        if len(demos) < len(data):
-            others = ", ".join(sorted(set(data) - set(demos)))
+        if len(demos) < len(names):
+            others = ", ".join(sorted(set(names) - set(demos)))
             problems.append(f"{path.name}: of data, {others} is no demonstration and is not read")
         unread = [key for key, mask in _masks(file).items() if mask.dtype.kind != "S"]
         if unread:
@@ -253,7 +254,7 @@ def _read_masks(file: h5py.File) -> dict[str, set[str]]:
 def _masks(file: h5py.File) -> dict[str, h5py.Dataset]:
     masks = file.get("mask")
     items = masks.items() if isinstance(masks, h5py.Group) else ()
-    return {key: item for key, item in items if isinstance(item, h5py.Dataset)}
+    return {_text(key): item for key, item in items if isinstance(item, h5py.Dataset)}
 
 
 def _read_array(demo: h5py.Group, name: str) -> Float32[np.ndarray, "frame column"]:
@@ -299,13 +300,18 @@ def _datasets(group: h5py.Group) -> list[str]:
     """Names of all datasets in a group, at any depth."""
     names: list[str] = []
     group.visititems(
-        lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+        lambda name, item: names.append(_text(name)) if isinstance(item, h5py.Dataset) else None
     )
     return names
 
 
 def _list(group: h5py.Group) -> str:
-    return ", ".join(group) or "nothing"
+    return ", ".join(map(_text, group)) or "nothing"
+
+
+def _text(name: str | bytes) -> str:
+    """Make a name printable; h5py gives bytes where it is no UTF-8."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
 def _read_labels(demo: h5py.Group) -> dict[str, Label]:

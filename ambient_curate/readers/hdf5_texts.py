@@ -52,23 +52,29 @@ def read_text(item: h5py.Group, name: str, *, longest: int) -> str | None:
     start = item.file.userblock_size
     with open(item.file.filename, "rb") as file:
         file.seek(start + h5o.get_info(item.id).addr)
-        version, _, _, size = _HEADER.unpack(file.read(_HEADER.size))
-        if version != 1:
+        descriptor = _find_descriptor(file, start, name)
+        if descriptor is None:
             return None
-        encoded = name.encode() + b"\0"
-        for kind, body in _messages(file, start, size):
-            if kind == _ATTRIBUTE and body[_NAME:].startswith(encoded):
-                length, address, index = _TEXT.unpack(body[-_TEXT.size :])
-                if longest < length <= os.fstat(file.fileno()).st_size:
-                    return None
-                text = _read_heap(file, start + address, index, length) if length else b""
-                if text is None:
-                    raise DatasetError(
-                        f"{item.file.filename}: the text {name} of {item.name} is not where it "
-                        "should be",
-                        "copy the file again from its source",
-                    )
-                return text.rstrip(b"\0").decode(errors="replace")
+        length, address, index = descriptor
+        if longest < length <= os.fstat(file.fileno()).st_size:
+            return None
+        text = _read_heap(file, start + address, index, length) if length else b""
+    if text is None:
+        raise DatasetError(
+            f"{item.file.filename}: the text {name} of {item.name} is not where it should be",
+            "copy the file again from its source",
+        )
+    return text.rstrip(b"\0").decode(errors="replace")
+
+
+def _find_descriptor(file: BinaryIO, start: int, name: str) -> tuple[int, int, int] | None:
+    """Read length, heap and index of the text `name` from the header at the file's place."""
+    version, _, _, size = _HEADER.unpack(file.read(_HEADER.size))
+    encoded = name.encode() + b"\0"
+    for kind, body in _messages(file, start, size) if version == 1 else ():
+        if kind == _ATTRIBUTE and body[_NAME:].startswith(encoded):
+            length, address, index = _TEXT.unpack(body[-_TEXT.size :])
+            return length, address, index
     return None
 
 

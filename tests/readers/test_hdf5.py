@@ -294,6 +294,19 @@ def test_an_attribute_whose_name_is_no_text_is_no_label(tmp_path: Path) -> None:
     assert [demo.labels["by"] for demo in read(path)] == ["anna"] * 3
 
 
+def test_names_that_are_no_text_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "demos.hdf5"
+    content = write_demos(path).read_bytes()
+    path.write_bytes(content.replace(b"demo_2\0", b"demo_\xff\0", 1))
+    (problem, *_) = hdf5.open_dataset(path, ReaderOptions()).problems
+    assert problem == "demos.hdf5: of data, demo_\ufffd is no demonstration and is not read"
+    path.write_bytes(content.replace(b"actions\0", b"action\xff\0"))
+    with pytest.raises(
+        DatasetError, match="no dataset 'actions'; it has action\ufffd, obs/eef_pos"
+    ):
+        read(path)
+
+
 def test_texts_of_the_newest_headers_are_not_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "demos.hdf5", "w", libver="latest") as file:
         file.attrs["text"] = "abc"
