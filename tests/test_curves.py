@@ -113,11 +113,11 @@ def test_intervals_are_percentiles_over_redrawn_folds_and_episodes(
     found = summarize(clean, corrupt)
     delta, tv, crossing = naive_intervals(clean, corrupt, 600)
     np.testing.assert_allclose(found.delta_interval, delta, atol=0.03)
-    np.testing.assert_allclose(found.tv_interval, tv, atol=0.03)
+    np.testing.assert_allclose(found.tv_interval, tv, atol=0.06)
     np.testing.assert_allclose([found.lower, found.upper], crossing, atol=0.03)
-    assert np.ptp(delta, axis=0).max() > 0.1  # the tolerance could fail
-    assert np.ptp(tv, axis=0).max() > 0.1
-    assert np.ptp(crossing) > 0.1
+    assert np.ptp(delta, axis=0).max() > 0.2  # the tolerance could fail
+    assert np.ptp(tv, axis=0).max() > 0.3
+    assert np.ptp(crossing) > 0.2
 
 
 def test_folds_that_disagree_widen_the_interval() -> None:

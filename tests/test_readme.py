@@ -1,7 +1,7 @@
 """The README says what the program does: its commands, options, files, numbers and output."""
 
 import re
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +103,9 @@ def test_its_predictions_of_the_demo_are_computed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_its_table_is_what_the_demo_prints(finished_demo: tuple[Path, str]) -> None:
     directory, stdout = finished_demo
-    for told, printed in zip_longest(demo_table().splitlines(), stdout.splitlines()):
+    for told, printed in zip_longest(demo_table().splitlines(), stdout.splitlines(), fillvalue=""):
         words = zip_longest(told.split(), printed.split(), fillvalue="")
-        assert all(map(agree, *zip(*words, strict=True))), stdout
+        assert all(starmap(agree, words)), stdout
     assert all((directory / f"{figure}.png").exists() for figure in FIGURES)
 
 

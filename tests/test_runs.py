@@ -159,7 +159,7 @@ def test_what_cannot_be_read_as_a_run_is_refused(tmp_path: Path) -> None:
         runs.read_run(tmp_path)
     for path in (tmp_path / "run.json", tmp_path / "run.json" / "below"):
         with (
-            pytest.raises(RunError, match="cannot be a directory: (File exists|Not a directory)"),
+            pytest.raises(RunError, match=r"cannot be a directory: (File exists|Not a directory)"),
             runs.open_run(path, INPUTS, "d1"),
         ):
             pass

@@ -135,7 +135,7 @@ def report_scan(folder: Path, checksums: bool) -> None:
     scan(folder, checksums)
     done.set()
     watcher.join()
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_kb / 1024}))  # noqa: T201
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_kb / 1024}))
 
 
 def anonymous_kb() -> int:
@@ -174,17 +174,17 @@ def main() -> None:
         results = [r[way] if isinstance(r[way], dict) else {"seconds": r[way]} for r in rounds]
         best[way] = min(result["seconds"] for result in results)
         peak[way] = max(result.get("peak_mb", float("nan")) for result in results)
-    print(f"{size_mb:.0f} MB, {EPISODES} episodes, warm cache, best of {ROUNDS}")  # noqa: T201
+    print(f"{size_mb:.0f} MB, {EPISODES} episodes, warm cache, best of {ROUNDS}")
     for way, seconds in best.items():
-        print(  # noqa: T201
+        print(
             f"{way:20} {seconds * 1e3:8.1f} ms {size_mb / seconds / 1e3:8.1f} GB/s   "
             f"peak anonymous {peak[way]:5.0f} MB"
         )
     ours = best["ours, no checksums"]
     for way in ("tfrecord, all", "tfrecord, chosen"):
-        print(f"no checksums: {best[way] / ours:.0f}x {way} (mark: 50x)")  # noqa: T201
+        print(f"no checksums: {best[way] / ours:.0f}x {way} (mark: 50x)")
     ratio = best["cat"] / best["ours, checksums"]
-    print(f"checksums: {ratio:.0%} of cat (mark: 80 %)")  # noqa: T201
+    print(f"checksums: {ratio:.0%} of cat (mark: 80 %)")
 
 
 if __name__ == "__main__":
