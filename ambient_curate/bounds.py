@@ -5,6 +5,8 @@ With balanced classes and c* the best possible classifier, ``E_q c* = 1/2 - Delt
 ``2 TV^2 <= Delta <= 2 TV`` (Topsoe 2000; METHOD.md section 3).
 """
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -60,6 +62,11 @@ def gaussian_delta(distance: Numbers) -> np.ndarray:
         Distance of the means in standard deviations, >= 0.
     """
     distance = np.asarray(distance, dtype=np.float64)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(201)
+    nodes, weights = _hermite()
     ratio = distance[..., None] ** 2 / 2 + distance[..., None] * nodes
     return np.asarray(2.0 * (np.tanh(ratio / 2) ** 2 @ (weights / weights.sum())))
+
+
+@functools.cache
+def _hermite() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.hermite_e.hermegauss(201)

@@ -36,7 +36,7 @@ class FitOptions:
     windows : int
         Largest sample of corrupt windows; the clean sample has half as many.
     held_out : int
-        Windows drawn for early stopping and calibration, of each of the two classes.
+        Corrupt windows drawn for early stopping and calibration; half as many are clean.
     batch : int
         Fewest windows in a batch, half of them clean.
     each : int

@@ -182,15 +182,9 @@ def plot_reliability(reliability: pa.Table, *, ax: Axes | None = None) -> Axes:
     for (low, high), shade, marker in zip(bands, shades, cycle(_MARKERS), strict=False):
         chosen = (lows == low) & (highs == high)
         x, y, area = (column[chosen] for column in (predicted, observed, 200 * weight))
-        style: dict[str, Any] = {
-            "color": shade,
-            "alpha": 0.8,
-            "ec": "white",
-            "lw": 0.4,
-            "zorder": 3,
-        }
+        style: dict[str, Any] = {"alpha": 0.8, "ec": "white", "lw": 0.4, "zorder": 3}
         label = f"{_SIGMA} {low:.2g} to {high:.2g}"
-        ax.scatter(x, y, area, marker=marker, label=label, **style)
+        ax.scatter(x, y, area, color=shade, marker=marker, label=label, **style)
     n_datasets = len(pc.unique(rows["dataset"]))
     legend = _legend(ax, f"datasets: {n_datasets}\narea: share of predictions")
     for handle in legend.legend_handles:

@@ -164,7 +164,9 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
     """List what may mislead a reader of the verdict, a sentence each."""
     found = []
     if control is None:
-        found.append("no planted control: it needs two clean episodes a fold")
+        found.append(
+            "no planted control: it needs two clean episodes a fold, and clean actions that vary"
+        )
     elif not control["recovered"]:
         found.append(
             f"the planted control was expected at sigma {control['expected']:.3f} and found at "

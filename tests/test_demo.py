@@ -11,6 +11,7 @@ from ambient_curate import demo
 from ambient_curate.collection import open_collection, read_episodes
 from ambient_curate.demo import RATE_HZ, TREMOR_HZ, TREMOR_M, make_demo, run_demo
 from ambient_curate.errors import ConfigError
+from ambient_curate.noise import ve_from_sigma
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,8 @@ def test_the_annotation_finds_what_the_spectra_predict(finished_demo: tuple[Path
     low, high = tremor_limits(directory / "data")
     assert low - 0.03 < found["tremor"]["sigma_min"] < high + 0.03
     for name in FAULTS:
-        predicted = spectral_sigma_min(directory / "data", name)
-        assert found[name]["sigma_min"] == pytest.approx(predicted, abs=0.06), name
+        predicted = ve_from_sigma(spectral_sigma_min(directory / "data", name))
+        ratio = ve_from_sigma(found[name]["sigma_min"]) / predicted
+        assert 0.7 < ratio < 1.4, name  # the motions are not Gaussian; neighbours are 2 apart
         assert found[name]["status"] == "ok"
     assert run.info["control"]["recovered"]

@@ -348,6 +348,23 @@ def test_curves_are_means_over_the_arms_own_episodes(
         np.testing.assert_allclose(answers.arms[name, None].clean, expected)
 
 
+def test_episodes_are_summarised_with_the_folds_that_scored_them(
+    study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, seen = study_of(), []
+    summarize_arm = stages.summarize_arm
+
+    def summarize(*arguments: Any, **named: Any) -> Any:
+        seen.append((arguments[0], *(side.fold.tolist() for side in arguments[3:5])))
+        return summarize_arm(*arguments, **named)
+
+    monkeypatch.setattr(stages, "summarize_arm", summarize)
+    score(study, tmp_path)
+    folds = {name: fold.tolist()[:6] for name, fold in study.folds.items()}
+    assert [name for name, *_ in seen] == [CONTROL, "a", "b"]
+    assert [each[1:] for each in seen[1:]] == [(folds["clean"], folds[name]) for name in "ab"]
+
+
 def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
     study_of: Callable[..., Study], tmp_path: Path
 ) -> None:

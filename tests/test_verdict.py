@@ -187,7 +187,7 @@ def test_warnings_name_what_is_weak_with_its_number(tmp_path: Path) -> None:
     outside = (values[:, 0] != 0).sum() + ((values[:, 1] < low) | (values[:, 1] > high)).sum()
     assert values.shape[1] == ACTION
     assert list_warnings(study, None) == [
-        "no planted control: it needs two clean episodes a fold",
+        "no planted control: it needs two clean episodes a fold, and clean actions that vary",
         "the clean set has 4 episodes: every number is rough below 20",
         "action dimensions [0] are constant in the clean set and are ignored",
         f"{outside / values.size:.1%} of a's action values lie outside the clean set's range",
