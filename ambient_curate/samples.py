@@ -11,6 +11,7 @@ from torch import Tensor
 from ambient_curate.arms import Arm
 from ambient_curate.windows import draw_windows
 
+CORRUPT_SHARE = 0.1  # weight of the corrupt arms' covariance beside the clean set's
 FEWEST = 256  # windows of an arm, however many arms share the sample
 
 
@@ -87,8 +88,8 @@ def draw_sample(
 def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:
     """Find the eigenbasis of the windows and the clean set's variance along it.
 
-    The basis is that of clean and corrupt together, so that it fits neither better; no arm may
-    count for more than the clean set. The variances are the larger of training and held-out
+    The basis is that of the clean set where it varies, and of the corrupt arms where it does not
+    (`CORRUPT_SHARE`, METHOD.md section 8); no arm may count for more than the clean set. The variances are the larger of training and held-out
     clean windows: where few episodes leave a direction too narrow, held-out ones show it.
 
     Returns
@@ -105,7 +106,7 @@ def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:
     for head in range(heads):
         part = _covariance(seen.corrupt[seen.head == head].double())
         mixed += part * torch.clamp(size / torch.trace(part).clamp_min(1e-12), max=1.0)
-    _, columns = torch.linalg.eigh(pooled + mixed / heads)
+    _, columns = torch.linalg.eigh(pooled + CORRUPT_SHARE * mixed / heads)
     spreads = [
         ((part.double() - centre) @ columns).square().mean(dim=0)
         for part in (seen.clean, unseen.clean)

@@ -154,7 +154,7 @@ def list_assumptions(study: Study) -> list[str]:
         "or the noise draws alone (episode, datapoint)",
         "p(A), not p(A|O): a difference in task mix counts as a difference",
         f"windows: {study.options.represent}"
-        + (f", relative to the {study.reference}" if study.reference else "")
+        + (f", from the {study.reference}" if study.reference else "")
         + f", {study.options.horizon} frames, normalised by the clean set "
         f"({study.normalizer.kind})",
     ]

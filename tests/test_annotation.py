@@ -162,7 +162,7 @@ def test_relative_windows_say_what_they_refer_to(
 ) -> None:
     info = run(collection, tmp_path / "run", represent=represent, normalize="gaussian").info
     assert info["representation"] == {"kind": represent, "reference": "first action"}
-    assert any("relative to the first action" in text for text in info["assumptions"])
+    assert any("from the first action" in text for text in info["assumptions"])
 
 
 def test_bad_input_is_told_before_any_work(collection: Path, tmp_path: Path) -> None:

@@ -112,13 +112,13 @@ def random_sample(seed: int, arms: int = 2, rows: int = 400) -> Sample:
 
 
 def pooled_covariance(sample: Sample) -> np.ndarray:
-    """Clean, plus the mean of the arms, each scaled down to the clean set's trace."""
+    """Clean, plus a tenth of the mean of the arms, each scaled down to the clean set's trace."""
     clean = np.cov(sample.clean.double().numpy().T)
     parts = []
     for head in range(sample.weight.shape[1]):
         part = np.cov(sample.corrupt[sample.head == head].double().numpy().T)
         parts.append(part * min(1.0, np.trace(clean) / np.trace(part)))
-    return clean + np.mean(parts, axis=0)
+    return clean + 0.1 * np.mean(parts, axis=0)
 
 
 @pytest.mark.parametrize("seed", range(3))

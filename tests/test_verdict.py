@@ -172,8 +172,7 @@ def test_assumptions_name_the_rule_and_what_the_windows_are(folder: Path, study:
     first, *_, last = list_assumptions(other)
     assert "1/2 - 0.02: Delta < 0.08 and TV <= 0.200" in first
     assert last == (
-        "windows: relative, relative to the first action, 3 frames, normalised by the clean set "
-        "(gaussian)"
+        "windows: relative, from the first action, 3 frames, normalised by the clean set (gaussian)"
     )
 
 
