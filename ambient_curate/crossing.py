@@ -65,6 +65,7 @@ def bootstrap_means(
     rng: np.random.Generator,
     *,
     fold: Int64[np.ndarray, " episode"] | None = None,
+    fold_rng: np.random.Generator | None = None,
     repeats: int = 1000,
 ) -> Float64[np.ndarray, "repeat level"]:
     """Weighted mean curves of episodes drawn with replacement, inside folds that are drawn too.
@@ -83,6 +84,9 @@ def bootstrap_means(
         Source of the draw.
     fold : ndarray, int64, shape (episode,), or None
         Which network scored each; None: one and the same.
+    fold_rng : Generator or None
+        Source of the draw of folds, in equal states for two samples that share their networks;
+        None: `rng`.
     repeats : int
         Number of redrawn samples.
     """
@@ -91,7 +95,7 @@ def bootstrap_means(
     members = [np.flatnonzero(fold == value) for value in np.unique(fold)]
     means = np.empty((repeats, curves.shape[1]))
     for repeat in range(repeats):
-        folds = [members[i] for i in rng.integers(len(members), size=len(members))]
+        folds = [members[i] for i in (fold_rng or rng).integers(len(members), size=len(members))]
         drawn = np.concatenate([rows[rng.integers(rows.size, size=rows.size)] for rows in folds])
         share = np.bincount(drawn, minlength=n) * weight
         means[repeat] = share @ curves / share.sum()

@@ -42,9 +42,17 @@ class Side:
         """Weighted mean over the episodes."""
         return np.average(self.statistics, axis=0, weights=self.weight)
 
-    def redraw(self, statistic: int, rng: np.random.Generator) -> Float64[np.ndarray, "n level"]:
-        """Bootstrap means of one statistic."""
-        return bootstrap_means(self.statistics[:, statistic], self.weight, rng, fold=self.fold)
+    def redraw(
+        self, statistic: int, rng: np.random.Generator, folds: int
+    ) -> Float64[np.ndarray, "n level"]:
+        """Bootstrap means of one statistic; two sides of equal seed `folds` draw equal folds."""
+        return bootstrap_means(
+            self.statistics[:, statistic],
+            self.weight,
+            rng,
+            fold=self.fold,
+            fold_rng=np.random.default_rng(folds),
+        )
 
     def mean_histogram(self) -> Float64[np.ndarray, "band bin 2"]:
         """Weighted mean over the episodes."""
@@ -124,13 +132,14 @@ def summarize_arm(
     rng : Generator
         Of the bootstrap.
     """
+    folds = int(rng.integers(2**32))
     p, q = clean.mean(), corrupt.mean()
     isotonic = rising_fit(q[C])
     crossing = float(last_crossing(isotonic, sigma, 0.5 - epsilon))
-    drawn_q = corrupt.redraw(C, rng)
+    drawn_q = corrupt.redraw(C, rng, folds)
     fits = np.stack([rising_fit(curve) for curve in drawn_q])
     crossings = last_crossing(fits, sigma, 0.5 - epsilon)
-    hits = sum(side.redraw(ACCURACY, rng) for side in (clean, corrupt))
+    hits = sum(side.redraw(ACCURACY, rng, folds) for side in (clean, corrupt))
     lower, upper = _percentiles(crossings)
     return ArmCurves(
         dataset,

@@ -89,8 +89,9 @@ def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:
     """Find the eigenbasis of the windows and the clean set's variance along it.
 
     The basis is that of the clean set where it varies, and of the corrupt arms where it does not
-    (`CORRUPT_SHARE`, METHOD.md section 8); no arm may count for more than the clean set. The variances are the larger of training and held-out
-    clean windows: where few episodes leave a direction too narrow, held-out ones show it.
+    (`CORRUPT_SHARE`, METHOD.md section 8); no arm may count for more than the clean set. The
+    variances are the larger of training and held-out clean windows: where few episodes leave a
+    direction too narrow, held-out ones show it.
 
     Returns
     -------

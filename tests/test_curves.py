@@ -91,8 +91,8 @@ def naive_intervals(clean: Side, corrupt: Side, repeats: int) -> tuple[np.ndarra
     deltas, tvs, crossings = [], [], []
     for _ in range(repeats):
         draws = []
+        folds = rng.integers(FOLDS, size=FOLDS)  # both sides share their networks
         for side in (clean, corrupt):
-            folds = rng.integers(FOLDS, size=FOLDS)
             members = [np.flatnonzero(side.fold == fold) for fold in folds]
             rows = np.concatenate([rng.choice(each, each.size) for each in members])
             draws.append(np.average(side.statistics[rows], axis=0, weights=side.weight[rows]))
