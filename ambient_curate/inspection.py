@@ -2,13 +2,12 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
 from ambient_curate.collection import (
     RATE_TOLERANCE,
@@ -22,11 +21,9 @@ from ambient_curate.collection import (
 )
 from ambient_curate.episodes import Episode
 from ambient_curate.errors import ConfigError, DatasetError
+from ambient_curate.motion import Motion, name_dims
 from ambient_curate.progress import SILENT, Progress
 
-ABSOLUTE_RATIO = 5.0  # root mean square over root mean square deviation within a window
-WINDOW = 16  # frames, the default horizon
-MOVING_SHARE = 0.1  # of the frames; a dimension that changes less often is a command
 LISTED = 5  # damages told one by one
 
 
@@ -164,7 +161,7 @@ class _Tally:
     action_dims: set[int] = field(default_factory=set)
     state_dims: set[int] = field(default_factory=set)
     damages: list[str] = field(default_factory=list)
-    motion: "_Motion | None" = None
+    motion: Motion | None = None
 
     def add(self, episode: Episode) -> None:
         action = episode.action
@@ -175,55 +172,13 @@ class _Tally:
         self.action_dims.add(action.shape[1])
         self.state_dims |= {episode.state.shape[1]} if episode.state is not None else set()
         if self.motion is None:
-            self.motion = _Motion.zeros(action.shape[1])
+            self.motion = Motion.zeros(action.shape[1])
         if len(self.action_dims) == 1:
             self.motion.add(action.astype(np.float64))
 
     @property
     def rate_hz(self) -> float | None:
         return min(self.rates) if self.rates else None
-
-
-@dataclass
-class _Motion:
-    """Per action dimension: extremes, squares, squares about the window's mean, and changes."""
-
-    low: Float64[np.ndarray, " action"]
-    high: Float64[np.ndarray, " action"]
-    squares: Float64[np.ndarray, " action"]
-    squares_within: Float64[np.ndarray, " action"]
-    changes: Int64[np.ndarray, " action"]
-    frames: int = 0
-
-    @classmethod
-    def zeros(cls, size: int) -> "_Motion":
-        low, high = np.full(size, np.inf), np.full(size, -np.inf)
-        return cls(low, high, np.zeros(size), np.zeros(size), np.zeros(size, np.int64))
-
-    def add(self, action: Float64[np.ndarray, "frame action"]) -> None:
-        self.low = np.minimum(self.low, action.min(axis=0))
-        self.high = np.maximum(self.high, action.max(axis=0))
-        whole = len(action) // WINDOW * WINDOW
-        windows = action[:whole].reshape(-1, WINDOW, action.shape[1])
-        self.squares += (windows**2).sum(axis=(0, 1))
-        self.squares_within += ((windows - windows.mean(axis=1, keepdims=True)) ** 2).sum(
-            axis=(0, 1)
-        )
-        self.changes += (np.diff(action, axis=0) != 0).sum(axis=0)
-        self.frames += len(action)
-
-    def constant_dims(self) -> list[int]:
-        return np.flatnonzero(self.low == self.high).tolist()
-
-    def absolute_dims(self) -> list[int]:
-        """Dimensions far from zero for the distance they move.
-
-        Over whole windows, the root mean square is more than `ABSOLUTE_RATIO` times the root mean
-        square deviation from the window's own mean. Dimensions that change in less than
-        `MOVING_SHARE` of the frames (a gripper command, a constant) are not positions.
-        """
-        far = self.squares > ABSOLUTE_RATIO**2 * self.squares_within
-        return np.flatnonzero(far & (self.changes >= MOVING_SHARE * self.frames)).tolist()
 
 
 def _count_member(member: Member, *, progress: Progress = SILENT) -> _Tally:
@@ -284,7 +239,7 @@ def _list_problems(tally: _Tally) -> list[str]:
         if len(dims) > 1:
             problems.append(f"its episodes differ in {what} dimension: {sorted(dims)}")
     if tally.motion is not None and (constant := tally.motion.constant_dims()):
-        problems.append(f"constant: {_dims(constant)}")
+        problems.append(f"constant: {name_dims(constant)}")
     return problems
 
 
@@ -292,14 +247,7 @@ def _list_notes(tally: _Tally) -> list[str]:
     absolute = tally.motion.absolute_dims() if tally.motion is not None else []
     if not absolute:
         return []
-    return [f"far from zero for the motion, so perhaps absolute positions: {_dims(absolute)}"]
-
-
-def _dims(dims: Sequence[int]) -> str:
-    starts = [dim for dim in dims if dim - 1 not in dims]
-    ends = [dim for dim in dims if dim + 1 not in dims]
-    runs = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
-    return f"action dimension{'s' * (len(dims) > 1)} {', '.join(runs)}"
+    return [f"far from zero for the motion, so perhaps absolute positions: {name_dims(absolute)}"]
 
 
 def _compare_rates(rates: Mapping[str, float | None]) -> list[str]:

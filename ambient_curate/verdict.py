@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from ambient_curate.arms import Control
 from ambient_curate.bounds import delta_at, tv_range_at
 from ambient_curate.curves import ArmCurves, C
+from ambient_curate.motion import Motion, name_dims
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.study import Study, find_outside
 
@@ -174,6 +175,7 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
         )
     if (n := len(study.clean.episodes)) < FEW_CLEAN:
         found.append(f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}")
+    found += _position_warnings(study)
     if study.normalizer.constant:
         found.append(
             f"action dimensions {study.normalizer.constant} are constant in the clean set and "
@@ -181,6 +183,22 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
         )
     found += _outside_warnings(study)
     return found
+
+
+def _position_warnings(study: Study) -> list[str]:
+    """Warn where places would be compared: clean actions that look like absolute positions."""
+    if study.options.represent != "absolute":
+        return []
+    windows = study.clean.windows
+    motion = Motion.zeros(int(windows.action.shape[1]))
+    for first, length in zip(windows.offset, windows.length, strict=True):
+        motion.add(windows.action[first : first + length].double().numpy())
+    if not (dims := motion.absolute_dims()):
+        return []
+    return [
+        f"{name_dims(dims)} look like absolute positions: the classifier then also learns where "
+        "the clean episodes are; represent = relative compares motions"
+    ]
 
 
 def list_offsets(arms: Iterable[ArmCurves], epsilon: float) -> list[str]:
