@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 KNOTS = 5
+AT_FULL_NOISE = 2  # quadratic splines that are not 0 at the lowest log-SNR
 STRENGTH = 1e3  # inverse of the ridge penalty: almost none
 LARGEST_LOGIT = 30.0
 
@@ -27,7 +28,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibrationModel:
-    """Slope and intercept as quadratic splines of the log-SNR."""
+    """Slope and intercept as quadratic splines of the log-SNR.
+
+    The intercept is 0 at the noisiest level: there clean and corrupt are alike whatever they are.
+    """
 
     knots: Float64[np.ndarray, " knot"]
     coefficients: Float64[np.ndarray, "2 spline"]
@@ -47,6 +51,9 @@ def fit_calibration(
 ) -> CalibrationModel:
     """Fit by logistic regression on held-out scores; each class gets half of the weight.
 
+    An intercept at full noise could only be an error, of the few episodes it is fitted on; it would
+    shift the probability where all are alike, and there the best answer is 1/2.
+
     Parameters
     ----------
     logits : ndarray, shape (n,)
@@ -62,10 +69,14 @@ def fit_calibration(
 
     knots = np.linspace(float(log_snr.min()), float(log_snr.max()), KNOTS)
     splines = _splines(log_snr, knots)
-    features = np.concatenate([_bounded(logits)[:, None] * splines, splines], axis=1)
+    features = np.concatenate(
+        [_bounded(logits)[:, None] * splines, splines[:, AT_FULL_NOISE:]], axis=1
+    )
     model = LogisticRegression(C=STRENGTH, fit_intercept=False, solver="newton-cholesky")
     model.fit(features, is_clean, sample_weight=_balanced(is_clean, weight))
-    return CalibrationModel(knots, model.coef_.reshape(2, -1).astype(np.float64))
+    slope, intercept = np.split(model.coef_[0].astype(np.float64), [splines.shape[1]])
+    intercept = np.concatenate([np.zeros(AT_FULL_NOISE), intercept])
+    return CalibrationModel(knots, np.stack([slope, intercept]))
 
 
 def calibrated_loss(
