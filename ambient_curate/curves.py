@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 
 from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
 from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
-from ambient_curate.manifest import curves_schema, reliability_schema
+from ambient_curate.manifest import curves_schema, reliability_schema, tabulate
 from ambient_curate.noise import log_snr
 from ambient_curate.scoring import BINS, STATISTICS, band_of
 
@@ -200,7 +200,7 @@ def tabulate_curves(arms: Sequence[ArmCurves]) -> pa.Table:
         }
         for name, column in values.items():
             columns[name].extend(column)
-    return _table(columns, curves_schema())
+    return tabulate(columns, curves_schema())
 
 
 def tabulate_reliability(arms: Sequence[ArmCurves]) -> pa.Table:
@@ -223,15 +223,4 @@ def tabulate_reliability(arms: Sequence[ArmCurves]) -> pa.Table:
             )
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
-    return _table(columns, reliability_schema())
-
-
-def _table(columns: dict[str, list[object]], schema: pa.Schema) -> pa.Table:
-    arrays = [
-        pa.array(columns[field.name], _plain(field.type)).cast(field.type) for field in schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    return tabulate(columns, reliability_schema())

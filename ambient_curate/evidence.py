@@ -77,11 +77,10 @@ def score_member(
     """
     options = study.options
     is_clean = arm.dataset == study.clean.dataset
-    by_row = options.granularity in ("episode", "datapoint")
     chosen = ScoreOptions(
         DRAWS[options.granularity],
         MOST_WINDOWS[options.granularity],
-        keep_curves=by_row and not is_clean and arm.shift is None,
+        keep_curves=study.by_row and not is_clean and arm.shift is None,
     )
     ids = study.frames[arm.dataset if arm.shift is None else study.clean.dataset].ids
 

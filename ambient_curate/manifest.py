@@ -24,6 +24,7 @@ from ambient_curate.schema import curves_schema as curves_schema
 from ambient_curate.schema import manifest_schema as manifest_schema
 from ambient_curate.schema import reliability_schema as reliability_schema
 from ambient_curate.schema import sort_rows as sort_rows
+from ambient_curate.schema import tabulate as tabulate
 
 _ROWS_PER_GROUP = 131_072  # bounds what a streaming reader holds at once
 _DAMAGED = "it was changed after it was written: annotate again with --force"

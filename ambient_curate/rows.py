@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 
 from ambient_curate.crossing import last_crossing
 from ambient_curate.curves import CONFIDENCE, ArmCurves, C
-from ambient_curate.manifest import manifest_schema, sort_rows
+from ambient_curate.manifest import manifest_schema, sort_rows, tabulate
 from ambient_curate.scoring import EpisodeScore
 from ambient_curate.study import Study
 
@@ -35,13 +35,7 @@ def manifest_metadata(
 
 def tabulate_rows(columns: Columns, metadata: Mapping[str, str]) -> pa.Table:
     """Make a sorted part of the manifest; columns that are not given are null."""
-    schema = manifest_schema(metadata)
-    n = len(columns["dataset"])
-    arrays = []
-    for field in schema:
-        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        arrays.append(pa.array(columns.get(field.name, [None] * n), plain).cast(field.type))
-    return sort_rows(pa.Table.from_arrays(arrays, schema=schema))
+    return sort_rows(tabulate(columns, manifest_schema(metadata)))
 
 
 def whole_rows(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -298,6 +299,17 @@ def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
         return np.array(column.cast(pa.string()).to_pylist(), dtype=object)
     # Beyond 2^53 an integer is rounded, which no rule can see.
     return column.cast(pa.float64(), safe=False).to_numpy()
+
+
+def tabulate(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Make a table of `schema` from plain values; columns that are not given are null."""
+    n = max(map(len, columns.values()), default=0)
+    arrays = []
+    for field in schema:
+        labelled = pa.types.is_dictionary(field.type)
+        plain = field.type.value_type if labelled else field.type
+        arrays.append(pa.array(columns.get(field.name, [None] * n), plain).cast(field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def sort_rows(table: pa.Table) -> pa.Table:

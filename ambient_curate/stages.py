@@ -150,7 +150,6 @@ class _Scoring:
         self.study, self.classifiers, self.work = study, classifiers, work
         self.metadata, self.workers, self.progress = metadata, workers, progress
         self.sigma = classifiers[0].sigma
-        self.by_row = study.options.granularity in ("episode", "datapoint")
 
     def clean_heads(self) -> Int64[np.ndarray, "episode head"]:
         """Every output, for every clean episode; the control's only for its opponents."""
@@ -212,12 +211,12 @@ class _Scoring:
         arms: dict[tuple[str, str | None], ArmCurves] = {}
         for number, name in enumerate(sorted(self.study.frames)):
             if statuses.get(name, "too-few-episodes") == "too-few-episodes":
-                if self.by_row and not self._part(number).exists():
+                if self.study.by_row and not self._part(number).exists():
                     self._write(self._rows(name, "too-few-episodes"), number)
                 continue
             whole = self.study.arms[self._head(name)]
             heads = self._heads_of(whole)
-            if self.by_row:
+            if self.study.by_row:
                 evidence = self.score_rows(whole, heads, number, statuses[name])
             else:
                 evidence = self.score(whole, heads, f"{number:05d}")
@@ -264,7 +263,7 @@ class _Scoring:
         self, arms: Mapping[tuple[str, str | None], ArmCurves], statuses: Mapping[str, str]
     ) -> dict[str, Float64[np.ndarray, " row"]]:
         """Write the parts that are not there yet; return every member's rows, where it has any."""
-        if not self.by_row:
+        if not self.study.by_row:
             columns = whole_rows(self.study, arms, statuses)
             write_part(tabulate_rows(columns, self.metadata), self._part(0))
             return {}

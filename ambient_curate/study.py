@@ -75,6 +75,11 @@ class Study:
         """Corrupt arms in the order of the network's outputs."""
         return self.corrupt if self.control is None else (*self.corrupt, self.control.arm)
 
+    @property
+    def by_row(self) -> bool:
+        """Whether episodes or windows have rows of their own."""
+        return self.options.granularity in ("episode", "datapoint")
+
     def head(self, dataset: str, group: str | None = None) -> int | None:
         """Output that stands for a member or a group; None where it has too few episodes."""
         for number, arm in enumerate(self.corrupt):

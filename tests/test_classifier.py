@@ -81,7 +81,6 @@ def test_three_atoms_learn_the_exact_posterior() -> None:
         a = np.sqrt(1 - sigma**2)
         basis = float(network.network.basis[0, 0])
         x = a * windows[:, :, 0].numpy() + sigma * noise[..., 0].numpy() * basis
-        x += 0.0
         p0, p1, pm = (np.exp(-((x - a * m) ** 2) / (2 * sigma**2)) for m in (0, 1, -1))
         exact = (p0 + p1) / (p0 + p1 + p0 + pm)
         assert np.abs(c.mean(axis=1) - exact.mean(axis=1)).max() < 0.06
