@@ -51,7 +51,7 @@ def load_fold(path: Path) -> FoldClassifier:
             torch.zeros(dim),
             torch.zeros(dim, dim),
             torch.zeros(dim),
-            heads,
+            (torch.zeros(heads, dim), torch.zeros(heads, dim), torch.zeros(heads, dim)),
             (0.0, 1.0),
             generator=torch.Generator(),
         )

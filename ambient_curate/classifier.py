@@ -3,15 +3,17 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
 from ambient_curate.arms import Arm
 from ambient_curate.calibration import CalibrationModel, calibrated_loss, fit_calibration
+from ambient_curate.contrasts import find_contrast
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
 from ambient_curate.progress import Task
@@ -37,6 +39,8 @@ class FitOptions:
         Largest sample of corrupt windows; the clean sample has half as many.
     held_out : int
         Corrupt windows drawn for early stopping and calibration; half as many are clean.
+    calibration_draws : int
+        Noise draws of each of them, at as many levels, for the final calibration.
     batch : int
         Fewest windows in a batch, half of them clean.
     each : int
@@ -57,6 +61,7 @@ class FitOptions:
     train: TrainOptions = field(default_factory=TrainOptions)
     windows: int = 32_768
     held_out: int = 4_096
+    calibration_draws: int = 16
     batch: int = 256
     each: int = 32
     dropout: float = 0.1
@@ -106,11 +111,11 @@ class FoldClassifier:
         """
         sigma = torch.from_numpy(self.sigma[levels])
         signal = torch.sqrt((1.0 - sigma) * (1.0 + sigma)).float()[:, None, None, None]
-        snr = torch.from_numpy(log_snr(self.sigma[levels])).float()[:, None, None]
+        snr = torch.from_numpy(log_snr(self.sigma[levels])).float()
         with torch.inference_mode():
             centre = self.network.project(windows.flatten(1))[:, None]
             noised = signal * centre + sigma.float()[:, None, None, None] * noise
-            logits = self.network(noised, snr)
+            logits = self.network(noised.flatten(1, 2), snr).unflatten(1, noise.shape[:2])
             pairs = logits[..., :1] - logits[..., [head + 1 for head in heads]]
             rows = list(heads)
             slope = self.slope[rows, levels].T[:, None, None]
@@ -156,16 +161,12 @@ def fit_fold(
         for folds, count in ((training, options.windows), ([validation], options.held_out))
     )
     snr = (-2.0 * float(np.log(options.highest_ve)), float(log_snr(sigma[0])))
-    network = NoiseClassifier(*find_basis(seen, unseen), len(corrupt), snr, generator=generator)
-    average, calibrations = _train(
-        network,
-        seen.map(network.project),
-        unseen.map(network.project),
-        snr,
-        options,
-        generator,
-        task,
+    mean, basis, variance = find_basis(seen, unseen)
+    seen, unseen = (sample.map(lambda x: (x - mean) @ basis) for sample in (seen, unseen))
+    network = NoiseClassifier(
+        mean, basis, variance, find_contrast(seen, variance), snr, generator=generator
     )
+    average, calibrations = _train(network, seen, unseen, snr, options, generator, task)
     x = np.clip(log_snr(sigma), *snr)
     tables = [model.at(x) for model in calibrations]
     slope, intercept = (
@@ -188,7 +189,6 @@ def _train(
     average = copy.deepcopy(network).requires_grad_(False)
     judge = _Judge(unseen, snr, generator)
     best, kept, waited = np.inf, copy.deepcopy(average.state_dict()), 0
-    calibrations: list[CalibrationModel] = []
 
     def loss_at(step: int) -> Tensor:
         return _batch_loss(network, seen, snr, options, generator)
@@ -196,14 +196,9 @@ def _train(
     for step, loss in train(network, average, loss_at, options.train):
         if step % options.every and step != options.train.steps:
             continue
-        held_out, models, accuracy = judge.look(average)
-        if held_out < best or not calibrations:
-            best, kept, waited, calibrations = (
-                held_out,
-                copy.deepcopy(average.state_dict()),
-                0,
-                models,
-            )
+        held_out, accuracy = judge.look(average)
+        if held_out < best:
+            best, kept, waited = held_out, copy.deepcopy(average.state_dict()), 0
         else:
             waited += 1
         if task is not None:
@@ -211,7 +206,8 @@ def _train(
         if waited >= options.patience:
             break
     average.load_state_dict(kept)
-    return average, calibrations
+    many = [_Judge(unseen, snr, generator) for _ in range(options.calibration_draws)]
+    return average, _calibrate(average, many)
 
 
 def _batch_loss(
@@ -227,8 +223,8 @@ def _batch_loss(
     start = torch.cat([sample.clean[clean], sample.corrupt[corrupt]])
     noised, level = _noise(start, snr, generator)
     keep = torch.rand(start.shape, generator=generator) >= options.dropout
-    logits = network(noised, level, keep / (1.0 - options.dropout))
-    pairs = logits[:, :1] - logits[:, 1:]
+    keep = keep / (1.0 - options.dropout)
+    pairs = _pairs(network(noised[:, None], level, keep[:, None]))
     return _pair_loss(pairs[:half], sample.weight[clean], pairs[half:], sample.head[corrupt])
 
 
@@ -250,8 +246,30 @@ def _noise(
     return signal[:, None] * start + spread[:, None] * noise, level
 
 
+class _Scores(NamedTuple):
+    """What one head says of held-out windows."""
+
+    logits: Float32[np.ndarray, " n"]
+    log_snr: Float32[np.ndarray, " n"]
+    is_clean: Bool[np.ndarray, " n"]
+
+    @property
+    def accuracy(self) -> float:
+        right = (self.logits > 0) == self.is_clean
+        return float(0.5 * (right[self.is_clean].mean() + right[~self.is_clean].mean()))
+
+
+def _calibrate(network: NoiseClassifier, judges: Sequence["_Judge"]) -> list[CalibrationModel]:
+    """Calibrate every head on all that the judges see."""
+    heads = zip(*(judge.score(network) for judge in judges), strict=True)
+    return [
+        fit_calibration(*(np.concatenate(parts) for parts in zip(*scores, strict=True)))
+        for scores in heads
+    ]
+
+
 class _Judge:
-    """Held-out windows, noised once, on which every look is taken."""
+    """Held-out windows, noised once."""
 
     def __init__(
         self, sample: Sample, snr: tuple[float, float], generator: torch.Generator
@@ -260,29 +278,31 @@ class _Judge:
         self.clean, self.clean_level = _noise(sample.clean, snr, generator)
         self.corrupt, self.corrupt_level = _noise(sample.corrupt, snr, generator)
 
-    def look(self, network: NoiseClassifier) -> tuple[float, list[CalibrationModel], float]:
-        """Mean calibrated loss over the heads, their calibrations, and the balanced accuracy."""
+    def score(self, network: NoiseClassifier) -> list[_Scores]:
+        """Scores of every head."""
         with torch.no_grad():
-            clean = _pairs(network(self.clean, self.clean_level))
-            corrupt = _pairs(network(self.corrupt, self.corrupt_level))
-        losses, models, hits = [], [], []
+            clean = _pairs(network(self.clean[:, None], self.clean_level))
+            corrupt = _pairs(network(self.corrupt[:, None], self.corrupt_level))
+        result = []
         for head in range(clean.shape[1]):
             mine = self.sample.head == head
-            weight = np.concatenate([self.sample.weight[:, head].numpy(), np.ones(int(mine.sum()))])
-            admitted = weight > 0
-            scores = (
-                torch.cat([clean[:, head], corrupt[mine, head]]).numpy()[admitted],
-                torch.cat([self.clean_level, self.corrupt_level[mine]]).numpy()[admitted],
-                (np.arange(weight.size) < len(clean))[admitted],
+            admitted = self.sample.weight[:, head] > 0
+            result.append(
+                _Scores(
+                    torch.cat([clean[admitted, head], corrupt[mine, head]]).numpy(),
+                    torch.cat([self.clean_level[admitted], self.corrupt_level[mine]]).numpy(),
+                    np.arange(int(admitted.sum() + mine.sum())) < int(admitted.sum()),
+                )
             )
-            models.append(fit_calibration(*scores))
-            losses.append(calibrated_loss(models[-1], *scores))
-            hits.append(
-                0.5 * float((clean[:, head] > 0).float().mean())
-                + 0.5 * float((corrupt[mine, head] <= 0).float().mean())
-            )
-        return float(np.mean(losses)), models, float(np.mean(hits))
+        return result
+
+    def look(self, network: NoiseClassifier) -> tuple[float, float]:
+        """Mean over the heads of the calibrated loss and of the balanced accuracy."""
+        scores = self.score(network)
+        losses = [calibrated_loss(fit_calibration(*s), *s) for s in scores]
+        return float(np.mean(losses)), float(np.mean([s.accuracy for s in scores]))
 
 
 def _pairs(logits: Tensor) -> Tensor:
-    return logits[:, :1] - logits[:, 1:]
+    """Logits of the pairs, of one row a level."""
+    return logits[:, 0, :1] - logits[:, 0, 1:]

@@ -11,6 +11,8 @@ SQUASH = 8.0  # standard deviations at which a coordinate saturates
 FARTHEST = 1e9
 BANDS = 32
 BUMPS = 16
+MOMENTS = ("clean_mean", "corrupt_mean", "corrupt_variance")
+LARGEST_RATIO = 10.0  # nats at which the normal laws' log-ratio saturates
 WIDTH = 128  # units of a layer
 DEPTH = 2  # residual blocks
 
@@ -23,7 +25,8 @@ class NoiseClassifier(nn.Module):
     by its spread at that noise level, ``sqrt(a^2 variance + sigma^2)``, so that fine structure is
     as visible as coarse at every level. The whitened coordinates, their squares and the
     log-energies of bands of coordinates (log-likelihood ratios of Gaussians are linear in the
-    first two) enter a residual MLP, modulated by the noise level (FiLM, Perez et al. 2018).
+    first two) enter a residual MLP, modulated by the noise level (FiLM, Perez et al. 2018). It
+    starts from, and corrects, the ratio of independent normal laws with the moments `contrast`.
 
     Parameters
     ----------
@@ -33,8 +36,9 @@ class NoiseClassifier(nn.Module):
         Orthonormal columns, by rising `variance`.
     variance : Tensor, shape (dim,)
         Variance of the clean windows along each column, >= 0.
-    heads : int
-        K, the number of corrupt arms, >= 1.
+    contrast : tuple of Tensor, shape (K, dim)
+        For each of K >= 1 corrupt arms: means of the clean set and of the arm, and the arm's
+        variances, all in the eigenbasis (`contrasts.find_contrast`).
     log_snr_range : tuple of float
         Lowest and highest log-SNR in use.
     generator : torch.Generator
@@ -46,13 +50,18 @@ class NoiseClassifier(nn.Module):
     variance: Tensor
     bands: Tensor
     centres: Tensor
+    clean_mean: Tensor
+    corrupt_mean: Tensor
+    corrupt_variance: Tensor
 
     def __init__(
         self,
         mean: Float[Tensor, " dim"],
         basis: Float[Tensor, "dim dim"],
         variance: Float[Tensor, " dim"],
-        heads: int,
+        contrast: tuple[
+            Float[Tensor, "head dim"], Float[Tensor, "head dim"], Float[Tensor, "head dim"]
+        ],
         log_snr_range: tuple[float, float],
         *,
         generator: torch.Generator,
@@ -65,7 +74,10 @@ class NoiseClassifier(nn.Module):
         self.register_buffer("bands", _band_means(dim))
         low, high = log_snr_range
         self.register_buffer("centres", torch.linspace(low, high, BUMPS))
-        self.inlet = _linear(2 * dim + self.bands.shape[1], WIDTH, generator)
+        for name, moment in zip(MOMENTS, contrast, strict=True):
+            self.register_buffer(name, moment.float())
+        heads = contrast[0].shape[0]
+        self.inlet = _linear(2 * dim + self.bands.shape[1] + heads, WIDTH, generator)
         self.level = _linear(BUMPS, WIDTH, generator)
         self.films = nn.ModuleList(
             _linear(WIDTH, 2 * WIDTH, generator, zero=True) for _ in range(DEPTH + 1)
@@ -73,6 +85,8 @@ class NoiseClassifier(nn.Module):
         self.blocks = nn.ModuleList(_linear(WIDTH, WIDTH, generator) for _ in range(DEPTH))
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(DEPTH))
         self.outlet = _linear(WIDTH, heads + 1, generator, zero=True)
+        self.trust = _linear(WIDTH, heads, generator, zero=True)
+        nn.init.ones_(self.trust.bias)
 
     def project(self, windows: Float32[Tensor, "*batch dim"]) -> Float32[Tensor, "*batch dim"]:
         """Coordinates of un-noised flattened windows in the eigenbasis."""
@@ -80,37 +94,60 @@ class NoiseClassifier(nn.Module):
 
     def forward(
         self,
-        coordinates: Float32[Tensor, "*batch dim"],
-        log_snr: Float32[Tensor, "*level"],
-        keep: Float32[Tensor, "*batch dim"] | None = None,
-    ) -> Float32[Tensor, "*batch outputs"]:
+        coordinates: Float32[Tensor, "level row dim"],
+        log_snr: Float32[Tensor, " level"],
+        keep: Float32[Tensor, "level row dim"] | None = None,
+    ) -> Float32[Tensor, "level row outputs"]:
         """Logits of noised coordinates.
 
         Parameters
         ----------
-        coordinates : Tensor, float32, shape (*batch, dim)
-            ``a u + sigma z``.
-        log_snr : Tensor, float32
-            Noise levels, of a shape that broadcasts against ``*batch``.
+        coordinates : Tensor, float32, shape (level, row, dim)
+            ``a u + sigma z``, the rows of a level at its noise.
+        log_snr : Tensor, float32, shape (level,)
+            Noise levels.
         keep : Tensor or None
             Dropout mask (0 or 1 / share kept) of the coordinates; None: all.
         """
         # a^2 and sigma^2; 1 - a^2 has no digits left at low noise
-        signal, spread = torch.sigmoid(log_snr)[..., None], torch.sigmoid(-log_snr)[..., None]
-        whitened = coordinates * torch.rsqrt(signal * self.variance + spread)
+        signal, noise = (torch.sigmoid(x)[:, None, None] for x in (log_snr, -log_snr))
+        spread = signal * self.variance + noise
+        whitened = coordinates * torch.rsqrt(spread)
         whitened = whitened.clamp(-FARTHEST, FARTHEST)  # squares stay finite in float32
         power = whitened.square()
-        soft = whitened * torch.rsqrt(1.0 + power / SQUASH**2)
+        soft = _saturate(whitened, SQUASH)
         square = 0.5 * (soft.square() - 1.0)
         if keep is not None:
             soft, square = soft * keep, square * keep
+        ratio = self._normal_ratio(soft, square, keep, signal, noise, spread)
         energy = torch.log(power @ self.bands + 1e-6) * self._band_gain
-        hidden = self.inlet(torch.cat([soft, square, energy], dim=-1))
-        level = F.silu(self.level(self._bumps(log_snr)))
+        level = F.silu(self.level(self._bumps(log_snr)))[:, None]
+        hidden = self.inlet(torch.cat([soft, square, energy, ratio], dim=-1))
         hidden = _modulate(hidden, self.films[0](level))
         for block, norm, film in zip(self.blocks, self.norms, self.films[1:], strict=True):
             hidden = hidden + block(F.silu(_modulate(norm(hidden), film(level))))
-        return self.outlet(F.silu(hidden))
+        logits = self.outlet(F.silu(hidden))
+        return logits - F.pad(self.trust(level) * ratio, (1, 0))
+
+    def _normal_ratio(
+        self,
+        soft: Float32[Tensor, "level row dim"],
+        square: Float32[Tensor, "level row dim"],
+        keep: Float32[Tensor, "level row dim"] | None,
+        signal: Float32[Tensor, "level 1 1"],
+        noise: Float32[Tensor, "level 1 1"],
+        spread: Float32[Tensor, "level 1 dim"],
+    ) -> Float32[Tensor, "level row head"]:
+        """Log-likelihood ratio, clean to corrupt, of independent normal coordinates."""
+        scale = torch.sqrt(signal / spread)
+        clean, corrupt = scale * self.clean_mean, scale * self.corrupt_mean
+        narrower = spread / (signal * self.corrupt_variance + noise)
+        linear = clean - narrower * corrupt
+        constant = 0.5 * (narrower * (1.0 + corrupt.square()) - 1.0 - clean.square())
+        constant = constant - 0.5 * torch.log(narrower)
+        ratio = soft @ linear.mT + square @ (narrower - 1.0).mT
+        whole = constant.sum(dim=-1)[:, None] if keep is None else keep @ constant.mT
+        return _saturate(ratio + whole, LARGEST_RATIO)
 
     @property
     def _band_gain(self) -> Tensor:
@@ -122,6 +159,10 @@ class NoiseClassifier(nn.Module):
         spacing = (high - low) / (BUMPS - 1)
         distance = (log_snr.clamp(low, high)[..., None] - self.centres) / spacing
         return torch.exp(-0.5 * distance.square())
+
+
+def _saturate(values: Tensor, limit: float) -> Tensor:
+    return values * torch.rsqrt(1.0 + (values / limit).square())
 
 
 def _modulate(hidden: Tensor, film: Tensor) -> Tensor:

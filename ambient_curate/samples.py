@@ -1,7 +1,7 @@
 """Bounded samples of windows that a network is fitted on, and the basis they are seen in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,16 +29,22 @@ class Sample:
         Corrupt windows of all arms, equally many of each.
     head : Tensor, int64, shape (corrupt,)
         Arm of each, from 0.
+    clean_episode : Tensor, int64, shape (clean,)
+        Episode of each clean window, in its member.
+    corrupt_episode : Tensor, int64, shape (corrupt,)
+        Episode of each corrupt window, in its member.
     """
 
     clean: Float32[Tensor, "clean dim"]
     weight: Float32[Tensor, "clean head"]
     corrupt: Float32[Tensor, "corrupt dim"]
     head: Int64[Tensor, " corrupt"]
+    clean_episode: Int64[Tensor, " clean"]
+    corrupt_episode: Int64[Tensor, " corrupt"]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Sample":
         """Apply `function` to the windows of both classes."""
-        return Sample(function(self.clean), self.weight, function(self.corrupt), self.head)
+        return replace(self, clean=function(self.clean), corrupt=function(self.corrupt))
 
 
 def draw_sample(
@@ -69,12 +75,13 @@ def draw_sample(
     base, episode = draw_windows(
         clean.windows, clean.in_folds(folds).tolist(), count // 2, rng, by_window=by_window
     )
-    parts, weights = [], []
+    parts, weights, episodes = [], [], []
     for arm in corrupt:
-        windows, _ = draw_windows(
+        windows, member = draw_windows(
             arm.windows, arm.in_folds(folds).tolist(), each, rng, by_window=by_window
         )
         parts.append(windows if arm.shift is None else windows + arm.shift)
+        episodes.append(torch.from_numpy(member))
         admitted = (
             np.ones(episode.size)
             if arm.opponents is None
@@ -82,7 +89,14 @@ def draw_sample(
         )
         weights.append(torch.from_numpy(admitted / admitted.mean()).float())
     head = torch.arange(len(corrupt)).repeat_interleave(each)
-    return Sample(base.flatten(1), torch.stack(weights, dim=1), torch.cat(parts).flatten(1), head)
+    return Sample(
+        base.flatten(1),
+        torch.stack(weights, dim=1),
+        torch.cat(parts).flatten(1),
+        head,
+        torch.from_numpy(episode),
+        torch.cat(episodes),
+    )
 
 
 def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:

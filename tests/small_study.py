@@ -92,7 +92,7 @@ def make_classifier(
         torch.randn(dim, generator=generator),
         basis.contiguous(),
         torch.rand(dim, generator=generator).sort().values,
-        heads,
+        tuple(torch.rand(heads, dim, generator=generator) for _ in range(3)),
         (-4.0, float(log_snr(SIGMA[0]))),
         generator=generator,
     ).requires_grad_(False)

@@ -55,9 +55,9 @@ def test_an_episode_is_never_scored_by_a_network_that_saw_it() -> None:
                 windows = arm.windows.of_episode(int(episode)).flatten(1)
                 with torch.inference_mode():
                     logits = network.network(
-                        network.network.project(windows), torch.full((len(windows),), 7.0)
+                        network.network.project(windows)[None], torch.tensor([7.0])
                     )
-                hits.append(float(((logits[:, 0] - logits[:, 1]) * sign > 0).float().mean()))
+                hits.append(float(((logits[..., 0] - logits[..., 1]) * sign > 0).float().mean()))
         return float(np.mean(hits))
 
     assert accuracy([2]) > 0.8  # by heart

@@ -6,21 +6,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ambient_curate.networks import BANDS, SQUASH, NoiseClassifier
+from ambient_curate.networks import BANDS, LARGEST_RATIO, SQUASH, NoiseClassifier
 
 DIM, HEADS = 12, 3
+LAST = ("outlet", "trust")
 SNR = (-6.0, 12.0)
 
 
-def make_network(dim: int = DIM, *, seed: int = 0, trained: bool = False) -> NoiseClassifier:
-    """Make a network; `trained` fills the layers that start at zero too."""
+def make_network(
+    dim: int = DIM, *, seed: int = 0, trained: bool = False, alike: bool = False
+) -> NoiseClassifier:
+    """Make a network; `trained` fills the layers that start at zero too.
+
+    Its arms have moments of their own, or with `alike` those of the clean set.
+    """
     generator = torch.Generator().manual_seed(seed)
+    variance = torch.rand(dim, generator=generator).sort().values
+    moments = 0.5 * torch.randn(3, HEADS, dim, generator=generator)
+    contrast = (moments[0], moments[1], variance * torch.exp(moments[2]))
+    if alike:
+        contrast = (moments[0], moments[0], variance.expand(HEADS, dim))
     basis, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
     network = NoiseClassifier(
         torch.randn(dim, generator=generator),
         basis,
-        torch.rand(dim, generator=generator).sort().values,
-        HEADS,
+        variance,
+        contrast,
         SNR,
         generator=generator,
     )
@@ -35,40 +46,69 @@ def draw(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def inlet_input(network: NoiseClassifier, coordinates: Tensor, log_snr: Tensor) -> Tensor:
+def inlet_input(
+    network: NoiseClassifier, coordinates: Tensor, log_snr: Tensor, keep: Tensor | None = None
+) -> Tensor:
     """Return the features that enter the first layer."""
     seen = []
     hook = network.inlet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network(coordinates, log_snr)
+    run(network, coordinates, log_snr, keep)
     hook.remove()
-    return seen[0]
+    return seen[0][:, 0]
 
 
-def test_an_untrained_network_says_one_half_of_everything() -> None:
-    logits = make_network()(3.0 * draw(7, DIM), torch.linspace(*SNR, 7))
+def run(
+    network: NoiseClassifier, coordinates: Tensor, log_snr: Tensor, keep: Tensor | None = None
+) -> Tensor:
+    """Logits of rows that have a level each."""
+    return network(coordinates[:, None], log_snr, None if keep is None else keep[:, None])[:, 0]
+
+
+def test_an_untrained_network_says_one_half_of_arms_that_are_like_the_clean_set() -> None:
+    logits = run(make_network(alike=True), 3.0 * draw(7, DIM), torch.linspace(*SNR, 7))
     assert logits.shape == (7, HEADS + 1)
     assert logits.dtype == torch.float32
-    assert not logits.any()
+    assert logits.abs().max() < 1e-4
+
+
+def test_an_untrained_network_gives_the_log_ratio_of_normal_laws() -> None:
+    network = make_network()
+    log_snr = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64)
+    a, sigma = torch.sigmoid(log_snr).sqrt()[:, None], torch.sigmoid(-log_snr).sqrt()[:, None]
+    x = 0.1 * draw(9, DIM).double()
+    logits = run(network, x.float(), log_snr.float()).double()
+
+    def log_density(mean: Tensor, variance: Tensor) -> Tensor:
+        spread = (a**2 * variance.double() + sigma**2).sqrt()
+        return torch.distributions.Normal(a * mean.double(), spread).log_prob(x).sum(dim=1)
+
+    for head in range(HEADS):
+        clean = log_density(network.clean_mean[head], network.variance)
+        corrupt = log_density(network.corrupt_mean[head], network.corrupt_variance[head])
+        exact = clean - corrupt
+        bounded = exact / (1.0 + (exact / LARGEST_RATIO).square()).sqrt()
+        found = logits[:, 0] - logits[:, head + 1]
+        torch.testing.assert_close(found, bounded, rtol=0.02, atol=0.02)  # SQUASH: a little less
+        assert exact.abs().max() > 1.0
 
 
 def test_rows_do_not_see_one_another() -> None:
     network = make_network(trained=True)
     x, snr = draw(9, DIM), torch.linspace(*SNR, 9)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
-    logits = network(x, snr)
-    torch.testing.assert_close(network(x[order], snr[order]), logits[order])
-    torch.testing.assert_close(network(x[4:5], snr[4:5]), logits[4:5])
+    logits = run(network, x, snr)
+    torch.testing.assert_close(run(network, x[order], snr[order]), logits[order])
+    torch.testing.assert_close(run(network, x[4:5], snr[4:5]), logits[4:5])
     assert logits.std(dim=0).min() > 1e-3
 
 
-def test_batches_of_three_dimensions_equal_their_rows() -> None:
+def test_rows_of_a_level_equal_rows_with_a_level_each() -> None:
     network = make_network(trained=True)
-    x = draw(2, 5, 4, DIM)  # (level, window, draw, dim), one level a block as in scoring
-    snr = torch.tensor([0.5, 7.0])[:, None, None]
+    x, snr = draw(2, 20, DIM), torch.tensor([0.5, 7.0])
     logits = network(x, snr)
-    flat = network(x.flatten(0, 2), snr.expand(2, 5, 4).flatten())
-    assert logits.shape == (2, 5, 4, HEADS + 1)
-    torch.testing.assert_close(logits.flatten(0, 2), flat)
+    assert logits.shape == (2, 20, HEADS + 1)
+    flat = run(network, x.flatten(0, 1), snr.repeat_interleave(20))
+    torch.testing.assert_close(logits.flatten(0, 1), flat)
 
 
 def test_the_channel_commutes_with_the_projection() -> None:
@@ -116,7 +156,7 @@ def test_band_energies_of_noise_have_about_unit_spread() -> None:
     network = make_network(256)
     spread = (network.variance * 0.5 + 0.5).sqrt()
     features = inlet_input(network, draw(4_000, 256) * spread, torch.zeros(4_000))
-    energy = features[:, 512:]
+    energy = features[:, 512 : 512 + BANDS]
     assert energy.shape == (4_000, BANDS)
     torch.testing.assert_close(energy.std(dim=0), torch.ones(BANDS), rtol=0.25, atol=0.0)
 
@@ -124,7 +164,7 @@ def test_band_energies_of_noise_have_about_unit_spread() -> None:
 def test_far_away_coordinates_saturate() -> None:
     network = make_network(trained=True)
     x = draw(3, DIM)
-    far, farther = (network(scale * x, torch.zeros(3)) for scale in (1e4, 2e4))
+    far, farther = (run(network, scale * x, torch.zeros(3)) for scale in (1e4, 2e4))
     assert torch.isfinite(farther).all()
     # only the logarithm of a band's energy still moves
     features = inlet_input(network, 1e4 * x, torch.zeros(3))
@@ -144,35 +184,47 @@ def test_dropout_hides_a_coordinate_but_not_its_share_of_the_energy() -> None:
     network = make_network()
     keep = torch.ones(2, DIM)
     keep[1, 4] = 0.0
-    seen = []
-    network.inlet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network(draw(1, DIM).expand(2, DIM).contiguous(), torch.zeros(2), keep)
-    kept, hidden = seen[0]
-    assert (kept != hidden).nonzero().flatten().tolist() == [4, DIM + 4]
+    coordinates = draw(1, DIM).expand(2, DIM).contiguous()
+    kept, hidden = inlet_input(network, coordinates, torch.zeros(2), keep)
+    ratios = list(range(kept.numel() - HEADS, kept.numel()))
+    assert (kept != hidden).nonzero().flatten().tolist() == [4, DIM + 4, *ratios]
     assert hidden[4] == hidden[DIM + 4] == 0.0
+
+
+def test_the_log_ratio_does_not_see_a_hidden_coordinate() -> None:
+    network = make_network()
+    x, keep = draw(2, DIM), torch.ones(2, DIM)
+    keep[:, 4] = 0.0
+    moved = x.clone()
+    moved[:, 4] += 3.0
+    seen, other = (inlet_input(network, u, torch.zeros(2), keep)[:, -HEADS:] for u in (x, moved))
+    torch.testing.assert_close(seen, other)
+    network.variance[4] = network.corrupt_variance[:, 4] = 1.0
+    network.clean_mean[:, 4] = network.corrupt_mean[:, 4] = 0.0  # nothing to tell there
+    torch.testing.assert_close(inlet_input(network, x, torch.zeros(2))[:, -HEADS:], seen)
 
 
 def test_every_parameter_learns() -> None:
     network = make_network(trained=True)
-    loss = network(draw(64, DIM), torch.linspace(*SNR, 64)).square().mean()
+    loss = run(network, draw(64, DIM), torch.linspace(*SNR, 64)).square().mean()
     torch.autograd.backward(loss)
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0.0, name
 
 
-def test_the_first_step_moves_only_the_outlet_and_the_third_everything() -> None:
+def test_the_first_step_moves_only_the_last_layers_and_the_third_everything() -> None:
     network = make_network()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     moved = []
     for _ in range(3):
         before = {name: p.detach().clone() for name, p in network.named_parameters()}
-        logits = network(draw(64, DIM), torch.linspace(*SNR, 64))
+        logits = run(network, draw(64, DIM), torch.linspace(*SNR, 64))
         optimizer.zero_grad()
         torch.autograd.backward(nn.functional.cross_entropy(logits, torch.arange(64) % 3))
         optimizer.step()
         moved.append({n for n, p in network.named_parameters() if not torch.equal(p, before[n])})
-    assert moved[0] == {"outlet.weight", "outlet.bias"}
+    assert moved[0] == {f"{layer}.{part}" for layer in LAST for part in ("weight", "bias")}
     assert moved[2] == {name for name, _ in network.named_parameters()}
 
 

@@ -56,6 +56,14 @@ def test_by_window_an_episode_counts_for_its_windows() -> None:
             assert abs(found[mark + episode] - count * p) < 4 * spread
 
 
+def test_every_window_tells_its_episode() -> None:
+    corrupt = [marked_arm("a", 100.0), marked_arm("b", 200.0)]
+    sample = draw_sample(CLEAN, corrupt, [0, 2], 800, np.random.default_rng(0))
+    assert torch.equal(sample.clean[:, 0], sample.clean_episode.float())
+    mark = 100.0 * (sample.head + 1)
+    assert torch.equal(sample.corrupt[:, 0], mark + sample.corrupt_episode)
+
+
 def test_an_arm_of_many_keeps_a_sample_of_its_own() -> None:
     corrupt = [marked_arm("q", 100.0 * k) for k in range(1, 11)]
     sample = draw_sample(CLEAN, corrupt, [0, 1, 2], 100, np.random.default_rng(0))
@@ -94,6 +102,8 @@ def test_map_reaches_the_windows_of_both_classes_only() -> None:
     assert torch.equal(mapped.corrupt, sample.corrupt + 1.0)
     assert mapped.weight is sample.weight
     assert mapped.head is sample.head
+    assert mapped.clean_episode is sample.clean_episode
+    assert mapped.corrupt_episode is sample.corrupt_episode
 
 
 def random_sample(seed: int, arms: int = 2, rows: int = 400) -> Sample:
@@ -108,6 +118,8 @@ def random_sample(seed: int, arms: int = 2, rows: int = 400) -> Sample:
         torch.ones(rows, arms),
         torch.from_numpy(np.concatenate([draw() for _ in range(arms)])).float(),
         torch.arange(arms).repeat_interleave(rows),
+        torch.arange(rows),
+        torch.arange(rows).repeat(arms),
     )
 
 
@@ -157,7 +169,8 @@ def test_no_arm_dominates_the_basis_however_large_its_values() -> None:
 
 def test_windows_of_one_number_and_constant_windows_have_a_basis() -> None:
     one = torch.tensor([[1.0], [3.0]])
-    sample = Sample(one, torch.ones(2, 1), one, torch.zeros(2, dtype=torch.int64))
+    number = torch.arange(2)
+    sample = Sample(one, torch.ones(2, 1), one, 0 * number, number, number)
     mean, basis, variance = find_basis(sample, sample)
     assert (mean.tolist(), basis.abs().tolist(), variance.tolist()) == ([2.0], [[1.0]], [1.0])
     still = sample.map(lambda windows: torch.zeros(2, 3))

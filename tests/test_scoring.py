@@ -39,7 +39,7 @@ def make_classifier(seed: int = 0) -> FoldClassifier:
         torch.randn(DIM, generator=generator),
         basis,
         torch.rand(DIM, generator=generator).sort().values,
-        HEADS,
+        tuple(torch.rand(HEADS, DIM, generator=generator) for _ in range(3)),
         (-6.0, float(log_snr(SIGMA[0]))),
         generator=generator,
     ).requires_grad_(False)
@@ -102,7 +102,7 @@ def naive_probabilities(
         a = float(np.sqrt((1.0 - SIGMA[s]) * (1.0 + SIGMA[s])))
         x = a * u + float(SIGMA[s]) * torch.from_numpy(noise[w, d])
         snr = torch.tensor([float(log_snr(SIGMA[s]))])
-        logits = classifier.network(x[None], snr)[0].double()
+        logits = classifier.network(x[None, None], snr)[0, 0].double()
         logit = classifier.slope[head, s] * (logits[0] - logits[head + 1])
         result[w, d, s] = torch.sigmoid(logit + classifier.intercept[head, s])
     return result
