@@ -20,6 +20,8 @@ from ambient_curate.progress import Task
 from ambient_curate.samples import Sample, draw_sample, find_basis
 from ambient_curate.training import TrainOptions, train
 
+RELIANCES = (0.0, 0.5, 1.0)  # shares of the logit that the normal laws may be given
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -260,12 +262,25 @@ class _Scores(NamedTuple):
 
 
 def _calibrate(network: NoiseClassifier, judges: Sequence["_Judge"]) -> list[CalibrationModel]:
-    """Calibrate every head on all that the judges see."""
-    heads = zip(*(judge.score(network) for judge in judges), strict=True)
-    return [
-        fit_calibration(*(np.concatenate(parts) for parts in zip(*scores, strict=True)))
-        for scores in heads
-    ]
+    """Calibrate every head, at the reliance on normal laws that gives the least held-out loss.
+
+    Where the laws differ by little more than their moments, what a network adds to them is mostly
+    learnt by heart (stacking; Wolpert 1992).
+    """
+    best = [np.inf] * network.reliance.numel()
+    chosen = network.reliance.clone()
+    models: dict[int, CalibrationModel] = {}
+    for reliance in RELIANCES:
+        network.reliance.fill_(reliance)
+        heads = zip(*(judge.score(network) for judge in judges), strict=True)
+        for head, parts in enumerate(heads):
+            scores = [np.concatenate(part) for part in zip(*parts, strict=True)]
+            model = fit_calibration(*scores)
+            loss = calibrated_loss(model, *scores)
+            if loss < best[head]:
+                best[head], chosen[head], models[head] = loss, reliance, model
+    network.reliance.copy_(chosen)
+    return [models[head] for head in range(len(best))]
 
 
 class _Judge:

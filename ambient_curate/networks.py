@@ -26,7 +26,8 @@ class NoiseClassifier(nn.Module):
     as visible as coarse at every level. The whitened coordinates, their squares and the
     log-energies of bands of coordinates (log-likelihood ratios of Gaussians are linear in the
     first two) enter a residual MLP, modulated by the noise level (FiLM, Perez et al. 2018). It
-    starts from, and corrects, the ratio of independent normal laws with the moments `contrast`.
+    starts from, and corrects, the log-ratio of independent normal laws with the moments
+    `contrast`. A head's logit is moved towards that ratio by the share `reliance`, 0 at first.
 
     Parameters
     ----------
@@ -53,6 +54,7 @@ class NoiseClassifier(nn.Module):
     clean_mean: Tensor
     corrupt_mean: Tensor
     corrupt_variance: Tensor
+    reliance: Tensor
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class NoiseClassifier(nn.Module):
         self.outlet = _linear(WIDTH, heads + 1, generator, zero=True)
         self.trust = _linear(WIDTH, heads, generator, zero=True)
         nn.init.ones_(self.trust.bias)
+        self.register_buffer("reliance", torch.zeros(heads))
 
     def project(self, windows: Float32[Tensor, "*batch dim"]) -> Float32[Tensor, "*batch dim"]:
         """Coordinates of un-noised flattened windows in the eigenbasis."""
@@ -127,7 +130,9 @@ class NoiseClassifier(nn.Module):
         for block, norm, film in zip(self.blocks, self.norms, self.films[1:], strict=True):
             hidden = hidden + block(F.silu(_modulate(norm(hidden), film(level))))
         logits = self.outlet(F.silu(hidden))
-        return logits - F.pad(self.trust(level) * ratio, (1, 0))
+        pairs = logits[..., :1] - logits[..., 1:] + self.trust(level) * ratio
+        pairs = torch.lerp(pairs, ratio, self.reliance)
+        return torch.cat([logits[..., :1], logits[..., :1] - pairs], dim=-1)
 
     def _normal_ratio(
         self,

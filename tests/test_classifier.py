@@ -1,5 +1,7 @@
 """The classifier against distributions whose best answer is known, and against its own leaks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,24 @@ def test_three_atoms_learn_the_exact_posterior() -> None:
         p0, p1, pm = (np.exp(-((x - a * m) ** 2) / (2 * sigma**2)) for m in (0, 1, -1))
         exact = (p0 + p1) / (p0 + p1 + p0 + pm)
         assert np.abs(c.mean(axis=1) - exact.mean(axis=1)).max() < 0.06
+
+
+def test_a_network_that_spoils_what_the_moments_say_is_not_relied_on() -> None:
+    """Normal laws, a step so large that the network's part is noise: the ratio alone is kept."""
+    rng = np.random.default_rng(7)
+    mean = direction(rng, (2, 2))
+    clean = gaussian_episodes(rng, 90, np.zeros((2, 2)), 0.04)
+    corrupt = gaussian_episodes(rng, 90, mean, 0.04)
+    p, q = make_arm("p", clean, 2, 3), make_arm("q", corrupt, 2, 3)
+    good = fit_fold(p, [q], 0, SIGMA, QUICK)
+    wild = replace(QUICK, train=TrainOptions(steps=20, warm_up=0, learning_rate=3.0))
+    spoilt = fit_fold(p, [q], 0, SIGMA, wild)
+    assert spoilt.network.reliance.tolist() == [1.0]
+    noise = torch.randn(200, 1, 4, generator=torch.Generator().manual_seed(0))
+    windows = torch.from_numpy(mean).float() + 0.2 * noise.reshape(200, 2, 2)
+    level = slice(60, 61)
+    found, expected = (each.predict(windows, noise, [0], level) for each in (spoilt, good))
+    assert float((found - expected).abs().mean()) < 0.05
 
 
 @pytest.mark.slow

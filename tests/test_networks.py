@@ -92,6 +92,18 @@ def test_an_untrained_network_gives_the_log_ratio_of_normal_laws() -> None:
         assert exact.abs().max() > 1.0
 
 
+def test_a_head_that_relies_on_the_normal_laws_gives_their_ratio_alone() -> None:
+    plain, network = make_network(trained=True), make_network(trained=True)
+    x, snr = draw(7, DIM), torch.linspace(*SNR, 7)
+    ratio = inlet_input(network, x, snr)[:, -HEADS:]
+    network.reliance[:] = torch.tensor([0.0, 0.5, 1.0])
+    before, after = (run(each, x, snr) for each in (plain, network))
+    before, after = (logits[:, :1] - logits[:, 1:] for logits in (before, after))
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    torch.testing.assert_close(after[:, 1], (before[:, 1] + ratio[:, 1]) / 2)
+    torch.testing.assert_close(after[:, 2], ratio[:, 2])
+
+
 def test_rows_do_not_see_one_another() -> None:
     network = make_network(trained=True)
     x, snr = draw(9, DIM), torch.linspace(*SNR, 9)
