@@ -31,7 +31,8 @@ from ambient_curate.stages import Answers, fit_classifiers, score_study
 from ambient_curate.study import Study, describe_member, prepare_study
 from ambient_curate.verdict import (
     build_verdict,
-    judge_control,
+    describe_checks,
+    describe_control,
     list_assumptions,
     list_offsets,
     list_warnings,
@@ -163,7 +164,7 @@ def _describe_run(
     collection: Collection, study: Study, answers: Answers, sigma: Float64[np.ndarray, " level"]
 ) -> dict[str, Any]:
     options = study.options
-    control = judge_control(answers.control, study.control)
+    control = describe_control(answers.control, study.control)
     rates = {name: frames.rate_hz for name, frames in study.frames.items()}
     clean = study.clean.dataset
     return {
@@ -180,7 +181,8 @@ def _describe_run(
             | {"format": member.dataset.format, "problems": list(member.dataset.problems)}
             for member in collection.members
         },
-        "verdict": build_verdict(study, answers.arms, answers.statuses, answers.sigma_min),
+        "verdict": build_verdict(study, answers.arms, answers.findings, answers.sigma_min),
+        "checks": describe_checks(answers.findings),
         "control": control,
         "assumptions": list_assumptions(study),
         "warnings": [

@@ -8,13 +8,24 @@ import pyarrow as pa
 from jaxtyping import Float64, Int64
 
 from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
+from ambient_curate.certificates import Losses, delta_ratio
 from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
+from ambient_curate.envelopes import Envelope, HeldOut
 from ambient_curate.manifest import curves_schema, reliability_schema, tabulate
 from ambient_curate.noise import log_snr
-from ambient_curate.scoring import BINS, STATISTICS, band_of
+from ambient_curate.scoring import BINS, SMALLEST, STATISTICS, band_of
 
 C, BRIER, BCE, ACCURACY = range(len(STATISTICS))
 CONFIDENCE = 0.95
+CERTIFIED = (
+    "delta_lower",
+    "delta_upper_empirical",
+    "delta_upper",
+    "tv_lower",
+    "tv_upper_empirical",
+    "tv_upper",
+    "jsd_lower",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +89,9 @@ class ArmCurves:
     delta_interval, tv_interval : ndarray, float64, shape (2, level)
         Percentile intervals of a bootstrap over episodes: approximate.
     sigma_min, lower, upper : float
-        Crossing of `isotonic`, and its percentile interval.
+        Crossing of `isotonic`, inside the bracket, and its percentile interval.
+    envelope : Envelope
+        Certified bounds, and the bracket of sigma_min.
     reliability : ndarray, float64, shape (band, bin, 3)
         Share of the balanced predictions, their mean, and the clean share among them.
     """
@@ -96,6 +109,7 @@ class ArmCurves:
     sigma_min: float
     lower: float
     upper: float
+    envelope: Envelope
     reliability: Float64[np.ndarray, "band bin 3"]
 
     @property
@@ -105,11 +119,11 @@ class ArmCurves:
 
 
 def summarize_arm(
-    dataset: str,
-    group: str | None,
+    name: tuple[str, str | None],
     sigma: Float64[np.ndarray, " level"],
     clean: Side,
     corrupt: Side,
+    envelope: Envelope,
     *,
     epsilon: float,
     rng: np.random.Generator,
@@ -121,12 +135,14 @@ def summarize_arm(
 
     Parameters
     ----------
-    dataset, group
-        Of the arm.
+    name : tuple of str and str or None
+        The arm's dataset and group.
     sigma : ndarray, float64, shape (level,)
         The grid.
     clean, corrupt : Side
         Out-of-fold scores.
+    envelope : Envelope
+        What is certain; the crossing stays inside its bracket.
     epsilon : float
         Margin of the rule.
     rng : Generator
@@ -135,15 +151,15 @@ def summarize_arm(
     folds = int(rng.integers(2**32))
     p, q = clean.mean(), corrupt.mean()
     isotonic = rising_fit(q[C])
-    crossing = float(last_crossing(isotonic, sigma, 0.5 - epsilon))
+    inside = _keep_inside(isotonic, sigma, envelope, 0.5 - epsilon)
+    crossing = float(last_crossing(inside, sigma, 0.5 - epsilon))
     drawn_q = corrupt.redraw(C, rng, folds)
     fits = np.stack([rising_fit(curve) for curve in drawn_q])
     crossings = last_crossing(fits, sigma, 0.5 - epsilon)
     hits = sum(side.redraw(ACCURACY, rng, folds) for side in (clean, corrupt))
     lower, upper = _percentiles(crossings)
     return ArmCurves(
-        dataset,
-        group,
+        *name,
         sigma,
         len(clean.weight),
         len(corrupt.weight),
@@ -155,8 +171,30 @@ def summarize_arm(
         crossing,
         float(min(lower, crossing)),
         float(max(upper, crossing)),
+        envelope,
         _reliability(clean.mean_histogram(), corrupt.mean_histogram()),
     )
+
+
+def _keep_inside(
+    curve: np.ndarray, sigma: np.ndarray, envelope: Envelope, threshold: float
+) -> np.ndarray:
+    """Let the curve fail where Delta is certified to be large, and pass where it is to be small."""
+    failing = np.where(sigma <= envelope.lower, np.minimum(curve, threshold), curve)
+    above = np.nextafter(threshold, 1.0)
+    return np.where(sigma >= envelope.upper, np.maximum(failing, above), failing)
+
+
+def hold_out(clean: Side, corrupt: Side) -> HeldOut:
+    """Losses of episodes that weigh the same, for certificates."""
+
+    def losses(statistic: int) -> Losses:
+        p, q = (side.statistics[:, statistic] for side in (clean, corrupt))
+        return Losses(p, q, clean.fold, corrupt.fold)
+
+    right = losses(ACCURACY)
+    errors = Losses(1.0 - right.clean, 1.0 - right.corrupt, clean.fold, corrupt.fold)
+    return HeldOut(losses(BRIER), errors, losses(BCE), SMALLEST)
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:
@@ -192,15 +230,25 @@ def tabulate_curves(arms: Sequence[ArmCurves]) -> pa.Table:
             "brier": both[BRIER],
             "bce": both[BCE],
             "delta": arm.delta,
+            "delta_ratio": _ratio(arm),
             "delta_lower_approx": arm.delta_interval[0],
             "delta_upper_approx": arm.delta_interval[1],
             "tv": tv_from_accuracy(both[ACCURACY]),
             "tv_lower_approx": arm.tv_interval[0],
             "tv_upper_approx": arm.tv_interval[1],
+            **{name: _nullable(getattr(arm.envelope, name)) for name in CERTIFIED},
         }
         for name, column in values.items():
             columns[name].extend(column)
     return tabulate(columns, curves_schema())
+
+
+def _ratio(arm: ArmCurves) -> np.ndarray:
+    return delta_ratio(arm.clean[C], arm.corrupt[C], arm.clean[BRIER], arm.corrupt[BRIER])
+
+
+def _nullable(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def tabulate_reliability(arms: Sequence[ArmCurves]) -> pa.Table:

@@ -39,7 +39,9 @@ def tabulate_rows(columns: Columns, metadata: Mapping[str, str]) -> pa.Table:
 
 
 def whole_rows(
-    study: Study, arms: Mapping[tuple[str, str | None], ArmCurves], statuses: Mapping[str, str]
+    study: Study,
+    arms: Mapping[tuple[str, str | None], ArmCurves],
+    statuses: Mapping[tuple[str, str | None], str],
 ) -> Columns:
     """Rows that speak for a whole dataset or group."""
     columns = _empty("dataset", "group", "horizon", "is_clean", *_ANSWER, "p_clean", "status")
@@ -49,7 +51,7 @@ def whole_rows(
         for label in labels:
             is_clean = name == study.clean.dataset
             arm = arms.get((name, label))
-            status = "ok" if is_clean else statuses[name] if arm else "too-few-episodes"
+            status = "ok" if is_clean else statuses.get((name, label), "too-few-episodes")
             values = {
                 "dataset": name,
                 "group": label,
@@ -72,7 +74,7 @@ def _answer(is_clean: bool, arm: ArmCurves | None) -> dict[str, float | None]:
         return dict.fromkeys(_ANSWER, 0.0)
     if arm is None:
         return dict.fromkeys(_ANSWER, None)
-    values = (arm.sigma_min, arm.lower, arm.upper, 0.0)
+    values = (arm.sigma_min, arm.envelope.lower, arm.envelope.upper, 0.0)
     return dict(zip(_ANSWER, values, strict=True))
 
 

@@ -79,11 +79,19 @@ CURVE_FIELDS = (
     _required("brier", pa.float64(), "squared probability", "balanced, out of fold"),
     _required("bce", pa.float64(), "nats", "balanced, out of fold"),
     _required("delta", pa.float64(), "Delta, 0 to 2", "2 - 4 E_q c, isotonic along sigma"),
+    _required("delta_ratio", pa.float64(), "Delta, 0 to 2", "best rescaling of c, plug-in"),
     _nullable("delta_lower_approx", pa.float64(), "Delta, 0 to 2", "approximate interval"),
     _nullable("delta_upper_approx", pa.float64(), "Delta, 0 to 2", "approximate interval"),
     _required("tv", pa.float64(), "total variation, 0 to 1", "2 accuracy - 1"),
     _nullable("tv_lower_approx", pa.float64(), "total variation, 0 to 1", "approximate interval"),
     _nullable("tv_upper_approx", pa.float64(), "total variation, 0 to 1", "approximate interval"),
+    _nullable("delta_lower", pa.float64(), "Delta, 0 to 2", "certified, 95 %"),
+    _nullable("delta_upper_empirical", pa.float64(), "Delta, 0 to 2", "of the two finite sets"),
+    _nullable("delta_upper", pa.float64(), "Delta, 0 to 2", "certified, 95 %; null: vacuous"),
+    _nullable("tv_lower", pa.float64(), "total variation, 0 to 1", "certified, 95 %"),
+    _nullable("tv_upper_empirical", pa.float64(), "total variation, 0 to 1", "of the finite sets"),
+    _nullable("tv_upper", pa.float64(), "total variation, 0 to 1", "certified, 95 %"),
+    _nullable("jsd_lower", pa.float64(), "nats", "certified, 95 %"),
 )
 
 RELIABILITY_FIELDS = (

@@ -15,7 +15,7 @@ from ambient_curate.classifier import FoldClassifier
 STATISTICS = ("c", "brier", "bce", "accuracy")
 BINS = 10
 BANDS = 6
-SMALLEST = 1e-6  # probabilities are clipped to [SMALLEST, 1 - SMALLEST] in the cross-entropy
+SMALLEST = 0.01  # probabilities are clipped to [SMALLEST, 1 - SMALLEST] in the cross-entropy
 ROWS = 8192  # rows of one network call
 BLOCK = 256  # windows scored together
 

@@ -9,9 +9,12 @@ from jaxtyping import Float64, Int64
 
 from ambient_curate.arms import Arm
 from ambient_curate.checkpoints import load_fold, save_fold
+from ambient_curate.checks import Finding
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
-from ambient_curate.curves import ArmCurves, Side, summarize_arm
+from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
+from ambient_curate.empirical import compare_sets, measure_arm
 from ambient_curate.engines import Interrupted, Stopped, map_items
+from ambient_curate.envelopes import FiniteSets, build_envelope
 from ambient_curate.evidence import (
     DRAWS,
     Evidence,
@@ -20,15 +23,23 @@ from ambient_curate.evidence import (
     save_evidence,
     score_member,
 )
+from ambient_curate.examinations import (
+    RELIABLE,
+    UNRELIABLE,
+    differ_surely,
+    examine_arm,
+    examine_control,
+)
 from ambient_curate.manifest import read_manifest, write_part
 from ambient_curate.progress import Progress, Task
 from ambient_curate.rows import MemberRows, tabulate_rows, whole_rows
 from ambient_curate.runs import write_json_atomic
 from ambient_curate.scoring import EpisodeScore, noise_seed
 from ambient_curate.study import Study
-from ambient_curate.verdict import judge_control
 
 CLASSIFIER_CONFIG = "config.json"
+
+Name = tuple[str, str | None]  # dataset and group
 
 
 class _Stoppable:
@@ -92,15 +103,18 @@ class Answers:
         By dataset and group.
     control : ArmCurves or None
         The planted control.
-    statuses : dict of str to str
-        By corrupt dataset.
+    statuses : dict of (str, str or None) to str
+        By dataset and group, of `arms` only: whether their classifier may be believed.
+    findings : dict of (str, str or None) to list of Finding
+        What was examined, with those of the control first.
     sigma_min : dict of str to ndarray, float64
         Every episode or datapoint row by member, NaN for null; empty at the coarser granularities.
     """
 
-    arms: dict[tuple[str, str | None], ArmCurves]
+    arms: dict[Name, ArmCurves]
     control: ArmCurves | None
-    statuses: dict[str, str]
+    statuses: dict[Name, str]
+    findings: dict[Name, list[Finding]]
     sigma_min: dict[str, Float64[np.ndarray, " row"]]
 
 
@@ -122,17 +136,16 @@ def score_study(
     if study.control is not None:
         arm = study.control.arm
         heads = np.full((arm.episodes.size, 1), len(study.corrupt))
-        control = stage.summarize(arm, clean, stage.score(arm, heads, "control"))
-    judged = judge_control(control, study.control)
-    sound = judged is None or judged["recovered"]
-    status = "ok" if sound else "classifier-unreliable"
+        control, _ = stage.summarize(arm, clean, stage.score(arm, heads, "control"))
+    common = examine_control(control, study.control)
+    summaries = stage.score_corrupt(clean)
+    arms = {name: arm for name, (arm, _) in summaries.items()}
+    findings = {name: [*common, *found] for name, (_, found) in summaries.items()}
     statuses = {
-        name: status if study.head(name) is not None else "too-few-episodes"
-        for name in study.frames
-        if name != study.clean.dataset
+        name: RELIABLE if all(finding.passed for finding in found) else UNRELIABLE
+        for name, found in findings.items()
     }
-    arms = stage.score_corrupt(clean, statuses)
-    return Answers(arms, control, statuses, stage.write_rows(arms, statuses))
+    return Answers(arms, control, statuses, findings, stage.write_rows(arms, statuses))
 
 
 class _Scoring:
@@ -170,13 +183,13 @@ class _Scoring:
         return evidence
 
     def score_rows(
-        self, arm: Arm, heads: Int64[np.ndarray, "episode head"], number: int, status: str
+        self, arm: Arm, heads: Int64[np.ndarray, "episode head"], number: int
     ) -> Evidence:
         """Score a member and write its part of the manifest on the way."""
         place = self.work / "scores" / f"{number:05d}.npz"
         if place.exists():
             return load_evidence(place)
-        rows = self._rows(arm.dataset, status)
+        rows = self._rows(arm.dataset, RELIABLE)
         slim = []
         for episode, score in self._stream(arm, heads):
             rows.add(episode, score)
@@ -204,26 +217,22 @@ class _Scoring:
     def _part(self, number: int) -> Path:
         return self.work / "manifest" / f"part-{number:05d}.parquet"
 
-    def score_corrupt(
-        self, clean: Evidence, statuses: Mapping[str, str]
-    ) -> dict[tuple[str, str | None], ArmCurves]:
-        """Score every corrupt member and summarise its arms."""
-        arms: dict[tuple[str, str | None], ArmCurves] = {}
+    def score_corrupt(self, clean: Evidence) -> dict[Name, tuple[ArmCurves, list[Finding]]]:
+        """Score every corrupt member; summarise and examine its arms."""
+        result: dict[Name, tuple[ArmCurves, list[Finding]]] = {}
         for number, name in enumerate(sorted(self.study.frames)):
-            if statuses.get(name, "too-few-episodes") == "too-few-episodes":
-                if self.study.by_row and not self._part(number).exists():
-                    self._write(self._rows(name, "too-few-episodes"), number)
+            if name == self.study.clean.dataset or self.study.head(name) is None:
                 continue
             whole = self.study.arms[self._head(name)]
             heads = self._heads_of(whole)
             if self.study.by_row:
-                evidence = self.score_rows(whole, heads, number, statuses[name])
+                evidence = self.score_rows(whole, heads, number)
             else:
                 evidence = self.score(whole, heads, f"{number:05d}")
             for arm in self.study.corrupt:
                 if arm.dataset == name:
-                    arms[name, arm.group] = self.summarize(arm, clean, evidence)
-        return arms
+                    result[name, arm.group] = self.summarize(arm, clean, evidence)
+        return result
 
     def _head(self, name: str, group: str | None = None) -> int:
         head = self.study.head(name, group)
@@ -238,19 +247,43 @@ class _Scoring:
         group = [[self._head(arm.dataset, labels[episode])] for episode in arm.episodes]
         return np.concatenate([own, np.array(group)], axis=1)
 
-    def summarize(self, arm: Arm, clean: Evidence, corrupt: Evidence) -> ArmCurves:
-        """Curves, crossing and intervals of one arm."""
+    def summarize(
+        self, arm: Arm, clean: Evidence, corrupt: Evidence
+    ) -> tuple[ArmCurves, list[Finding]]:
+        """Curves, crossing and bounds of one arm, and whether they may be believed."""
         head = next(i for i, other in enumerate(self.study.arms) if other is arm)
-        identity = f"{arm.dataset}\x00{arm.group}"
-        return summarize_arm(
-            arm.dataset,
-            arm.group,
+        p, q = self._side(self.study.clean, clean, head), self._side(arm, corrupt, head)
+        finite = self._compare(arm, clean.of_head(head)[0], corrupt.of_head(head)[0])
+        options = self.study.options
+        # clusters are found in the very episodes that they are made of
+        clustered = arm.group is not None and options.group_by.startswith("cluster:")
+        held_out = hold_out(p, q) if options.weighting == "episode" and not clustered else None
+        envelope = build_envelope(self.sigma, held_out, finite, epsilon=options.epsilon)
+        curves = summarize_arm(
+            (arm.dataset, arm.group),
             self.sigma,
-            self._side(self.study.clean, clean, head),
-            self._side(arm, corrupt, head),
-            epsilon=self.study.options.epsilon,
-            rng=np.random.default_rng(noise_seed(self.study.options.seed, identity, "bootstrap")),
+            p,
+            q,
+            envelope,
+            epsilon=options.epsilon,
+            rng=self._rng(arm, "bootstrap"),
         )
+        if arm.shift is not None:
+            return curves, []  # the control itself
+        sure = differ_surely(self.study.clean, arm, float(self.sigma[0]), self._rng(arm, "energy"))
+        rng = self._rng(arm, "examination")
+        return curves, examine_arm(curves, p, q, sure, epsilon=options.epsilon, rng=rng)
+
+    def _compare(self, arm: Arm, clean: np.ndarray, corrupt: np.ndarray) -> FiniteSets:
+        by_window = self.study.options.weighting == "window"
+        rng = self._rng(arm, "finite sets")
+        p = measure_arm(self.study.clean, clean, rng, by_window=by_window)
+        q = measure_arm(arm, corrupt, rng, by_window=by_window)
+        return compare_sets(p, q, self.sigma, rng)
+
+    def _rng(self, arm: Arm, purpose: str) -> np.random.Generator:
+        identity = f"{arm.dataset}\x00{arm.group}"
+        return np.random.default_rng(noise_seed(self.study.options.seed, identity, purpose))
 
     def _side(self, arm: Arm, evidence: Evidence, head: int) -> Side:
         episodes, statistics, histogram = evidence.of_head(head)
@@ -260,17 +293,22 @@ class _Scoring:
         return Side(statistics, histogram, weight, arm.fold[episodes])
 
     def write_rows(
-        self, arms: Mapping[tuple[str, str | None], ArmCurves], statuses: Mapping[str, str]
+        self, arms: Mapping[Name, ArmCurves], statuses: Mapping[Name, str]
     ) -> dict[str, Float64[np.ndarray, " row"]]:
-        """Write the parts that are not there yet; return every member's rows, where it has any."""
+        """Write the parts that are not there yet; return every member's rows, where it has any.
+
+        A member whose classifier turned out unreliable after its rows were written loses them.
+        """
         if not self.study.by_row:
             columns = whole_rows(self.study, arms, statuses)
             write_part(tabulate_rows(columns, self.metadata), self._part(0))
             return {}
         result = {}
         for number, name in enumerate(sorted(self.study.frames)):
-            if name == self.study.clean.dataset and not self._part(number).exists():
-                self._write(self._rows(name, "ok"), number)
+            own = name == self.study.clean.dataset
+            status = RELIABLE if own else statuses.get((name, None), "too-few-episodes")
+            if status == UNRELIABLE or not self._part(number).exists():
+                self._write(self._rows(name, status), number)
             column = read_manifest(self._part(number))["sigma_min"]
             result[name] = column.to_numpy()
         return result

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ambient_curate.inspection import Inspection, MemberInspection
+from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -40,11 +41,13 @@ def _verdict_cells(row: Mapping[str, Any]) -> dict[str, str]:
         "windows": f"{row['windows']:,}",
         "sigma_min": _sigma(row["sigma_min"]),
         "interval": "-" if row["is_clean"] else _range("[{}, {}]", row["lower"], row["upper"]),
+        "bracket": "-"
+        if row["is_clean"]
+        else _range("[{}, {}]", row["bracket_lower"], row["bracket_upper"]),
         "10 %": spread[0],
         "50 %": spread[1],
         "90 %": spread[2],
         "null": "-" if row["quantiles"] is None else f"{row['nulls']:,}",
-        "TV": _range("{} to {}", row["tv_low"], row["tv_high"]),
         "Delta": _sigma(row["delta"]),
         "step": "-" if row["index"] is None else str(row["index"]),
         "usable": "-" if row["usable"] is None else f"{100 * row['usable']:.0f} %",
@@ -64,11 +67,15 @@ def _range(text: str, low: float | None, high: float | None) -> str:
 
 
 def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is said below a verdict: why rows have no number, and the planted control."""
+    """Yield what is said below a verdict: what each number means, or why there is none."""
     for row in info["verdict"]:
+        name = row["dataset"] if row["group"] is None else f"{row['dataset']} / {row['group']}"
         if row["reason"]:
-            name = row["dataset"] if row["group"] is None else f"{row['dataset']} / {row['group']}"
             yield f"{name}: {row['reason']}"
+        elif not row["is_clean"]:
+            first, *others = _meaning(row, info["epsilon"], info["schedule"])
+            yield f"{name}: {first}"
+            yield from (f"    {text}" for text in others)
     if (control := info["control"]) is not None:
         yield (
             f"planted control: expected {_sigma(control['expected'])}, "
@@ -76,6 +83,42 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
             + _range("[{}, {}]", control["lower"], control["upper"])
             + ("" if control["recovered"] else ": NOT recovered")
         )
+
+
+def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[str]:
+    """Say what is believed, what is certified, and what cannot be known."""
+    if row["sigma_min"] >= 1.0:
+        yield "not usable at any noise level"
+    else:
+        yield (
+            f"usable above sigma {_sigma(row['sigma_min'])} ({_trainer_time(row, schedule)}) if "
+            f"the classifier is near-optimal: then TV is at most {row['tv_high']:.3f} there"
+        )
+    if row["bracket_lower"] > 0.0:
+        yield (
+            f"certified, whatever the classifier: up to sigma {_sigma(row['bracket_lower'])} TV is "
+            f"at least {2 * epsilon:.3f}"
+        )
+    else:
+        yield "certified: no difference, with so few episodes"
+    if row["tv_finite"] is not None:
+        yield f"the windows at hand differ there by a TV of at most {row['tv_finite']:.3f}"
+    if row["bracket_upper"] < 1.0:
+        yield f"certified: from sigma {_sigma(row['bracket_upper'])} on Delta is below the rule's"
+    elif row["tv_floor"] is not None:
+        yield (
+            f"no upper bound on the populations' TV below {row['tv_floor']:.3f} can come from so "
+            "few episodes"
+        )
+
+
+def _trainer_time(row: Mapping[str, Any], schedule: str) -> str:
+    sigma = row["sigma_min"]
+    step = "no step" if row["index"] is None else f"step {row['index']}"
+    return (
+        f"{step} of {schedule}, EDM noise {float(ve_from_sigma(sigma)):.3f}, flow time "
+        f"{float(flow_from_sigma(sigma)):.3f}"
+    )
 
 
 def caveats(info: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The verdict: one line a dataset or group, with what was assumed and what to beware of."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -8,28 +9,23 @@ from jaxtyping import Float64
 
 from ambient_curate.arms import Control
 from ambient_curate.bounds import delta_at, tv_range_at
+from ambient_curate.checks import Finding
 from ambient_curate.curves import ArmCurves, C
+from ambient_curate.examinations import RELIABLE, UNRELIABLE, examine_control, failures
 from ambient_curate.motion import Motion, name_dims
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.study import Study, find_outside
 
+Name = tuple[str, str | None]  # dataset and group
+
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
 
-REASONS = {
-    "ok": "",
-    "too-few-episodes": "too few different episodes with a whole window to fill every fold",
-    "classifier-unreliable": "the classifier missed the planted control: no difference found "
-    "means nothing here",
-}
+TOO_FEW = "too few different episodes with a whole window to fill every fold"
 
 
-def judge_control(found: ArmCurves | None, planted: Control | None) -> dict[str, Any] | None:
-    """Compare the planted control's sigma_min with where it was planted.
-
-    Not recovered means that even the upper end of its interval lies below half of the expected
-    level: a classifier so blind would call other datasets usable that are not.
-    """
+def describe_control(found: ArmCurves | None, planted: Control | None) -> dict[str, Any] | None:
+    """Say where the planted control was found, and where it was planted."""
     if found is None or planted is None:
         return None
     return {
@@ -37,14 +33,23 @@ def judge_control(found: ArmCurves | None, planted: Control | None) -> dict[str,
         "found": found.sigma_min,
         "lower": found.lower,
         "upper": found.upper,
-        "recovered": bool(found.upper >= planted.sigma_min / 2),
+        "recovered": all(finding.passed for finding in examine_control(found, planted)),
     }
+
+
+def describe_checks(findings: Mapping[Name, Sequence[Finding]]) -> list[dict[str, Any]]:
+    """Say what was examined of every arm, as ``run.json`` keeps it."""
+    return [
+        {"dataset": name, "group": group} | asdict(finding)
+        for (name, group), found in findings.items()
+        for finding in found
+    ]
 
 
 def build_verdict(
     study: Study,
-    arms: Mapping[tuple[str, str | None], ArmCurves],
-    statuses: Mapping[str, str],
+    arms: Mapping[Name, ArmCurves],
+    findings: Mapping[Name, Sequence[Finding]],
     sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
 ) -> list[dict[str, Any]]:
     """One row a dataset, the clean one first, and one a group.
@@ -55,8 +60,8 @@ def build_verdict(
         What was annotated.
     arms : mapping of (str, str or None) to ArmCurves
         By dataset and group; absent where there were too few episodes.
-    statuses : mapping of str to str
-        By corrupt dataset.
+    findings : mapping of (str, str or None) to sequence of Finding
+        Of the same.
     sigma_min : mapping of str to ndarray, float64
         The rows of every member, NaN for null; empty where a row speaks for the whole.
 
@@ -69,50 +74,59 @@ def build_verdict(
     names = [clean, *(name for name in sorted(study.frames) if name != clean)]
     rows = []
     for name in names:
-        rows.append(_row(study, name, None, arms.get((name, None)), statuses, sigma_min))
+        rows.append(_row(study, (name, None), arms, findings, sigma_min))
         if study.groups is not None and name != clean:
             rows += [
-                _row(study, name, label, arms.get((name, label)), statuses, sigma_min)
+                _row(study, (name, label), arms, findings, sigma_min)
                 for label in sorted(set(study.groups[name]))
             ]
     return rows
 
 
+_ANSWER = ("sigma_min", "lower", "upper", "bracket_lower", "bracket_upper")
+
+
 def _row(
     study: Study,
-    name: str,
-    group: str | None,
-    arm: ArmCurves | None,
-    statuses: Mapping[str, str],
+    key: Name,
+    arms: Mapping[Name, ArmCurves],
+    findings: Mapping[Name, Sequence[Finding]],
     sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
 ) -> dict[str, Any]:
+    name, group = key
     is_clean = name == study.clean.dataset
-    status = "ok" if is_clean else statuses[name] if arm else "too-few-episodes"
+    arm = arms.get(key)
+    status, reason = RELIABLE, ""
+    if arm is None and not is_clean:
+        status, reason = "too-few-episodes", TOO_FEW
+    elif failed := "; ".join(failures(findings.get(key, ()))):
+        status, reason = UNRELIABLE, failed
     windows = study.windows[name].counts
     if group is not None and study.groups is not None:
         windows = windows[np.array(study.groups[name]) == group]
-    values: tuple[float | None, ...] = (None, None, None)
+    values: tuple[float | None, ...] = (None,) * 5
     if is_clean:
-        values = (0.0, 0.0, 0.0)
+        values = (0.0,) * 5
     elif arm is not None and status == "ok":
-        values = (arm.sigma_min, arm.lower, arm.upper)
+        bracket = arm.envelope.lower, arm.envelope.upper
+        values = (arm.sigma_min, arm.lower, arm.upper, *bracket)
     return {
         "dataset": name,
         "group": group,
         "is_clean": is_clean,
         "episodes": len(windows),
         "windows": int(windows.sum()),
-        **dict(zip(("sigma_min", "lower", "upper"), values, strict=True)),
+        **dict(zip(_ANSWER, values, strict=True)),
         "status": status,
-        "reason": REASONS[status],
+        "reason": reason,
         **_divergence(study, arm if status == "ok" else None, values[0]),
         **_usable(study, values[0], sigma_min.get(name)),
     }
 
 
 def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) -> dict[str, Any]:
-    """Give Delta at the first admitted level, TV at the crossing, and the trainer's step."""
-    blank = dict.fromkeys(("delta", "tv_low", "tv_high", "index"))
+    """Give Delta and TV at the first admitted level, and the trainer's step."""
+    blank = dict.fromkeys(("delta", "tv_low", "tv_high", "tv_finite", "tv_floor", "index"))
     if sigma_min is None:
         return blank
     blank["index"] = first_admissible_index(sigma_min, study.options.schedule)
@@ -124,7 +138,13 @@ def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) ->
         "delta": float(arm.delta[first]),
         "tv_low": low if sigma_min > 0 else 0.0,
         "tv_high": high,
+        "tv_finite": _nullable(arm.envelope.tv_upper_empirical[first]),
+        "tv_floor": _nullable(arm.envelope.tv_floor),
     }
+
+
+def _nullable(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _usable(

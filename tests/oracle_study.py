@@ -10,8 +10,10 @@ from threadpoolctl import threadpool_limits
 from ambient_curate.arms import Arm, assign_folds
 from ambient_curate.bounds import gaussian_delta
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
-from ambient_curate.curves import ArmCurves, Side, summarize_arm
+from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
+from ambient_curate.empirical import compare_sets, measure_arm
 from ambient_curate.engines import map_items
+from ambient_curate.envelopes import build_envelope
 from ambient_curate.noise import grid
 from ambient_curate.scoring import ScoreOptions, noise_seed, score_episode
 from ambient_curate.windows import Windows
@@ -49,19 +51,20 @@ def cross(
         )
         own = [_side(fits, p, list(range(len(q))), is_clean=True)]
         result = [
-            summarize_arm(
-                arm.dataset,
-                None,
-                SIGMA,
-                own[0][head],
-                _side(fits, arm, [head], is_clean=False)[0],
-                epsilon=EPSILON,
-                rng=np.random.default_rng(0),
-            )
+            _summarize(p, arm, own[0][head], _side(fits, arm, [head], is_clean=False)[0])
             for head, arm in enumerate(q)
         ]
     torch.set_num_threads(before)
     return result
+
+
+def _summarize(clean: Arm, corrupt: Arm, p: Side, q: Side) -> ArmCurves:
+    rng = np.random.default_rng(0)
+    sets = [measure_arm(arm, arm.episodes, rng) for arm in (clean, corrupt)]
+    finite = compare_sets(*sets, SIGMA, rng)
+    envelope = build_envelope(SIGMA, hold_out(p, q), finite, epsilon=EPSILON)
+    name = (corrupt.dataset, None)
+    return summarize_arm(name, SIGMA, p, q, envelope, epsilon=EPSILON, rng=rng)
 
 
 def _side(

@@ -12,6 +12,7 @@ from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.collection import Collection, Member
 from ambient_curate.config import AnnotateOptions
+from ambient_curate.envelopes import Envelope
 from ambient_curate.episodes import Episode
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
@@ -101,6 +102,12 @@ def make_classifier(
     slope = scale * (1.0 + torch.rand(heads, SIGMA.size, generator=generator))
     intercept = scale * torch.randn(heads, SIGMA.size, generator=generator)
     return FoldClassifier(network, slope, intercept, SIGMA)
+
+
+def make_envelope(lower: float = 0.0, upper: float = 1.0) -> Envelope:
+    """Bounds that say nothing, around a bracket."""
+    blank = np.full(SIGMA.size, np.nan)
+    return Envelope(*([blank] * 7), lower, upper, 0.4)
 
 
 def make_score(

@@ -32,15 +32,17 @@ PLAIN = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
 VERDICT = {
     **{"group": None, "episodes": 50, "windows": 700, "reason": "", "quantiles": None},
     **{"nulls": 0, "usable": 1.0, "delta": None, "tv_low": None, "tv_high": None, "index": 0},
+    **{"bracket_lower": 0.0, "bracket_upper": 1.0, "tv_finite": None, "tv_floor": None},
 }
 CLEAN = {"dataset": "own", "is_clean": True, "status": "ok", **VERDICT}
 CLEAN |= {"sigma_min": 0.0, "lower": 0.0, "upper": 0.0}
 SIM = {"dataset": "sim", "is_clean": False, "status": "ok", **VERDICT, "sigma_min": 0.2}
-SIM |= {"lower": 0.1, "upper": 0.3, "usable": 0.8, "index": 11}
+SIM |= {"lower": 0.1, "upper": 0.3, "tv_high": 0.316, "usable": 0.8, "index": 11}
 UNSOUND = {**SIM, "status": "classifier-unreliable", "sigma_min": None, "reason": "missed"}
 CONTROL = {"expected": 0.2, "found": 0.19, "lower": 0.1, "upper": 0.3, "recovered": True}
 INFO = {
     **{"verdict": [CLEAN, SIM], "control": CONTROL, "epsilon": 0.05, "skipped": []},
+    **{"schedule": "flow:10"},
     **{"assumptions": ["p(A)"], "warnings": ["few clean episodes"]},
 }
 
@@ -100,10 +102,13 @@ def run(tmp_path: Path) -> Path:
 
 
 TABLE = """\
-dataset  episodes  windows  sigma_min  interval        TV  Delta  step  usable  status
-own            50      700          0  -                -      -     0   100 %  clean
-sim            50      700      0.200  [0.100, 0.300]   -      -    11    80 %  ok
+dataset  episodes  windows  sigma_min  interval        bracket  Delta  step  usable  status
+own            50      700          0  -               -            -     0   100 %  clean
+sim            50      700      0.200  [0.100, 0.300]  [0, 1]       -    11    80 %  ok
 
+sim: usable above sigma 0.200 (step 11 of flow:10, EDM noise 0.204, flow time 0.170) if the \
+classifier is near-optimal: then TV is at most 0.316 there
+    certified: no difference, with so few episodes
 planted control: expected 0.200, found 0.190 [0.100, 0.300]
 """
 CAVEATS = "assumption: p(A)\nwarning: few clean episodes\n"
@@ -154,7 +159,7 @@ def test_strict_ends_with_3_where_a_dataset_has_no_answer(monkeypatch: pytest.Mo
 
 
 def test_json_is_json(calls: list[Any], run: Path) -> None:
-    expected = {name: INFO[name] for name in INFO if name != "epsilon"}
+    expected = {name: INFO[name] for name in INFO if name not in ("epsilon", "schedule")}
     assert json.loads(call("annotate", "set", "--format", "json").stdout) == expected
     assert json.loads(call("show", run, "--format", "json").stdout) == expected
 

@@ -1,5 +1,6 @@
 """Curves against plain loops over episodes; reliability by hand; tables against their schema."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from ambient_curate.curves import (
     CONFIDENCE,
     ArmCurves,
     Side,
+    hold_out,
     summarize_arm,
     tabulate_curves,
     tabulate_reliability,
 )
+from ambient_curate.envelopes import FiniteSets, build_envelope
 from ambient_curate.manifest import read_curves, read_reliability, write_curves, write_reliability
 from ambient_curate.noise import log_snr
 from ambient_curate.scoring import BANDS, BINS, STATISTICS, band_of
@@ -51,13 +54,14 @@ def make_side(
     return Side(statistics, make_histogram(rng, episodes), weight, np.arange(episodes) % FOLDS)
 
 
+FINITE = FiniteSets(np.full(SIGMA.size, 2.0), np.ones(SIGMA.size), 11, 17)
 RISING = np.array([0.05, 0.1, 0.2, 0.35, 0.46, 0.49, 0.5, 0.5])
 
 
-def summarize(clean: Side, corrupt: Side, seed: int = 0) -> ArmCurves:
-    return summarize_arm(
-        "a", None, SIGMA, clean, corrupt, epsilon=EPSILON, rng=np.random.default_rng(seed)
-    )
+def summarize(clean: Side, corrupt: Side, seed: int = 0, finite: FiniteSets = FINITE) -> ArmCurves:
+    envelope = build_envelope(SIGMA, hold_out(clean, corrupt), finite, epsilon=EPSILON)
+    rng = np.random.default_rng(seed)
+    return summarize_arm(("a", None), SIGMA, clean, corrupt, envelope, epsilon=EPSILON, rng=rng)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -184,6 +188,49 @@ def test_shares_of_every_band_sum_to_one_whatever_the_episodes_weigh() -> None:
     np.testing.assert_allclose((found[..., 0] * found[..., 2]).sum(axis=1), 0.5)
 
 
+def naive_ratio(clean: np.ndarray, corrupt: np.ndarray) -> float:
+    """G^2 over the second moments about the mid point, from (mean, Brier) of either class."""
+    (p, brier_p), (q, brier_q) = clean, corrupt
+    squares = brier_p - 1.0 + 2.0 * p, brier_q  # E_p c^2 and E_q c^2
+    b = (p + q) / 2.0
+    around = sum(
+        square - 2.0 * b * mean + b * b for square, mean in zip(squares, (p, q), strict=True)
+    )
+    return float((p - q) ** 2 / max(around, (p - q) ** 2 / 2.0))
+
+
+def separated(c: float, episodes: int, *, clean: bool) -> Side:
+    """Episodes whose probability is `c` everywhere, with the losses that go with it."""
+    right = c if clean else 1.0 - c
+    each = np.array([c, (1.0 - right) ** 2, -np.log(right), float(right > 0.5)])
+    statistics = np.tile(each[None, :, None], (episodes, 1, SIGMA.size))
+    histogram = make_histogram(np.random.default_rng(0), episodes)
+    return Side(statistics, histogram, np.ones(episodes), np.arange(episodes) % FOLDS)
+
+
+def test_a_certified_difference_keeps_sigma_min_above_it() -> None:
+    """E_q c passes at once, while the Brier score proves a difference: the proof counts."""
+    clean, corrupt = separated(0.9, 200, clean=True), separated(0.1, 200, clean=False)
+    corrupt.statistics[:, 0] = 0.5  # as a mean that contradicts its squares would
+    found = summarize(clean, corrupt)
+    assert found.envelope.lower == 1.0  # every level is certified
+    assert found.sigma_min == found.upper == 1.0
+    rng = np.random.default_rng(0)
+    free = build_envelope(SIGMA, None, FINITE, epsilon=EPSILON)
+    found = summarize_arm(("a", None), SIGMA, clean, corrupt, free, epsilon=EPSILON, rng=rng)
+    assert (found.envelope.lower, found.envelope.upper, found.sigma_min) == (0.0, 1.0, 0.0)
+
+
+def test_sets_that_are_certified_alike_keep_sigma_min_below() -> None:
+    finite = FiniteSets(np.full(SIGMA.size, 0.01), np.full(SIGMA.size, 0.01), 50_000, 50_000)
+    alike = np.array([2.0, 2.0, 2.0, 0.01, 0.01, 0.01, 0.01, 0.01])
+    finite = replace(finite, delta=alike, tv=np.minimum(alike, 1.0))
+    clean, corrupt = separated(0.6, 40, clean=True), separated(0.4, 40, clean=False)
+    found = summarize(clean, corrupt, finite=finite)
+    assert found.envelope.upper == SIGMA[3]
+    assert SIGMA[2] < found.sigma_min < SIGMA[3]  # E_q c = .4 fails everywhere
+
+
 def test_the_table_of_curves_has_a_row_a_level_and_passes_its_schema(tmp_path: Path) -> None:
     arms = [
         summarize(make_side(1.0 - RISING, 6, 1), make_side(RISING, 9, 2)),
@@ -210,11 +257,19 @@ def test_the_table_of_curves_has_a_row_a_level_and_passes_its_schema(tmp_path: P
             "brier": pytest.approx((arm.clean[1, level] + arm.corrupt[1, level]) / 2),
             "bce": pytest.approx((arm.clean[2, level] + arm.corrupt[2, level]) / 2),
             "delta": arm.delta[level],
+            "delta_ratio": pytest.approx(naive_ratio(arm.clean[:2, level], arm.corrupt[:2, level])),
             "delta_lower_approx": arm.delta_interval[0, level],
             "delta_upper_approx": arm.delta_interval[1, level],
             "tv": pytest.approx(max(2 * accuracy - 1, 0.0)),
             "tv_lower_approx": arm.tv_interval[0, level],
             "tv_upper_approx": arm.tv_interval[1, level],
+            "delta_lower": arm.envelope.delta_lower[level],
+            "delta_upper_empirical": 2.0,
+            "delta_upper": None,  # NaN: nothing can be said
+            "tv_lower": arm.envelope.tv_lower[level],
+            "tv_upper_empirical": 1.0,
+            "tv_upper": None,
+            "jsd_lower": arm.envelope.jsd_lower[level],
         }
 
 

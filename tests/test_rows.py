@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
-from small_study import HORIZON, SIGMA, make_episodes, make_score, make_study
+from small_study import HORIZON, SIGMA, make_envelope, make_episodes, make_score, make_study
 
 from ambient_curate.crossing import last_crossing
 from ambient_curate.curves import ArmCurves
@@ -76,7 +76,9 @@ def make_arm(dataset: str, group: str | None = None) -> ArmCurves:
     p = np.linspace(0.1, 0.5, n)
     return ArmCurves(
         *(dataset, group, SIGMA, 5, 4, np.full((4, n), 0.5), np.tile(p, (4, 1)), p),
-        *(np.zeros((2, n)), np.zeros((2, n)), 0.31, 0.22, 0.44, np.zeros((6, 10, 3))),
+        *(np.zeros((2, n)), np.zeros((2, n)), 0.31, 0.22, 0.44),
+        make_envelope(0.1, 0.9),
+        np.zeros((6, 10, 3)),
     )
 
 
@@ -195,12 +197,14 @@ def test_a_dataset_has_one_row_that_speaks_for_it(
     studies: dict[str, Study], tmp_path: Path
 ) -> None:
     study = studies["dataset"]
-    b, clean = write(study, whole_rows(study, {("b", None): make_arm("b")}, {"b": "ok"}), tmp_path)
+    b, clean = write(
+        study, whole_rows(study, {("b", None): make_arm("b")}, {("b", None): "ok"}), tmp_path
+    )
     absent = ("episode_id", "episode_index", "start", "index", "group", "weight", "fold")
     for row in (b, clean):
         assert [row[name] for name in absent] == [None] * len(absent)
         assert (row["horizon"], row["status"]) == (HORIZON, "ok")
-    assert [b[name] for name in ANSWER] == [0.31, 0.22, 0.44, 0.0]
+    assert [b[name] for name in ANSWER] == [0.31, 0.1, 0.9, 0.0]  # the bracket
     np.testing.assert_allclose(b["p_clean"], np.linspace(0.1, 0.5, SIGMA.size), atol=1e-7)
     assert [clean[name] for name in ANSWER] == [0.0] * 4
     assert (b["is_clean"], clean["is_clean"], clean["p_clean"]) == (False, True, None)
@@ -209,14 +213,14 @@ def test_a_dataset_has_one_row_that_speaks_for_it(
 @pytest.mark.parametrize(
     ("statuses", "arms", "expected"),
     [
-        ({"b": "classifier-unreliable"}, [None], "classifier-unreliable"),
-        ({"b": "too-few-episodes"}, [], "too-few-episodes"),
+        ({("b", None): "classifier-unreliable"}, [None], "classifier-unreliable"),
+        ({}, [], "too-few-episodes"),
     ],
 )
 def test_a_dataset_without_an_answer_is_null_with_its_reason(
     studies: dict[str, Study],
     tmp_path: Path,
-    statuses: dict[str, str],
+    statuses: dict[tuple[str, str | None], str],
     arms: list[None],
     expected: str,
 ) -> None:
@@ -231,7 +235,7 @@ def test_every_group_has_a_row_and_one_that_is_too_small_says_so(
 ) -> None:
     study = studies["group"]
     arms = {("b", None): make_arm("b"), ("b", "x"): make_arm("b", "x")}
-    rows = write(study, whole_rows(study, arms, {"b": "ok"}), tmp_path)
+    rows = write(study, whole_rows(study, arms, dict.fromkeys(arms, "ok")), tmp_path)
     assert [(r["dataset"], r["group"], r["status"], r["sigma_min"]) for r in rows] == [
         ("b", "x", "ok", 0.31),
         ("b", "y", "too-few-episodes", None),

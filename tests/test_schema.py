@@ -40,10 +40,12 @@ def test_the_manifest_has_the_columns_of_schema_version_1() -> None:
     assert schema.SCHEMA_VERSION == 1
 
 
-def test_only_groups_and_approximate_bounds_of_curves_may_be_null() -> None:
+def test_only_groups_and_bounds_of_curves_may_be_null() -> None:
     fields = (*schema.CURVE_FIELDS, *schema.RELIABILITY_FIELDS)
     nullable = {field.name for field in fields if field.nullable}
     bounds = {f"{name}_{end}_approx" for name in ("delta", "tv") for end in ("lower", "upper")}
+    bounds |= {"delta_lower", "delta_upper", "tv_lower", "tv_upper", "jsd_lower"}
+    bounds |= {"delta_upper_empirical", "tv_upper_empirical"}
     assert nullable == bounds | {"group"}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from ambient_curate import curves, evidence, stages
 from ambient_curate.arms import CONTROL
+from ambient_curate.checks import Finding
 from ambient_curate.classifier import FitOptions, FoldClassifier
 from ambient_curate.crossing import bootstrap_means
 from ambient_curate.engines import Interrupted
@@ -38,6 +40,12 @@ TINY = partial(
     batch=32,
     every=2,
 )
+
+
+@pytest.fixture(autouse=True)
+def believing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights are no sound classifier: only the control is examined here."""
+    monkeypatch.setattr(stages, "examine_arm", lambda *_, **__: [])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -228,7 +236,7 @@ def test_the_parts_hold_every_member_and_the_answers_their_rows(
 ) -> None:
     study = study_of("datapoint")
     answers = score(study, tmp_path)
-    assert answers.statuses == {"a": "ok", "b": "ok", "c": "too-few-episodes"}
+    assert answers.statuses == {("a", None): "ok", ("b", None): "ok"}  # c has too few episodes
     assert list(answers.arms) == [("a", None), ("b", None)]
     windows = {"a": 22, "b": 23, "c": 8, "clean": 22}  # b's last row is that of a stub
     statuses = {"a": {"ok"}, "b": {"ok", "too-short"}, "c": {"too-few-episodes"}, "clean": {"ok"}}
@@ -312,9 +320,35 @@ def test_a_blind_classifier_is_not_believed(study_of: Callable[..., Study], tmp_
     assert answers.control is not None
     assert answers.control.upper == 0.0
     unsound = "classifier-unreliable"
-    assert answers.statuses == {"a": unsound, "b": unsound, "c": "too-few-episodes"}
+    assert answers.statuses == {("a", None): unsound, ("b", None): unsound}
+    (control,) = answers.findings["a", None]
+    assert (control.check, control.passed) == ("control", False)
     assert np.isnan(np.concatenate([answers.sigma_min[name] for name in "abc"])).all()
     assert answers.arms["a", None].sigma_min == 0.0  # kept for the curves
+
+
+@pytest.mark.parametrize("granularity", ["dataset", "datapoint"])
+def test_a_member_that_fails_a_check_loses_its_rows_and_no_other(
+    study_of: Callable[..., Study],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    granularity: str,
+) -> None:
+    def examine(arm: Any, *_: Any, **__: Any) -> list[Finding]:
+        return [Finding("balance", arm.dataset != "a", {}, f"of {arm.dataset}")]
+
+    monkeypatch.setattr(stages, "examine_arm", examine)
+    answers = score(study_of(granularity), tmp_path)
+    assert answers.statuses == {("a", None): "classifier-unreliable", ("b", None): "ok"}
+    rows = pa.concat_tables(map(read_manifest, sorted((tmp_path / "manifest").iterdir())))
+    for row in rows.select(["dataset", "sigma_min", "status"]).to_pylist():
+        if row["dataset"] == "a":
+            assert (row["sigma_min"], row["status"]) == (None, "classifier-unreliable")
+        elif row["dataset"] == "b":
+            assert row["status"] in ("ok", "too-short")
+    first = files(tmp_path)
+    score(study_of(granularity), tmp_path)
+    assert files(tmp_path) == first
 
 
 def test_without_a_control_the_answers_stand(tmp_path: Path) -> None:
@@ -322,7 +356,7 @@ def test_without_a_control_the_answers_stand(tmp_path: Path) -> None:
     study = make_study(tmp_path / "frames", members)
     assert study.control is None
     answers = score(study, tmp_path / "work", blind=True)
-    assert (answers.control, answers.statuses) == (None, {"a": "ok"})
+    assert (answers.control, answers.statuses) == (None, {("a", None): "ok"})
     table = pq.read_table(tmp_path / "work" / "manifest" / "part-00000.parquet")
     assert table["sigma_min"].to_pylist() == [0.0, 0.0]
     assert answers.sigma_min == {}
@@ -355,7 +389,7 @@ def test_episodes_are_summarised_with_the_folds_that_scored_them(
     summarize_arm = stages.summarize_arm
 
     def summarize(*arguments: Any, **named: Any) -> Any:
-        seen.append((arguments[0], *(side.fold.tolist() for side in arguments[3:5])))
+        seen.append((arguments[0][0], *(side.fold.tolist() for side in arguments[2:4])))
         return summarize_arm(*arguments, **named)
 
     monkeypatch.setattr(stages, "summarize_arm", summarize)

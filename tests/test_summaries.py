@@ -13,14 +13,17 @@ from ambient_curate.summaries import (
 )
 
 HEADINGS = [
-    *("dataset", "episodes", "windows", "sigma_min", "interval", "TV", "Delta", "step"),
+    *("dataset", "episodes", "windows", "sigma_min", "interval", "bracket", "Delta", "step"),
     *("usable", "status"),
 ]
 
 
 def make_row(dataset: str, **changes: Any) -> dict[str, Any]:
     blank = dict.fromkeys(
-        ("group", "sigma_min", "lower", "upper", "delta", "tv_low", "tv_high", "index", "usable")
+        [
+            *("group", "sigma_min", "lower", "upper", "delta", "tv_low", "tv_high", "index"),
+            *("usable", "bracket_lower", "bracket_upper", "tv_finite", "tv_floor"),
+        ]
     )
     row = {"dataset": dataset, "is_clean": False, "episodes": 50, "windows": 12345, "reason": ""}
     return {**row, **blank, "status": "ok", "quantiles": None, "nulls": 0, **changes}
@@ -32,7 +35,8 @@ CLEAN = make_row(
 SIM = make_row(
     "sim",
     **{"sigma_min": 0.0737, "lower": 0.05, "upper": 1.0, "delta": 0.19, "index": 4},
-    **{"tv_low": 0.1, "tv_high": 0.31623, "usable": 0.957},
+    **{"tv_low": 0.1, "tv_high": 0.31623, "usable": 0.957, "tv_finite": 0.411},
+    **{"bracket_lower": 0.02, "bracket_upper": 1.0, "tv_floor": 0.1962},
 )
 FEW = make_row("few", status="too-few-episodes", reason="fewer than the folds")
 
@@ -40,10 +44,10 @@ FEW = make_row("few", status="too-few-episodes", reason="fewer than the folds")
 def test_a_verdict_of_datasets() -> None:
     columns, rows = verdict_table([CLEAN, SIM, FEW])
     assert columns == HEADINGS
-    range_of_tv, interval = "0.100 to 0.316", "[0.050, 1]"
+    interval, bracket = "[0.050, 1]", "[0.020, 1]"
     assert rows == [
         ["own", "9", "12,345", "0", "-", "-", "-", "0", "100 %", "clean"],
-        ["sim", "50", "12,345", "0.074", interval, range_of_tv, "0.190", "4", "96 %", "ok"],
+        ["sim", "50", "12,345", "0.074", interval, bracket, "0.190", "4", "96 %", "ok"],
         ["few", "50", "12,345", *"------", "too-few-episodes"],
     ]
 
@@ -55,8 +59,8 @@ def test_columns_of_groups_and_quantiles_come_when_a_row_has_them() -> None:
     assert columns == ["dataset", "group", *HEADINGS[1:]]
     assert [row[1] for row in rows] == ["-", "pour"]
     columns, rows = verdict_table([SIM, spread])
-    assert columns == [*HEADINGS[:5], "10 %", "50 %", "90 %", "null", *HEADINGS[5:]]
-    assert [row[5:9] for row in rows] == [["-"] * 4, ["0", "0.250", "1", "1,200"]]
+    assert columns == [*HEADINGS[:6], "10 %", "50 %", "90 %", "null", *HEADINGS[6:]]
+    assert [row[6:10] for row in rows] == [["-"] * 4, ["0", "0.250", "1", "1,200"]]
 
 
 def test_below_a_verdict_stand_reasons_and_the_control() -> None:
@@ -71,6 +75,34 @@ def test_below_a_verdict_stand_reasons_and_the_control() -> None:
     missed = {"verdict": [CLEAN], "control": {**control, "recovered": False}}
     assert list(verdict_lines(missed)) == [f"{found}: NOT recovered"]
     assert list(verdict_lines({"verdict": [CLEAN], "control": None})) == []
+
+
+def lines_of(row: dict[str, Any]) -> list[str]:
+    info = {"verdict": [row], "control": None, "epsilon": 0.05, "schedule": "flow:10"}
+    first, *others = verdict_lines(info)
+    assert all(line.startswith("    ") for line in others)
+    return [first.removeprefix("sim: "), *(line.strip() for line in others)]
+
+
+def test_a_number_is_told_with_what_is_believed_certified_and_unknown() -> None:
+    assert lines_of(SIM) == [
+        "usable above sigma 0.074 (step 4 of flow:10, EDM noise 0.074, flow time 0.069) if the "
+        "classifier is near-optimal: then TV is at most 0.316 there",
+        "certified, whatever the classifier: up to sigma 0.020 TV is at least 0.100",
+        "the windows at hand differ there by a TV of at most 0.411",
+        "no upper bound on the populations' TV below 0.196 can come from so few episodes",
+    ]
+
+
+def test_what_is_not_certified_is_said_to_be_unknown() -> None:
+    nothing = SIM | {"bracket_lower": 0.0, "tv_floor": None, "tv_finite": None}
+    assert lines_of(nothing)[1:] == ["certified: no difference, with so few episodes"]
+    both = lines_of(SIM | {"bracket_upper": 0.5})
+    assert both[-1] == "certified: from sigma 0.500 on Delta is below the rule's"
+    never = lines_of(SIM | {"sigma_min": 1.0, "index": None, "tv_high": None, "tv_finite": None})
+    assert never[0] == "not usable at any noise level"
+    last = lines_of(SIM | {"sigma_min": 0.99, "index": None})
+    assert "no step of flow:10" in last[0]
 
 
 def test_caveats_hold_everything_a_reader_must_know() -> None:

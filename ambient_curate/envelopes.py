@@ -1,0 +1,133 @@
+"""Envelopes: what is certain of Delta and TV at every level, and so of sigma_min."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from ambient_curate.brackets import walk_down, walk_up
+from ambient_curate.certificates import (
+    Losses,
+    certify_delta,
+    certify_jsd,
+    certify_tv,
+    log_evidence,
+)
+from ambient_curate.measures import population_upper
+
+ALPHA = 0.05  # of every certified bound at one level, and of a bracket as a whole
+MONTE_CARLO = 0.0025  # of it, what the draws of the upper side may use
+
+Levels = Float64[np.ndarray, " level"]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out losses of an arm's classifiers.
+
+    Parameters
+    ----------
+    brier, errors, bce : Losses
+        Squared error, share of wrong answers, and cross-entropy in nats, by episode and level.
+    smallest : float
+        What probabilities are clipped to in the cross-entropy.
+    """
+
+    brier: Losses
+    errors: Losses
+    bce: Losses
+    smallest: float
+
+
+@dataclass(frozen=True, eq=False)
+class FiniteSets:
+    """Upper ends of the divergences of the two noised finite sets a trainer sees.
+
+    Parameters
+    ----------
+    delta, tv : ndarray, float64, shape (level,)
+        Never below the divergences, at no level, but for a probability of `MONTE_CARLO`.
+    n_clean, n_corrupt : int
+        Episodes in them.
+    """
+
+    delta: Levels
+    tv: Levels
+    n_clean: int
+    n_corrupt: int
+
+
+@dataclass(frozen=True, eq=False)
+class Envelope:
+    """Bounds at each level, 95 % each on its own; NaN where nothing can be said.
+
+    Parameters
+    ----------
+    delta_lower, tv_lower, jsd_lower : ndarray, float64, shape (level,)
+        Certified for the populations, whatever the classifier is worth.
+    delta_upper_empirical, tv_upper_empirical : ndarray, float64, shape (level,)
+        For the two finite sets.
+    delta_upper, tv_upper : ndarray, float64, shape (level,)
+        Certified for the populations.
+    lower, upper : float
+        Bracket of sigma_min, 95 % as a whole.
+    tv_floor : float
+        Least `tv_upper` that so many episodes can give, for equal sets; NaN: none below 1.
+    """
+
+    delta_lower: Levels
+    tv_lower: Levels
+    jsd_lower: Levels
+    delta_upper_empirical: Levels
+    tv_upper_empirical: Levels
+    delta_upper: Levels
+    tv_upper: Levels
+    lower: float
+    upper: float
+    tv_floor: float
+
+
+def build_envelope(
+    sigma: Levels, held_out: HeldOut | None, finite: FiniteSets, *, epsilon: float
+) -> Envelope:
+    """Bound an arm's divergences from both sides and bracket its sigma_min.
+
+    Parameters
+    ----------
+    sigma : ndarray, float64, shape (level,)
+        The grid.
+    held_out : HeldOut or None
+        None where the episodes are not drawn independently and alike: nothing is then said of
+        populations.
+    finite : FiniteSets
+        Of the same windows.
+    epsilon : float
+        Margin of the rule, ``Delta < 4 epsilon``.
+    """
+    blank = np.full(sigma.size, np.nan)
+    if held_out is None:
+        return Envelope(
+            blank, blank, blank, finite.delta, finite.tv, blank, blank, 0.0, 1.0, np.nan
+        )
+    threshold = 4.0 * epsilon
+    evidence = log_evidence(held_out.brier, held_out.errors, threshold, alpha=ALPHA / 2)
+    alike, _ = _population(finite, ALPHA / 2)
+    none = np.zeros(1)
+    _, floor = _population(replace(finite, delta=none, tv=none), ALPHA)
+    return Envelope(
+        certify_delta(held_out.brier, held_out.errors, alpha=ALPHA),
+        certify_tv(held_out.errors, alpha=ALPHA),
+        certify_jsd(held_out.bce, smallest=held_out.smallest, alpha=ALPHA),
+        finite.delta,
+        finite.tv,
+        *_population(finite, ALPHA),
+        walk_up(sigma, evidence >= np.log(2.0 / ALPHA)),
+        walk_down(sigma, alike < threshold),
+        float(floor[0]),
+    )
+
+
+def _population(finite: FiniteSets, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    return population_upper(
+        finite.delta, finite.tv, finite.n_clean, finite.n_corrupt, alpha - MONTE_CARLO
+    )

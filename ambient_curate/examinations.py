@@ -1,0 +1,90 @@
+"""Examinations: whether the classifier of an arm may be believed, check by check."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from ambient_curate.arms import Arm, Control
+from ambient_curate.checks import Finding, check_balance, check_blindness, check_control
+from ambient_curate.curves import ACCURACY, ArmCurves, C, Side
+from ambient_curate.energy import MOST_WINDOWS, compare_episodes
+from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.scoring import pick_windows
+
+RELIABLE = "ok"
+UNRELIABLE = "classifier-unreliable"
+
+
+class _EpisodeWindows(Sequence[Float32[np.ndarray, "_ dim"]]):
+    """Some windows of every episode of an arm, read when asked for."""
+
+    def __init__(self, arm: Arm, episodes: np.ndarray) -> None:
+        self.arm, self.episodes = arm, episodes
+
+    def __len__(self) -> int:
+        return self.episodes.size
+
+    def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
+        episode = self.episodes[number]
+        picked = pick_windows(int(self.arm.windows.counts[episode]), MOST_WINDOWS)
+        windows = self.arm.windows.gather(np.full_like(picked, episode), picked)
+        return windows.flatten(1).numpy()
+
+
+def differ_surely(clean: Arm, corrupt: Arm, sigma: float, rng: np.random.Generator) -> float:
+    """Return the p-value of "clean and corrupt episodes follow one law", without a classifier.
+
+    1 where a side has too few episodes for the test.
+    """
+    sides = [_EpisodeWindows(arm, arm.episodes) for arm in (clean, corrupt)]
+    try:
+        return compare_episodes(*sides, sigma=sigma, rng=rng).p_value
+    except NotEnoughDataError:
+        return 1.0
+
+
+def examine_arm(
+    arm: ArmCurves,
+    clean: Side,
+    corrupt: Side,
+    p_value: float,
+    *,
+    epsilon: float,
+    rng: np.random.Generator,
+) -> list[Finding]:
+    """Ask whether the network is blind to a sure difference, and whether it is calibrated.
+
+    Parameters
+    ----------
+    arm : ArmCurves
+        What the scores say.
+    clean, corrupt : Side
+        The scores.
+    p_value : float
+        Of `differ_surely`.
+    epsilon : float
+        Margin of the rule.
+    rng : Generator
+        Of the bootstraps.
+    """
+    folds = int(rng.integers(2**32))  # both classes draw the same
+    hits = [side.redraw(ACCURACY, rng, folds)[:, 0] for side in (clean, corrupt)]
+    means = [side.redraw(C, rng, folds) for side in (clean, corrupt)]
+    offset = arm.clean[C] + arm.corrupt[C] - 1.0
+    return [
+        check_blindness(p_value, (hits[0] + hits[1]) / 2.0, arm.sigma_min),
+        check_balance(offset, means[0] + means[1] - 1.0, arm.sigma, epsilon),
+    ]
+
+
+def examine_control(found: ArmCurves | None, planted: Control | None) -> list[Finding]:
+    """Ask whether the planted control was found where it is; nothing where there is none."""
+    if found is None or planted is None:
+        return []
+    return [check_control(planted.sigma_min, found.sigma_min, found.lower, found.upper)]
+
+
+def failures(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield what the failed checks say."""
+    yield from (finding.sentence for finding in findings if not finding.passed)

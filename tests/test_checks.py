@@ -1,0 +1,340 @@
+"""Checks at their thresholds, in closed form; then how often a sound classifier fails them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import norm
+
+from ambient_curate.bounds import gaussian_delta
+from ambient_curate.checks import (
+    CLEAR_ERRORS,
+    WIDENING,
+    Finding,
+    FoldBrier,
+    average_brier,
+    check_balance,
+    check_blindness,
+    check_control,
+    check_overfit,
+)
+from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
+from ambient_curate.energy import compare_episodes
+from ambient_curate.noise import grid, log_snr, sigma_from_log_snr, signal_scale
+
+EPSILON = 0.05
+AT_CHANCE = np.linspace(0.4, 0.6, 1001)
+ABOVE = np.linspace(0.51, 0.6, 1001)
+
+
+@pytest.mark.parametrize(
+    ("p_value", "accuracy", "sigma_min", "passed"),
+    [
+        (0.001, AT_CHANCE, 0.0, False),
+        (0.001, np.full(10, 0.5), 0.0, False),  # a network that says 1/2 everywhere
+        (0.001, 1.0 - ABOVE, 0.0, False),
+        (0.002, AT_CHANCE, 0.0, True),
+        (0.001, ABOVE, 0.0, True),  # a small difference that it sees
+        (0.001, AT_CHANCE, 0.03, True),
+    ],
+)
+def test_a_blind_network_misses_a_certain_difference(
+    p_value: float, accuracy: np.ndarray, sigma_min: float, passed: bool
+) -> None:
+    finding = check_blindness(p_value, accuracy, sigma_min)
+    assert finding.passed == passed
+    assert ("sees none" in finding.sentence) == (not passed or p_value > 0.001)
+    assert f"p = {p_value:.3f}" in finding.sentence
+    lower, upper = np.quantile(accuracy, [0.025, 0.975])
+    assert (finding.numbers["lower"], finding.numbers["upper"]) == (lower, upper)
+
+
+def test_the_control_fails_only_beyond_its_stretched_interval() -> None:
+    found, error = 0.2, 0.15  # standard error in log-SNR, where noise falls as it rises
+    lower, upper = (
+        float(sigma_from_log_snr(log_snr(found) + side * 1.96 * error)) for side in (1, -1)
+    )
+    for errors, passed in ((1.96 * WIDENING - 0.001, True), (1.96 * WIDENING + 0.001, False)):
+        expected = float(sigma_from_log_snr(log_snr(found) - errors * error))
+        assert check_control(expected, found, lower, upper).passed == passed
+    too_high = check_control(0.1, found, lower, upper)
+    assert too_high.passed
+    assert "too high" in too_high.sentence
+    assert "recovered" in check_control(found, found, lower, upper).sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "lower", "upper", "passed"),
+    [
+        (0.0, 0.0, 0.0, False),
+        (0.0, 0.0, 0.19, False),  # nothing to stretch from
+        (0.0, 0.0, 0.21, True),
+        (0.1, 0.0, 0.11, False),
+        (0.1, 0.0, 1.0, True),
+        (1.0, 1.0, 1.0, True),
+    ],
+)
+def test_ends_of_the_axis_are_not_stretched(
+    found: float, lower: float, upper: float, passed: bool
+) -> None:
+    assert check_control(0.2, found, lower, upper).passed == passed
+
+
+def test_the_balance_interval_holds_at_all_levels_at_once() -> None:
+    """Independent normal levels: the largest of L deviations has a quantile in closed form."""
+    levels, spread = 40, 0.01
+    redraws = spread * np.random.default_rng(0).normal(size=(40_000, levels))
+    sigma = np.linspace(0.1, 0.9, levels)
+    width = spread * norm.ppf((1.0 + 0.99 ** (1.0 / levels)) / 2.0)
+    for sign in (1, -1):
+        for excess, passed in ((0.95, True), (1.05, False)):
+            offset = np.zeros(levels)
+            offset[7] = sign * (EPSILON + excess * width)
+            finding = check_balance(offset, redraws + offset, sigma, EPSILON)
+            assert finding.passed == passed
+            assert finding.numbers["sigma"] == sigma[7]
+            near = finding.numbers["lower" if sign > 0 else "upper"]
+            assert near == pytest.approx(offset[7] - sign * width, abs=0.05 * width)
+
+
+@pytest.mark.parametrize(("offset", "passed"), [(0.0, True), (0.05, True), (-0.06, False)])
+def test_a_balance_that_never_varies_is_taken_at_its_word(offset: float, passed: bool) -> None:
+    offsets = np.full(3, offset)
+    redraws = np.tile(offsets, (50, 1))
+    sigma = np.array([0.1, 0.2, 0.3])
+    assert check_balance(offsets, redraws, sigma, EPSILON).passed == passed
+
+
+def test_brier_means_are_balanced_and_their_errors_pooled_over_folds() -> None:
+    brier = np.array([0.1, 0.3, 0.2, 0.4, 0.5, 0.9, 0.1])
+    is_clean = np.array([True, True, False, True, True, False, False])
+    fold = np.array([0, 0, 0, 1, 1, 1, 1])
+    found = average_brier(brier, is_clean, fold)
+    np.testing.assert_allclose(found.mean, [(0.2 + 0.2) / 2, (0.45 + 0.5) / 2])
+    clean = (0.02 + 0.005) / 2  # four episodes about two means
+    corrupt = 0.32 / 1
+    squares = [clean / 2 + corrupt / 1, clean / 2 + corrupt / 2]
+    np.testing.assert_allclose(found.error, np.sqrt(np.array(squares) / 4))
+
+
+def test_brier_means_without_a_second_episode_have_no_error_to_go_by() -> None:
+    alone = average_brier(np.array([0.0, 0.0]), np.array([True, False]), np.array([0, 0]))
+    assert np.isinf(alone.error).all()
+    assert check_overfit(alone, replace(alone, mean=np.array([1.0]))).passed
+    with pytest.raises(ValueError, match="both classes"):
+        average_brier(np.zeros(2), np.array([True, False]), np.array([0, 1]))
+
+
+@pytest.mark.parametrize(("errors", "passed"), [(-9.0, True), (-0.05, True), (0.05, False)])
+def test_scores_clearly_better_than_held_out_ones_are_not_out_of_fold(
+    errors: float, passed: bool
+) -> None:
+    reported = FoldBrier(np.array([0.20, 0.22]), np.array([0.003, 0.004]))
+    error = np.sqrt(0.003**2 + 0.004**2 + 2 * 0.01**2) / 2
+    gap = (CLEAR_ERRORS + errors) * error
+    held_out = FoldBrier(reported.mean + gap + [0.01, -0.01], np.array([0.01, 0.01]))
+    finding = check_overfit(reported, held_out)
+    assert finding.passed == passed
+    assert finding.numbers["gap"] == pytest.approx(gap)
+    assert finding.numbers["error"] == pytest.approx(error)
+
+
+LEVELS = grid("squaredcos_cap_v2:20", base_levels=12)
+FOLDS, WINDOWS, DIM, REDRAWS = 5, 4, 4, 200
+
+
+@dataclass(frozen=True)
+class World:
+    """Laws of episodes, and networks that score them; each fold's network errs in its own way.
+
+    A window is its episode's mean plus noise of its own; corrupt ones are moved by `shift` along
+    the first axis. Fold k's logit of "clean" is ``fade * (g_k . x + b_k)``, `fade` falling to 0
+    at full noise, with g_k about ``gain`` times the best direction, b_k about `tilt`.
+    """
+
+    clean: int = 20
+    corrupt: int = 60
+    shift: float = 0.0
+    gain: float = 1.0
+    wobble: float = 0.2
+    tilt: float = 0.0
+    leak: float = 0.0  # added to the logit of the right answer in the scores in use
+    control: float = 1.0  # share of the control's shift that the network sees
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one class: c and Brier (episode, level)."""
+
+    windows: list[np.ndarray]
+    c: np.ndarray
+    brier: np.ndarray
+    accuracy: np.ndarray
+    fold: np.ndarray
+
+
+def score_class(
+    rng: np.random.Generator, world: World, networks: np.ndarray, *, is_clean: bool, leak: float
+) -> Scores:
+    n = world.clean if is_clean else world.corrupt
+    fold = np.arange(n) % FOLDS
+    x = rng.normal(size=(n, 1, DIM)) + 0.5 * rng.normal(size=(n, WINDOWS, DIM))
+    x[..., 0] += 0.0 if is_clean else world.shift
+    side = 1.0 if is_clean else -1.0
+    fade = signal_scale(LEVELS) ** 2
+    drift = np.einsum("nwd,nd->nw", x, networks[fold, :DIM]) + networks[fold, None, DIM]
+    c = expit(fade * (drift + side * leak)[..., None])
+    right = c if is_clean else 1.0 - c
+    return Scores(
+        list(x),
+        c.mean(axis=1),
+        np.square(1.0 - right).mean(axis=1),
+        (right > 0.5).mean(axis=1),
+        fold,
+    )
+
+
+def redraw(values: np.ndarray, fold: np.ndarray, rng: np.random.Generator, seed: int) -> np.ndarray:
+    return bootstrap_means(
+        values,
+        np.ones(len(values)),
+        rng,
+        fold=fold,
+        fold_rng=np.random.default_rng(seed),
+        repeats=REDRAWS,
+    )
+
+
+def cross(curves: np.ndarray) -> np.ndarray:
+    return last_crossing(np.array([rising_fit(curve) for curve in curves]), LEVELS, 0.5 - EPSILON)
+
+
+def control_of(rng: np.random.Generator, world: World) -> Finding:
+    """Curves of half of the clean episodes about a known mean, with errors of episode and fold."""
+    a = signal_scale(LEVELS)
+    distance = a * 0.25 / np.sqrt(a**2 * 1e-3 + LEVELS**2)
+    expected = float(cross((0.5 - gaussian_delta(distance) / 4.0)[None])[0])
+    seen = 0.5 - gaussian_delta(world.control * distance) / 4.0
+    n = world.clean // 2
+    fold = np.arange(n) % FOLDS
+    own = rng.normal(0.0, 0.05, (FOLDS, 1))[fold] + rng.uniform(-0.3, 0.3, (n, 1))
+    curves = seen + own * np.sqrt(0.5 - seen) + rng.uniform(-0.05, 0.05, (n, LEVELS.size))
+    found = float(cross(curves.mean(axis=0)[None])[0])
+    lower, upper = np.quantile(cross(redraw(curves, fold, rng, 0)), [0.025, 0.975])
+    return check_control(expected, found, float(min(lower, found)), float(max(upper, found)))
+
+
+def run_checks(rng: np.random.Generator, world: World) -> list[Finding]:
+    best = np.zeros(DIM + 1)
+    best[0] = -world.shift / 1.25
+    best[DIM] = world.shift**2 / 2.5
+    networks = world.gain * best + world.wobble * rng.normal(size=(FOLDS, DIM + 1))
+    networks[:, DIM] += world.tilt
+    p, q = (
+        score_class(rng, world, networks, is_clean=side, leak=world.leak) for side in (True, False)
+    )
+    seed = int(rng.integers(2**32))
+    offset = p.c.mean(axis=0) + q.c.mean(axis=0) - 1.0
+    both = redraw(p.c, p.fold, rng, seed) + redraw(q.c, q.fold, rng, seed) - 1.0
+    hits = sum(redraw(side.accuracy[:, :1], side.fold, rng, seed) for side in (p, q)) / 2
+    energy = compare_episodes(
+        p.windows, q.windows, sigma=float(LEVELS[0]), rng=rng, permutations=199
+    )
+    fresh = [score_class(rng, world, networks, is_clean=side, leak=0.0) for side in (True, False)]
+    return [
+        check_blindness(energy.p_value, hits[:, 0], float(cross(q.c.mean(axis=0)[None])[0])),
+        control_of(rng, world),
+        check_balance(offset, both, LEVELS, EPSILON),
+        check_overfit(brier_of([p, q]), brier_of(fresh)),
+    ]
+
+
+def brier_of(sides: list[Scores]) -> FoldBrier:
+    return average_brier(
+        np.concatenate([side.brier.mean(axis=1) for side in sides]),
+        np.repeat([True, False], [len(side.fold) for side in sides]),
+        np.concatenate([side.fold for side in sides]),
+    )
+
+
+def share_failed(world: World, repetitions: int) -> tuple[dict[str, float], float]:
+    rng = np.random.default_rng(20261122)
+    runs = [run_checks(rng, world) for _ in range(repetitions)]
+    failed = np.array([[not finding.passed for finding in run] for run in runs])
+    names = [finding.check for finding in runs[0]]
+    return dict(zip(names, failed.mean(axis=0).tolist(), strict=True)), float(
+        failed.any(axis=1).mean()
+    )
+
+
+@pytest.mark.validity
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(),  # p = q
+        World(clean=10, corrupt=10),
+        World(clean=60, corrupt=150, shift=1.0),
+    ],
+    ids=["equal", "equal, few episodes", "different"],
+)
+def test_a_sound_classifier_fails_fewer_than_one_run_in_twenty(world: World) -> None:
+    repetitions = 1_000
+    shares, any_of_them = share_failed(world, repetitions)
+    print(f"{world}: {shares}, any {any_of_them:.3f}")
+    assert any_of_them <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repetitions)
+
+
+@pytest.mark.validity
+def test_a_difference_below_the_margin_may_be_missed_and_found_all_the_same() -> None:
+    """Delta is .035, sigma_min 0 is right, and the network cannot be told from chance in every run.
+
+    The energy test still can tell, so that a sound network is called blind more often than where
+    the laws are equal (8 % in 1,000 runs). No other check may mind.
+    """
+    assert gaussian_delta(0.3 / 1.25**0.5) < 4 * EPSILON
+    shares, _ = share_failed(World(clean=60, corrupt=150, shift=0.3), 200)
+    print(f"hardly different: {shares}")
+    assert shares.pop("blindness") <= 0.15
+    assert sum(shares.values()) <= 0.05
+
+
+@pytest.mark.validity
+@pytest.mark.parametrize(
+    ("check", "world"),
+    [
+        ("blindness", World(shift=1.5, gain=0.0)),
+        ("control", World(clean=60, control=0.5)),
+        ("balance", World(clean=40, tilt=0.6)),
+        ("overfit", World(clean=40, leak=0.5)),
+    ],
+    ids=["blindness", "control", "balance", "overfit"],
+)
+def test_each_check_finds_the_fault_it_is_for(check: str, world: World) -> None:
+    shares, _ = share_failed(world, 100)
+    print(f"{check}: {shares}")
+    assert shares[check] >= 0.8
+
+
+@pytest.mark.validity
+@pytest.mark.parametrize(("spread", "folds_differ"), [(0.1, 0.0), (0.1, 0.03)])
+def test_an_offset_of_the_very_margin_at_all_levels_is_seldom_a_finding(
+    spread: float, folds_differ: float
+) -> None:
+    """The least favourable offset that is none: epsilon everywhere; 20 and 60 episodes."""
+    rng = np.random.default_rng(20261122)
+    repetitions, levels = 1_000, LEVELS.size
+    failed = 0
+    for _ in range(repetitions):
+        shared = folds_differ * rng.normal(size=(FOLDS, 1))
+        sums, redraws = np.zeros(levels), np.zeros((REDRAWS, levels))
+        seed = int(rng.integers(2**32))
+        for n in (20, 60):
+            fold = np.arange(n) % FOLDS
+            c = 0.5 + EPSILON / 2 + shared[fold] + spread * rng.normal(size=(n, 1))
+            c = c + 0.02 * rng.normal(size=(n, levels))
+            sums += c.mean(axis=0)
+            redraws += redraw(c, fold, rng, seed)
+        failed += not check_balance(sums - 1.0, redraws - 1.0, LEVELS, EPSILON).passed
+    print(f"offset {EPSILON} everywhere, folds {folds_differ}: {failed / repetitions:.3f} fail")
+    assert failed / repetitions <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repetitions)

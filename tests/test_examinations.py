@@ -1,0 +1,97 @@
+"""Examinations: the checks get the right numbers, and a network that cannot see is found out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_study import ACTION, HORIZON, SIGMA, make_arm, make_envelope
+
+from ambient_curate.arms import Control
+from ambient_curate.curves import ArmCurves, C, Side, summarize_arm
+from ambient_curate.examinations import (
+    differ_surely,
+    examine_arm,
+    examine_control,
+    failures,
+)
+from ambient_curate.scoring import BANDS, BINS
+
+FOLDS = 5
+
+
+def make_side(c: float, accuracy: float, episodes: int, seed: int) -> Side:
+    rng = np.random.default_rng(seed)
+    noise = 0.03 * rng.normal(size=(episodes, 1))
+    statistics = np.empty((episodes, 4, SIGMA.size))
+    statistics[:, 0] = c + noise
+    statistics[:, 1:3] = 0.25
+    statistics[:, 3] = accuracy + noise
+    histogram = np.full((episodes, BANDS, BINS, 2), 0.5)
+    return Side(statistics, histogram, np.ones(episodes), np.arange(episodes) % FOLDS)
+
+
+def summarize(clean: Side, corrupt: Side) -> ArmCurves:
+    rng = np.random.default_rng(0)
+    return summarize_arm(("a", None), SIGMA, clean, corrupt, make_envelope(), epsilon=0.05, rng=rng)
+
+
+def examine(clean: Side, corrupt: Side, p_value: float) -> dict[str, bool]:
+    found = examine_arm(
+        summarize(clean, corrupt),
+        clean,
+        corrupt,
+        p_value,
+        epsilon=0.05,
+        rng=np.random.default_rng(1),
+    )
+    return {finding.check: finding.passed for finding in found}
+
+
+def test_a_network_that_says_one_half_is_blind_where_a_difference_is_sure() -> None:
+    sides = make_side(0.5, 0.5, 40, 0), make_side(0.5, 0.5, 60, 1)
+    assert examine(*sides, 0.001) == {"blindness": False, "balance": True}
+    assert examine(*sides, 0.3) == {"blindness": True, "balance": True}
+
+
+def test_a_network_that_sees_the_difference_passes() -> None:
+    sides = make_side(0.7, 0.8, 40, 0), make_side(0.3, 0.8, 60, 1)
+    assert examine(*sides, 0.001) == {"blindness": True, "balance": True}
+
+
+def test_probabilities_that_do_not_sum_to_one_are_skewed() -> None:
+    sides = make_side(0.7, 0.8, 40, 0), make_side(0.5, 0.8, 60, 1)
+    found = summarize(*sides)
+    assert (found.clean[C] + found.corrupt[C] - 1.0).max() > 0.1
+    assert examine(*sides, 0.3) == {"blindness": True, "balance": False}
+
+
+def test_a_control_is_examined_where_there_is_one() -> None:
+    sides = make_side(0.5, 0.5, 40, 0), make_side(0.5, 0.5, 60, 1)
+    planted = Control(make_arm("a", [np.zeros((4, ACTION))], [0]), 0.2)
+    (missed,) = examine_control(summarize(*sides), planted)
+    assert not missed.passed
+    near = replace(summarize(*sides), sigma_min=0.19, lower=0.15, upper=0.22)
+    (found,) = examine_control(near, planted)
+    assert found.passed
+    assert list(failures([found, missed])) == [missed.sentence]
+    assert examine_control(None, planted) == examine_control(near, None) == []
+
+
+def walks(seed: int, count: int, spread: float) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [spread * rng.normal(size=(HORIZON + 5, ACTION)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("spread", "sure"), [(1.0, False), (2.0, True)])
+def test_the_difference_is_asked_of_the_episodes_themselves(spread: float, sure: bool) -> None:
+    clean, corrupt = (
+        make_arm(name, episodes, [0] * 30)
+        for name, episodes in (("p", walks(0, 30, 1.0)), ("q", walks(1, 30, spread)))
+    )
+    p_value = differ_surely(clean, corrupt, 0.03, np.random.default_rng(0))
+    assert (p_value == 0.001) if sure else (p_value > 0.05)
+
+
+def test_one_episode_a_side_is_no_difference() -> None:
+    arms = [make_arm(name, walks(0, 1, 1.0), [0]) for name in ("p", "q")]
+    assert differ_surely(*arms, 0.03, np.random.default_rng(0)) == 1.0
