@@ -90,10 +90,8 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     if row["sigma_min"] >= 1.0:
         yield "not usable at any noise level"
     else:
-        yield (
-            f"usable above sigma {_sigma(row['sigma_min'])} ({_trainer_time(row, schedule)}) if "
-            f"the classifier is near-optimal: then TV is at most {row['tv_high']:.3f} there"
-        )
+        yield f"usable above sigma {_sigma(row['sigma_min'])}: {_trainer_time(row, schedule)}"
+        yield f"if the classifier is near-optimal: then TV is at most {row['tv_high']:.3f} there"
     if row["bracket_lower"] > 0.0:
         yield (
             f"certified, whatever the classifier: up to sigma {_sigma(row['bracket_lower'])} TV is "
@@ -102,7 +100,7 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     else:
         yield "certified: no difference, with so few episodes"
     if row["tv_finite"] is not None:
-        yield f"the windows at hand differ there by a TV of at most {row['tv_finite']:.3f}"
+        yield f"the sampled windows differ there by a TV of at most {row['tv_finite']:.3f}"
     if row["bracket_upper"] < 1.0:
         yield f"certified: from sigma {_sigma(row['bracket_upper'])} on Delta is below the rule's"
     elif row["tv_floor"] is not None:

@@ -106,8 +106,8 @@ dataset  episodes  windows  sigma_min  interval        bracket  Delta  step  usa
 own            50      700          0  -               -            -     0   100 %  clean
 sim            50      700      0.200  [0.100, 0.300]  [0, 1]       -    11    80 %  ok
 
-sim: usable above sigma 0.200 (step 11 of flow:10, EDM noise 0.204, flow time 0.170) if the \
-classifier is near-optimal: then TV is at most 0.316 there
+sim: usable above sigma 0.200: step 11 of flow:10, EDM noise 0.204, flow time 0.170
+    if the classifier is near-optimal: then TV is at most 0.316 there
     certified: no difference, with so few episodes
 planted control: expected 0.200, found 0.190 [0.100, 0.300]
 """

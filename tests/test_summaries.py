@@ -86,17 +86,17 @@ def lines_of(row: dict[str, Any]) -> list[str]:
 
 def test_a_number_is_told_with_what_is_believed_certified_and_unknown() -> None:
     assert lines_of(SIM) == [
-        "usable above sigma 0.074 (step 4 of flow:10, EDM noise 0.074, flow time 0.069) if the "
-        "classifier is near-optimal: then TV is at most 0.316 there",
+        "usable above sigma 0.074: step 4 of flow:10, EDM noise 0.074, flow time 0.069",
+        "if the classifier is near-optimal: then TV is at most 0.316 there",
         "certified, whatever the classifier: up to sigma 0.020 TV is at least 0.100",
-        "the windows at hand differ there by a TV of at most 0.411",
+        "the sampled windows differ there by a TV of at most 0.411",
         "no upper bound on the populations' TV below 0.196 can come from so few episodes",
     ]
 
 
 def test_what_is_not_certified_is_said_to_be_unknown() -> None:
     nothing = SIM | {"bracket_lower": 0.0, "tv_floor": None, "tv_finite": None}
-    assert lines_of(nothing)[1:] == ["certified: no difference, with so few episodes"]
+    assert lines_of(nothing)[2:] == ["certified: no difference, with so few episodes"]
     both = lines_of(SIM | {"bracket_upper": 0.5})
     assert both[-1] == "certified: from sigma 0.500 on Delta is below the rule's"
     never = lines_of(SIM | {"sigma_min": 1.0, "index": None, "tv_high": None, "tv_finite": None})
