@@ -1,8 +1,15 @@
 """Fixtures shared by the whole suite."""
 
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from small_study import make_staged
+from threadpoolctl import threadpool_limits
+
+from ambient_curate.study import Study
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +19,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real robot data is not beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As `annotate` computes: the same bytes are promised for one number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
+    """`small_study.make_staged`, each kind of study made once."""
+    return cache(lambda *kind: make_staged(tmp_path_factory.mktemp("frames"), *kind))
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ from ambient_curate.windows import Windows
 
 SIGMA = np.array([0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.99])
 HORIZON, ACTION = 3, 2
+LENGTHS = (6, 3, 9, 5, 4, 7)
+TASKS = ["x", "x", "x", "y", "x", "x"]
 
 
 @dataclass
@@ -73,6 +75,15 @@ def make_collection(members: Mapping[str, Sequence[Episode]]) -> Collection:
 def make_study(folder: Path, members: Mapping[str, Sequence[Episode]], **options: Any) -> Study:
     chosen = AnnotateOptions(**{"horizon": HORIZON, "folds": 3, **options})
     return prepare_study(make_collection(members), chosen, folder, SILENT)
+
+
+def make_staged(folder: Path, granularity: str = "dataset", weighting: str = "episode") -> Study:
+    """Members a and b, and c that has too few episodes."""
+    lengths = {"clean": LENGTHS, "a": LENGTHS, "b": (*LENGTHS, 2), "c": (6, 6)}
+    members = {
+        name: make_episodes(name, n, task=[*TASKS, "x"][: len(n)]) for name, n in lengths.items()
+    }
+    return make_study(folder, members, granularity=granularity, weighting=weighting)
 
 
 def make_arm(name: str, episodes: Sequence[np.ndarray], fold: Sequence[int], **fields: Any) -> Arm:
