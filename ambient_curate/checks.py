@@ -163,8 +163,8 @@ def check_balance(
     deviation = np.abs(redraws - offset) / np.where(spread > 0.0, spread, np.inf)
     width = np.quantile(deviation.max(axis=1), BALANCE_CONFIDENCE) * spread
     sure = np.abs(offset) - width  # the end nearest to 0
-    worst = int(np.argmax(sure))
-    passed = bool(sure[worst] <= epsilon)
+    passed = bool((sure <= epsilon).all())
+    worst = int(np.argmax(np.abs(offset) if passed else sure))
     numbers = {
         "sigma": float(sigma[worst]),
         "offset": float(offset[worst]),

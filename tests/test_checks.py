@@ -238,9 +238,7 @@ def run_checks(rng: np.random.Generator, world: World) -> list[Finding]:
     offset = p.c.mean(axis=0) + q.c.mean(axis=0) - 1.0
     both = redraw(p.c, p.fold, rng, seed) + redraw(q.c, q.fold, rng, seed) - 1.0
     hits = sum(redraw(side.accuracy[:, :1], side.fold, rng, seed) for side in (p, q)) / 2
-    energy = compare_episodes(
-        p.windows, q.windows, sigma=float(LEVELS[0]), rng=rng, permutations=199
-    )
+    energy = compare_episodes(p.windows, q.windows, sigma=float(LEVELS[0]), rng=rng)
     fresh = [score_class(rng, world, networks, is_clean=side, leak=0.0) for side in (True, False)]
     return [
         check_blindness(energy.p_value, hits[:, 0], float(cross(q.c.mean(axis=0)[None])[0])),
@@ -289,13 +287,12 @@ def test_a_sound_classifier_fails_fewer_than_one_run_in_twenty(world: World) -> 
 def test_a_difference_below_the_margin_may_be_missed_and_found_all_the_same() -> None:
     """Delta is .035, sigma_min 0 is right, and the network cannot be told from chance in every run.
 
-    The energy test still can tell, so that a sound network is called blind more often than where
-    the laws are equal (8 % in 1,000 runs). No other check may mind.
+    The energy test still can tell at times (1 % of 200 runs). No other check may mind.
     """
     assert gaussian_delta(0.3 / 1.25**0.5) < 4 * EPSILON
     shares, _ = share_failed(World(clean=60, corrupt=150, shift=0.3), 200)
     print(f"hardly different: {shares}")
-    assert shares.pop("blindness") <= 0.15
+    assert shares.pop("blindness") <= 0.05
     assert sum(shares.values()) <= 0.05
 
 
