@@ -173,6 +173,10 @@ def list_assumptions(study: Study) -> list[str]:
         f"TV <= {tv_range_at(epsilon)[1]:.3f} there, if the classifier is the best possible one",
         "intervals are approximate: a bootstrap over folds and corrupt episodes (dataset, group), "
         "or the noise draws alone (episode, datapoint)",
+        "what is certified holds with 95 % for each dataset on its own, if its episodes are "
+        "independent draws of one law"
+        if study.options.weighting == "episode"
+        else "nothing is certified: episodes of unequal weight",
         "p(A), not p(A|O): a difference in task mix counts as a difference",
         f"windows: {study.options.represent}"
         + (f", from the {study.reference}" if study.reference else "")

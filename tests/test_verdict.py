@@ -193,7 +193,10 @@ def test_assumptions_name_the_rule_and_what_the_windows_are(folder: Path, study:
     first, *_, last = list_assumptions(study)
     assert "E_q c > 1/2 - 0.05: Delta < 0.2 and TV <= 0.316" in first
     assert last == "windows: absolute, 3 frames, normalised by the clean set (minmax)"
+    assert any("certified holds with 95 %" in text for text in list_assumptions(study))
     other = study_of(folder, represent="relative", normalize="gaussian", epsilon=0.02)
+    weighted = replace(other, options=replace(other.options, weighting="window"))
+    assert any("nothing is certified" in text for text in list_assumptions(weighted))
     first, *_, last = list_assumptions(other)
     assert "1/2 - 0.02: Delta < 0.08 and TV <= 0.200" in first
     assert last == (
