@@ -133,3 +133,15 @@ def make_score(
         curves if windows else None,
         np.full_like(curves, error) if windows else None,
     )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def times(folder: Path) -> Mapping[str, int]:
+    return {path: (folder / path).stat().st_mtime_ns for path in files(folder)}

@@ -1,6 +1,6 @@
 """The two long stages: the same bytes by any number of workers, interrupted or not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_study import LENGTHS, SIGMA, TASKS, make_classifier, make_episodes, make_study
+from small_study import (
+    LENGTHS,
+    SIGMA,
+    TASKS,
+    files,
+    make_classifier,
+    make_episodes,
+    make_study,
+    times,
+)
 
 from ambient_curate import curves, evidence, stages
 from ambient_curate.arms import CONTROL
@@ -54,18 +63,6 @@ def score(study: Study, work: Path, workers: int = 1, *, blind: bool = False) ->
     return score_study(
         study, networks(study, blind=blind), work, metadata, workers=workers, progress=SILENT
     )
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def times(folder: Path) -> Mapping[str, int]:
-    return {path: (folder / path).stat().st_mtime_ns for path in files(folder)}
 
 
 @pytest.mark.parametrize("granularity", ["dataset", "group", "episode", "datapoint"])

@@ -1,14 +1,14 @@
 """The fit as a stage: every fold once, resumed to the same bytes, told of what is wrong."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_study import SIGMA
+from small_study import SIGMA, files, times
 
 from ambient_curate import stages
 from ambient_curate.arms import CONTROL
@@ -48,18 +48,6 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, FitOptions]]:
 
 def fit(study: Study, folder: Path, workers: int = 1) -> list[FoldClassifier]:
     return fit_classifiers(study, SIGMA, folder, workers=workers, progress=SILENT)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def times(folder: Path) -> Mapping[str, int]:
-    return {path: (folder / path).stat().st_mtime_ns for path in files(folder)}
 
 
 def test_every_fold_is_fitted_once_and_found_again(
