@@ -13,6 +13,7 @@ from ambient_curate.bounds import delta_at, gaussian_delta
 from ambient_curate.windows import Windows
 
 CONTROL = "planted control"
+ArmName = tuple[str, str | None]  # dataset and group
 _CONTROL_SIGMA = 0.2
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Int64
 
+from ambient_curate.arms import ArmName
 from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
 from ambient_curate.certificates import Losses, delta_ratio
 from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
@@ -119,7 +120,7 @@ class ArmCurves:
 
 
 def summarize_arm(
-    name: tuple[str, str | None],
+    name: ArmName,
     sigma: Float64[np.ndarray, " level"],
     clean: Side,
     corrupt: Side,
@@ -236,7 +237,10 @@ def tabulate_curves(arms: Sequence[ArmCurves]) -> pa.Table:
             "tv": tv_from_accuracy(both[ACCURACY]),
             "tv_lower_approx": arm.tv_interval[0],
             "tv_upper_approx": arm.tv_interval[1],
-            **{name: _nullable(getattr(arm.envelope, name)) for name in CERTIFIED},
+            **{
+                name: [null_if_nan(v) for v in getattr(arm.envelope, name).tolist()]
+                for name in CERTIFIED
+            },
         }
         for name, column in values.items():
             columns[name].extend(column)
@@ -247,8 +251,9 @@ def _ratio(arm: ArmCurves) -> np.ndarray:
     return delta_ratio(arm.clean[C], arm.corrupt[C], arm.clean[BRIER], arm.corrupt[BRIER])
 
 
-def _nullable(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
+def null_if_nan(value: float) -> float | None:
+    """Return a number for JSON and Arrow, where "nothing can be said" is null."""
+    return None if np.isnan(value) else value
 
 
 def tabulate_reliability(arms: Sequence[ArmCurves]) -> pa.Table:

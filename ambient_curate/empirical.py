@@ -5,9 +5,9 @@ from jaxtyping import Float64
 
 from ambient_curate.arms import Arm
 from ambient_curate.envelopes import MONTE_CARLO, FiniteSets
+from ambient_curate.episodes import pick_windows
 from ambient_curate.kernels import kernel_divergence
 from ambient_curate.measures import Measure
-from ambient_curate.scoring import pick_windows
 
 MOST = 2_048  # windows of a measure
 LEVELS = 24  # at which the divergence is computed

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from ambient_curate.episodes import pick_windows
 from ambient_curate.errors import NotEnoughDataError
 
 MOST_EPISODES = 200  # a side; all pairs of their windows are compared
@@ -102,7 +103,7 @@ def compare_episodes(
         for side in (clean, corrupt)
         for i in rng.permutation(len(side))[:most_episodes]
     ]
-    windows = [episode[_spread(len(episode), most_windows)] for episode in drawn]
+    windows = [episode[pick_windows(len(episode), most_windows)] for episode in drawn]
     counts = np.array([len(episode) for episode in windows], dtype=np.int64)
     values = np.concatenate(windows).astype(np.float64)
     if not counts.all() or not np.isfinite(values).all():
@@ -216,8 +217,3 @@ def permute_episodes(
     tie = TIE * total / distances.size
     as_large = int(np.count_nonzero(energy[1:] >= energy[0] - tie))
     return float(energy[0]), (1 + as_large) / (1 + permutations)
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of `count` numbers, at equal distances."""
-    return ((np.arange(min(count, most)) + 0.5) * count / max(min(count, most), 1)).astype(np.int64)

@@ -110,3 +110,10 @@ class Dataset(Protocol):
 
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the episodes of one shard in source order; low-dimensional data only."""
+
+
+def pick_windows(count: int, most: int | None) -> np.ndarray:
+    """Numbers of the windows to score: all, or `most` of them at equal distances."""
+    if most is None or count <= most:
+        return np.arange(count, dtype=np.int64)
+    return ((np.arange(most) + 0.5) * count / most).astype(np.int64)

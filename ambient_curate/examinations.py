@@ -9,8 +9,8 @@ from ambient_curate.arms import Arm, Control
 from ambient_curate.checks import Finding, check_balance, check_blindness, check_control
 from ambient_curate.curves import ACCURACY, ArmCurves, C, Side
 from ambient_curate.energy import MOST_WINDOWS, compare_episodes
+from ambient_curate.episodes import pick_windows
 from ambient_curate.errors import NotEnoughDataError
-from ambient_curate.scoring import pick_windows
 
 RELIABLE = "ok"
 UNRELIABLE = "classifier-unreliable"

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Float64
 
+from ambient_curate.arms import ArmName
 from ambient_curate.crossing import last_crossing
 from ambient_curate.curves import CONFIDENCE, ArmCurves, C
 from ambient_curate.manifest import manifest_schema, sort_rows, tabulate
@@ -40,8 +41,8 @@ def tabulate_rows(columns: Columns, metadata: Mapping[str, str]) -> pa.Table:
 
 def whole_rows(
     study: Study,
-    arms: Mapping[tuple[str, str | None], ArmCurves],
-    statuses: Mapping[tuple[str, str | None], str],
+    arms: Mapping[ArmName, ArmCurves],
+    statuses: Mapping[ArmName, str],
 ) -> Columns:
     """Rows that speak for a whole dataset or group."""
     columns = _empty("dataset", "group", "horizon", "is_clean", *_ANSWER, "p_clean", "status")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.episodes import pick_windows
 
 STATISTICS = ("c", "brier", "bce", "accuracy")
 BINS = 10
@@ -66,13 +67,6 @@ def noise_seed(seed: int, dataset: str, episode_id: str) -> list[int]:
     """Seed of an episode's noise, from its identity: the same whatever else is scored, or where."""
     text = f"{seed}\x00{dataset}\x00{episode_id}".encode()
     return np.frombuffer(hashlib.sha256(text).digest(), dtype=np.uint32).tolist()
-
-
-def pick_windows(count: int, most: int | None) -> np.ndarray:
-    """Numbers of the windows to score: all, or `most` of them at equal distances."""
-    if most is None or count <= most:
-        return np.arange(count, dtype=np.int64)
-    return ((np.arange(most) + 0.5) * count / most).astype(np.int64)
 
 
 def score_episode(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ambient_curate.arms import Arm
+from ambient_curate.arms import Arm, ArmName
 from ambient_curate.checkpoints import load_fold, save_fold
 from ambient_curate.checks import Finding
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
@@ -38,8 +38,6 @@ from ambient_curate.scoring import EpisodeScore, noise_seed
 from ambient_curate.study import Study
 
 CLASSIFIER_CONFIG = "config.json"
-
-Name = tuple[str, str | None]  # dataset and group
 
 
 class _Stoppable:
@@ -111,10 +109,10 @@ class Answers:
         Every episode or datapoint row by member, NaN for null; empty at the coarser granularities.
     """
 
-    arms: dict[Name, ArmCurves]
+    arms: dict[ArmName, ArmCurves]
     control: ArmCurves | None
-    statuses: dict[Name, str]
-    findings: dict[Name, list[Finding]]
+    statuses: dict[ArmName, str]
+    findings: dict[ArmName, list[Finding]]
     sigma_min: dict[str, Float64[np.ndarray, " row"]]
 
 
@@ -217,9 +215,9 @@ class _Scoring:
     def _part(self, number: int) -> Path:
         return self.work / "manifest" / f"part-{number:05d}.parquet"
 
-    def score_corrupt(self, clean: Evidence) -> dict[Name, tuple[ArmCurves, list[Finding]]]:
+    def score_corrupt(self, clean: Evidence) -> dict[ArmName, tuple[ArmCurves, list[Finding]]]:
         """Score every corrupt member; summarise and examine its arms."""
-        result: dict[Name, tuple[ArmCurves, list[Finding]]] = {}
+        result: dict[ArmName, tuple[ArmCurves, list[Finding]]] = {}
         for number, name in enumerate(sorted(self.study.frames)):
             if name == self.study.clean.dataset or self.study.head(name) is None:
                 continue
@@ -293,7 +291,7 @@ class _Scoring:
         return Side(statistics, histogram, weight, arm.fold[episodes])
 
     def write_rows(
-        self, arms: Mapping[Name, ArmCurves], statuses: Mapping[Name, str]
+        self, arms: Mapping[ArmName, ArmCurves], statuses: Mapping[ArmName, str]
     ) -> dict[str, Float64[np.ndarray, " row"]]:
         """Write the parts that are not there yet; return every member's rows, where it has any.
 

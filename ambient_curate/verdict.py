@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ambient_curate.arms import Control
+from ambient_curate.arms import ArmName, Control
 from ambient_curate.bounds import delta_at, tv_range_at
 from ambient_curate.checks import Finding
-from ambient_curate.curves import ArmCurves, C
+from ambient_curate.curves import ArmCurves, C, null_if_nan
 from ambient_curate.examinations import RELIABLE, UNRELIABLE, examine_control, failures
 from ambient_curate.motion import Motion, name_dims
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.study import Study, find_outside
-
-Name = tuple[str, str | None]  # dataset and group
 
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
@@ -37,7 +35,7 @@ def describe_control(found: ArmCurves | None, planted: Control | None) -> dict[s
     }
 
 
-def describe_checks(findings: Mapping[Name, Sequence[Finding]]) -> list[dict[str, Any]]:
+def describe_checks(findings: Mapping[ArmName, Sequence[Finding]]) -> list[dict[str, Any]]:
     """Say what was examined of every arm, as ``run.json`` keeps it."""
     return [
         {"dataset": name, "group": group} | asdict(finding)
@@ -48,8 +46,8 @@ def describe_checks(findings: Mapping[Name, Sequence[Finding]]) -> list[dict[str
 
 def build_verdict(
     study: Study,
-    arms: Mapping[Name, ArmCurves],
-    findings: Mapping[Name, Sequence[Finding]],
+    arms: Mapping[ArmName, ArmCurves],
+    findings: Mapping[ArmName, Sequence[Finding]],
     sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
 ) -> list[dict[str, Any]]:
     """One row a dataset, the clean one first, and one a group.
@@ -88,9 +86,9 @@ _ANSWER = ("sigma_min", "lower", "upper", "bracket_lower", "bracket_upper")
 
 def _row(
     study: Study,
-    key: Name,
-    arms: Mapping[Name, ArmCurves],
-    findings: Mapping[Name, Sequence[Finding]],
+    key: ArmName,
+    arms: Mapping[ArmName, ArmCurves],
+    findings: Mapping[ArmName, Sequence[Finding]],
     sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
 ) -> dict[str, Any]:
     name, group = key
@@ -138,13 +136,9 @@ def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) ->
         "delta": float(arm.delta[first]),
         "tv_low": low if sigma_min > 0 else 0.0,
         "tv_high": high,
-        "tv_finite": _nullable(arm.envelope.tv_upper_empirical[first]),
-        "tv_floor": _nullable(arm.envelope.tv_floor),
+        "tv_finite": null_if_nan(float(arm.envelope.tv_upper_empirical[first])),
+        "tv_floor": null_if_nan(arm.envelope.tv_floor),
     }
-
-
-def _nullable(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _usable(

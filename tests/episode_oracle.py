@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from ambient_curate.bounds import gaussian_delta
+from ambient_curate.certificates import Losses
 
 Array = NDArray[np.float64]
 SMALLEST = 0.01
@@ -95,3 +96,13 @@ def simulate(
             for loss, value in zip(LOSSES, values, strict=True):
                 means[name, loss][rows] = value.mean(axis=2, dtype=np.float64)
     return means
+
+
+def in_fold(losses: Losses, fold: int) -> Losses:
+    clean, corrupt = losses.clean_fold == fold, losses.corrupt_fold == fold
+    return Losses(
+        losses.clean[clean],
+        losses.corrupt[corrupt],
+        losses.clean_fold[clean],
+        losses.corrupt_fold[corrupt],
+    )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from episode_oracle import in_fold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -50,16 +51,6 @@ def errors_of(brier: Losses) -> Losses:
 
 def delta_of(brier: Losses, alpha: float = 0.05) -> Array:
     return certify_delta(brier, errors_of(brier), alpha=alpha)
-
-
-def in_fold(losses: Losses, fold: int) -> Losses:
-    clean, corrupt = losses.clean_fold == fold, losses.corrupt_fold == fold
-    return Losses(
-        losses.clean[clean],
-        losses.corrupt[corrupt],
-        losses.clean_fold[clean],
-        losses.corrupt_fold[corrupt],
-    )
 
 
 @pytest.mark.parametrize(("clean", "corrupt"), [(1, 1), (2, 6), (4, 4), (5, 3), (1, 7)])

@@ -11,6 +11,7 @@ from episode_oracle import (
     SMALLEST,
     Classifier,
     distance_at,
+    in_fold,
     simulate,
     true_losses,
 )
@@ -139,16 +140,6 @@ def paired_blocks(losses: Losses, fold: int) -> Array:
     sides = losses.clean[losses.clean_fold == fold], losses.corrupt[losses.corrupt_fold == fold]
     n = min(map(len, sides))
     return sum(np.stack([s[i::n].mean(axis=0) for i in range(n)]) for s in sides) / 2.0
-
-
-def in_fold(losses: Losses, fold: int) -> Losses:
-    clean, corrupt = losses.clean_fold == fold, losses.corrupt_fold == fold
-    return Losses(
-        losses.clean[clean],
-        losses.corrupt[corrupt],
-        losses.clean_fold[clean],
-        losses.corrupt_fold[corrupt],
-    )
 
 
 def pooled(losses: Losses) -> Losses:

@@ -19,8 +19,8 @@ from ambient_curate.energy import (
     permute_episodes,
     scale_directions,
 )
+from ambient_curate.episodes import pick_windows
 from ambient_curate.errors import NotEnoughDataError
-from ambient_curate.scoring import pick_windows
 
 SIGMA = 0.0251
 HORIZON = 16

@@ -12,6 +12,7 @@ from torch import Tensor
 from ambient_curate import scoring
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.episodes import pick_windows
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
 from ambient_curate.scoring import (
@@ -20,7 +21,6 @@ from ambient_curate.scoring import (
     ScoreOptions,
     band_of,
     noise_seed,
-    pick_windows,
     score_episode,
 )
 from ambient_curate.windows import Windows
