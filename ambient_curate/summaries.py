@@ -98,7 +98,7 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
             f"at least {2 * epsilon:.3f}"
         )
     else:
-        yield "certified: no difference, with so few episodes"
+        yield "no difference is certified"
     if row["tv_finite"] is not None:
         yield f"the sampled windows differ there by a TV of at most {row['tv_finite']:.3f}"
     if row["bracket_upper"] < 1.0:

@@ -108,7 +108,7 @@ sim            50      700      0.200  [0.100, 0.300]  [0, 1]       -    11    8
 
 sim: usable above sigma 0.200: step 11 of flow:10, EDM noise 0.204, flow time 0.170
     if the classifier is near-optimal: then TV is at most 0.316 there
-    certified: no difference, with so few episodes
+    no difference is certified
 planted control: expected 0.200, found 0.190 [0.100, 0.300]
 """
 CAVEATS = "assumption: p(A)\nwarning: few clean episodes\n"
