@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from ambient_curate.errors import CurateError as CurateError
     from ambient_curate.manifest import read_manifest as read_manifest
     from ambient_curate.plots import plot_accuracy as plot_accuracy
+    from ambient_curate.plots import plot_bracket as plot_bracket
     from ambient_curate.plots import plot_delta as plot_delta
     from ambient_curate.plots import plot_reliability as plot_reliability
     from ambient_curate.plots import plot_sigma_min as plot_sigma_min
+    from ambient_curate.plots import plot_tv as plot_tv
 
 __version__ = "0.1.0"
 
@@ -22,9 +24,11 @@ _HOMES = {
     "annotate": "annotation",
     "open_collection": "collection",
     "plot_accuracy": "plots",
+    "plot_bracket": "plots",
     "plot_delta": "plots",
     "plot_reliability": "plots",
     "plot_sigma_min": "plots",
+    "plot_tv": "plots",
     "read_manifest": "manifest",
 }
 __all__ = [  # noqa: RUF022 (in the order of the README)
@@ -33,6 +37,8 @@ __all__ = [  # noqa: RUF022 (in the order of the README)
     "read_manifest",
     "plot_accuracy",
     "plot_delta",
+    "plot_tv",
+    "plot_bracket",
     "plot_sigma_min",
     "plot_reliability",
     "AnnotateOptions",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
     from ambient_curate.results import Run
 
 Format = Literal["table", "json"]
-Figure = Literal["accuracy", "delta", "sigma-min", "reliability"]
-FIGURES: tuple[Figure, ...] = ("accuracy", "delta", "sigma-min", "reliability")
+Figure = Literal["accuracy", "delta", "tv", "bracket", "sigma-min", "reliability"]
+FIGURES: tuple[Figure, ...] = get_args(Figure)
 CONTINUED = ("annotate", "demo")  # commands that go on where they were interrupted
 GATE_NOT_MET = 3
 INTERRUPTED = 130
@@ -236,7 +236,7 @@ def _save_figure(run: "Run", figure: Figure, path: Path) -> Path:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from ambient_curate.plots import save_figure
+    from ambient_curate.canvas import save_figure
 
     save_figure(_draw(run, figure), path)
     return path
@@ -249,6 +249,10 @@ def _draw(run: "Run", figure: Figure) -> "Axes":
         return plots.plot_accuracy(run.curves())
     if figure == "delta":
         return plots.plot_delta(run.curves(), epsilon=run.info["epsilon"])
+    if figure == "tv":
+        return plots.plot_tv(run.curves(), epsilon=run.info["epsilon"])
+    if figure == "bracket":
+        return plots.plot_bracket(run.info["verdict"], schedule=run.info["schedule"])
     if figure == "sigma-min":
         return plots.plot_sigma_min(run.manifest())
     return plots.plot_reliability(run.reliability())

@@ -1,7 +1,6 @@
 """Figures show the numbers of their tables: lines, bands, labels and limits on Agg."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -13,16 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 
 from ambient_curate import schema as tables
+from ambient_curate.canvas import COLORS, GREY, INK
 from ambient_curate.errors import ConfigError, NotEnoughDataError
-from ambient_curate.noise import log_snr
+from ambient_curate.noise import log_snr, schedule_levels
 from ambient_curate.plots import (
-    COLORS,
-    GREY,
     plot_accuracy,
+    plot_bracket,
     plot_delta,
     plot_reliability,
     plot_sigma_min,
-    save_figure,
+    plot_tv,
 )
 
 SIGMA = np.array([0.03, 0.1, 0.3, 0.6, 0.9, 0.99])
@@ -96,8 +95,17 @@ def lines(ax: Axes, color: str) -> list[np.ndarray]:
     return [np.asarray(line.get_xydata()) for line in ax.get_lines() if line.get_color() == color]
 
 
+def segments(ax: Axes) -> list[dict[int, list[float]]]:
+    """From where to where each set of horizontal lines goes, by row."""
+    return [
+        {int(s[0, 1]): s[:, 0].tolist() for s in c.get_segments() if s.size}
+        for c in ax.collections
+        if isinstance(c, LineCollection)
+    ]
+
+
 def test_accuracy_is_the_line_and_the_tv_interval_its_band() -> None:
-    ax = plot_accuracy(make_curves({"low": 0.3, "high": 0.9}))
+    ax = plot_accuracy(make_curves({"low": 0.3, "high": 0.9}, tv_lower=0.1))
     (high,), (low,) = lines(ax, COLORS[0]), lines(ax, COLORS[1])  # the highest comes first
     tv = np.linspace(0.9, 0, SIGMA.size)
     np.testing.assert_allclose(high, np.column_stack([SIGMA, (1 + tv) / 2]))
@@ -109,9 +117,12 @@ def test_accuracy_is_the_line_and_the_tv_interval_its_band() -> None:
         "episodes (clean / corrupt)",
         "high  50 / 1,234",
         "low  50 / 1,234",
+        " ",
+        "approximate 95 % interval",
+        "chance",
     ]
-    assert [text.get_text() for text in ax.texts] == ["chance"]
-    assert ax.texts[0].get_position()[1] == 0.5
+    (chance,) = lines(ax, INK)
+    np.testing.assert_array_equal(chance[:, 1], 0.5)
     assert ax.get_xlabel() == "noise level \N{GREEK SMALL LETTER SIGMA} (VP)"
     assert ax.get_ylabel() == "balanced accuracy, out of fold"
     bottom, top = ax.get_ylim()
@@ -121,25 +132,6 @@ def test_accuracy_is_the_line_and_the_tv_interval_its_band() -> None:
 def test_an_accuracy_below_chance_stays_in_the_picture() -> None:
     ax = plot_accuracy(make_curves({"odd": 0.5}, accuracy=0.31))
     assert ax.get_ylim()[0] < 0.31
-
-
-def test_the_sigma_axis_is_uniform_in_log_snr() -> None:
-    ax = plot_accuracy(make_curves({"a": 0.5}))
-    at = ax.transData.transform(np.column_stack([SIGMA, np.ones_like(SIGMA)]))[:, 0]
-    slope = np.diff(at) / -np.diff(log_snr(SIGMA))
-    np.testing.assert_allclose(slope, slope[0])
-    assert slope[0] > 0
-    ticks = [label.get_text() for label in ax.get_xticklabels()]
-    assert ticks == [".03", ".1", ".3", ".6", ".9", ".99"]
-    left, right = ax.get_xlim()
-    assert left < 0.03
-    assert 0.99 < right < 1
-
-
-def test_levels_where_nothing_changes_any_more_are_cut_off() -> None:
-    last = make_curves({"a": 0.5}, sigma=1 - 1e-7).slice(0, 1)
-    ax = plot_accuracy(pa.concat_tables([make_curves({"a": 0.5}), last]).unify_dictionaries())
-    assert 0.99875 < ax.get_xlim()[1] < 0.9992
 
 
 def test_delta_marks_where_the_line_falls_through_the_threshold() -> None:
@@ -153,7 +145,9 @@ def test_delta_marks_where_the_line_falls_through_the_threshold() -> None:
     at = left + share * (right - left)
     np.testing.assert_allclose(marker, [[(1 + np.exp(at)) ** -0.5, 0.2]])
     assert len(lines(ax, COLORS[1])) == 1
-    assert [text.get_text() for text in ax.texts] == ["threshold 4ε = 0.2"]
+    (level,) = lines(ax, INK)
+    np.testing.assert_array_equal(level[:, 1], 0.2)
+    assert legend_texts(ax)[-1] == "threshold 4ε = 0.2"
     np.testing.assert_allclose(bands(ax)[0][1], 2 * tv**2 + 0.1)
     assert ax.get_ylim()[0] < 0 < 2 < ax.get_ylim()[1]
 
@@ -171,29 +165,58 @@ def test_groups_are_left_out_of_a_dataset_figure() -> None:
         plot_accuracy(make_curves({"a": 0.9}, group="stack"))
 
 
-def test_of_many_datasets_seven_are_named_from_the_highest_to_the_lowest() -> None:
-    heights = {f"d{i:02d}": 0.9 - i / 60 for i in range(48)}
-    ax = plot_accuracy(make_curves(heights))
-    _, *texts = legend_texts(ax)
-    assert [text.split()[0] for text in texts[:-1]] == [
-        f"d{i:02d}" for i in np.linspace(0, 47, 7).round().astype(int)
+CERTIFIED = ("at least (certified, 95 %)", "at most (certified, 95 %)")
+SAMPLED = "at most, sampled windows"
+
+
+@pytest.mark.parametrize(("draw", "kind"), [(plot_delta, "delta"), (plot_tv, "tv")])
+def test_bounds_are_the_table_s_and_hold_between_the_levels(draw: Any, kind: str) -> None:
+    bounds = {f"{kind}_lower": 0.1, f"{kind}_upper_empirical": 0.6, f"{kind}_upper": 0.7}
+    ax = draw(make_curves({"a": 0.9, "b": 0.8}, **bounds), epsilon=0.05)
+    drawn = [
+        (line.get_drawstyle(), *np.unique(np.asarray(line.get_ydata())))
+        for line in ax.get_lines()
+        if line.get_color() == COLORS[1] and line.get_drawstyle() != "default"
     ]
-    assert texts[-1] == "41 others"
-    assert len(lines(ax, GREY)) == 41
-    assert len(bands(ax)) == 48
+    assert drawn == [("steps-pre", 0.1), ("steps-post", 0.6), ("steps-post", 0.7)]
+    assert legend_texts(ax)[5:8] == [CERTIFIED[0], SAMPLED, CERTIFIED[1]]
+
+
+def test_a_vacuous_bound_is_neither_drawn_nor_explained() -> None:
+    table = make_curves({"a": 0.9}, delta_upper_empirical=1.2)
+    ax = plot_delta(table, epsilon=0.05)
+    assert len(lines(ax, COLORS[0])) == 3  # the line, its crossing, and the sampled windows
+    assert SAMPLED in legend_texts(ax)
+    assert not set(CERTIFIED) & set(legend_texts(ax))
+
+
+@pytest.mark.parametrize("n_datasets", [5, 6])
+def test_bounds_are_left_out_where_they_cannot_be_followed(n_datasets: int) -> None:
+    heights = {f"d{i}": 0.9 - i / 60 for i in range(n_datasets)}
+    ax = plot_tv(make_curves(heights, tv_lower=0.1, tv_upper=0.8), epsilon=0.05)
+    assert (CERTIFIED[0] in legend_texts(ax)) == (n_datasets == 5)
+    assert len(lines(ax, COLORS[0])) == (3 if n_datasets == 5 else 1)
+
+
+def test_tv_is_the_line_with_its_band_over_the_range_that_delta_leaves_open() -> None:
+    ax = plot_tv(make_curves({"low": 0.3, "high": 0.9}), epsilon=0.02)
+    ((high),), ((low),) = lines(ax, COLORS[0]), lines(ax, COLORS[1])
+    tv = np.linspace(0.9, 0, SIGMA.size)
+    np.testing.assert_allclose(high, np.column_stack([SIGMA, tv]))
+    np.testing.assert_allclose(low[:, 1], tv / 3)
+    np.testing.assert_allclose(bands(ax)[0], [np.maximum(tv - 0.2, 0), np.minimum(tv + 0.2, 1)])
+    (edge,) = ax.patches
+    box = edge.get_extents().transformed(ax.transData.inverted())
+    np.testing.assert_allclose([box.y0, box.y1], [0.04, 0.2])
+    assert legend_texts(ax)[-1] == "possible where Δ = 4ε:\n0.04 to 0.2"
+    assert ax.get_ylim()[0] < 0 < 1 < ax.get_ylim()[1]
 
 
 def test_a_missing_interval_is_not_drawn_as_one() -> None:
     ax = plot_accuracy(make_curves({"a": 0.5}, tv_lower_approx=None, tv_upper_approx=None))
     (band,) = (c for c in ax.collections if isinstance(c, PolyCollection))
     assert not band.get_paths()
-
-
-def test_names_are_literal_and_short() -> None:
-    name = "$x_1$ " + "long " * 20
-    text = legend_texts(plot_accuracy(make_curves({name: 0.5})))[1]
-    assert text.startswith(r"\$x_1\$ long")
-    assert len(text) < 65
+    assert "approximate 95 % interval" not in legend_texts(ax)
 
 
 WHOLE = [
@@ -216,17 +239,61 @@ def test_sigma_min_has_a_row_per_dataset_sorted_with_intervals_and_usable_levels
     assert one > 0.99
     (points,) = lines(ax, COLORS[0])
     np.testing.assert_allclose(points[:3], [[zero, 0], [0.5, 1], [one, 2]])
-    usable, local, interval = (
-        {int(s[0, 1]): s[:, 0].tolist() for s in c.get_segments() if s.size}
-        for c in ax.collections
-        if isinstance(c, LineCollection)
-    )
+    usable, local, bracket = segments(ax)
     assert usable == {0: [zero, one], 1: [0.5, one], 2: [one, one]}
     assert local == {2: [zero, 0.1]}
-    assert interval == {0: [zero, 0.2], 1: [0.4, 0.7]}
+    assert bracket == {0: [zero, 0.2], 1: [0.4, 0.7]}
     assert [text.get_text() for text in ax.texts] == ["not annotated: too-few-episodes"]
     assert ax.texts[0].get_position()[1] == 3
-    assert legend_texts(ax)[0] == "n = 4\n(1 not annotated)"
+    assert legend_texts(ax) == [
+        "n = 4\n(1 not annotated)",
+        "usable",
+        "certified bracket\n(95 %)",
+        r"$\sigma_{min}$",
+    ]
+
+
+def answer(name: str, *values: float | None, status: str = "ok", **changes: Any) -> dict[str, Any]:
+    keys = ("sigma_min", "lower", "upper", "bracket_lower", "bracket_upper")
+    numbers = dict(zip(keys, values or (None,) * 5, strict=True))
+    return {"dataset": name, "group": None, "is_clean": False, "status": status} | numbers | changes
+
+
+VERDICT = [
+    answer("clean", 0.0, 0.0, 0.0, 0.0, 0.0, is_clean=True),
+    answer("b", 0.5, 0.4, 0.6, 0.1, 1.0),
+    answer("odd", status="classifier-unreliable"),
+    answer("a", 0.03, 0.02, 0.04, 0.0, 0.2, group="g"),
+]
+
+
+def test_a_bracket_has_interval_and_bracket_beside_the_trainer_s_steps() -> None:
+    ax = plot_bracket(VERDICT, schedule="flow-reversed:8")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a / g", "b", "odd"]
+    zero, one = ax.get_xticks()[[0, -1]]
+    (points,) = lines(ax, COLORS[0])
+    np.testing.assert_allclose(points[:2], [[0.03, 0], [0.5, 1]])
+    usable, _, bracket, interval = segments(ax)
+    assert usable == {0: [0.03, one], 1: [0.5, one]}
+    assert bracket == {0: [zero, 0.2], 1: [0.1, one]}
+    assert interval == {0: [0.02, 0.04], 1: [0.4, 0.6]}
+    assert [text.get_text() for text in ax.texts] == ["not annotated: classifier-unreliable"]
+    assert legend_texts(ax)[3] == "approximate interval\n(95 %)"
+    (top,) = set(ax.figure.axes) - {ax}
+    assert top.get_xlim() == ax.get_xlim()
+    assert top.get_xlabel() == "step of flow-reversed:8"
+    levels = schedule_levels("flow-reversed:8")
+    steps = [int(label.get_text()) for label in top.get_xticklabels()]
+    np.testing.assert_allclose(top.get_xticks(), levels[steps])
+    marked = np.union1d(top.get_xticks(), top.get_xticks(minor=True))
+    np.testing.assert_allclose(marked, levels[:0:-1])  # all but pure noise
+
+
+def test_a_verdict_without_any_answer_says_why_of_every_row() -> None:
+    odd = [answer(name, status="too-few-episodes") for name in "ab"]
+    ax = plot_bracket(odd, schedule="flow:10")
+    assert [text.get_text() for text in ax.texts] == ["not annotated: too-few-episodes"] * 2
+    assert legend_texts(ax) == ["n = 2\n(2 not annotated)"]
 
 
 def fine_rows(kind: str) -> pa.Table:
@@ -254,7 +321,8 @@ def test_shares_are_those_a_trainer_finds_usable(kind: str) -> None:
     ax = plot_sigma_min(table)
     title, *texts = legend_texts(ax)
     assert title == f"n {kind}"
-    assert sorted(texts) == ["a  200 (20 null)", "b  100 (10 null)"]
+    assert sorted(texts[:2]) == ["a  200 (20 null)", "b  100 (10 null)"]
+    assert texts[2:] == [" ", "by the ends of\ntheir intervals"]
     color = COLORS[texts.index("a  200 (20 null)")]
     (line,) = lines(ax, color)
     rows = [row for row in table.to_pylist() if row["dataset"] == "a"]
@@ -276,9 +344,13 @@ def test_shares_are_those_a_trainer_finds_usable(kind: str) -> None:
     assert ax.get_ylabel().startswith(f"share of {kind} usable at")
 
 
-def test_a_manifest_of_clean_rows_only_has_nothing_to_draw() -> None:
+def test_clean_rows_only_or_an_unknown_schedule_are_errors() -> None:
     with pytest.raises(NotEnoughDataError, match="no corrupt row"):
         plot_sigma_min(make_manifest(WHOLE[:1]))
+    with pytest.raises(NotEnoughDataError, match="no corrupt row"):
+        plot_bracket(VERDICT[:1], schedule="flow:10")
+    with pytest.raises(ConfigError, match="'cosine:10' is not known"):
+        plot_bracket(VERDICT, schedule="cosine:10")
 
 
 def test_reliability_has_a_point_per_bin_with_its_weight_as_area() -> None:
@@ -316,27 +388,7 @@ def test_a_given_axes_is_used_and_no_figure_is_made() -> None:
     before = plt.get_fignums()
     assert plot_accuracy(make_curves({"a": 0.5}), ax=ax) is ax
     assert plot_delta(make_curves({"a": 0.5}), epsilon=0.1, ax=ax) is ax
+    assert plot_tv(make_curves({"a": 0.5}), epsilon=0.1, ax=ax) is ax
     assert plot_sigma_min(make_manifest(WHOLE), ax=figure.add_subplot()) in figure.axes
+    assert plot_bracket(VERDICT, schedule="flow:10", ax=figure.add_subplot()) in figure.axes
     assert plt.get_fignums() == before
-
-
-@pytest.mark.parametrize(
-    ("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")]
-)
-def test_equal_figures_give_equal_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, start: bytes
-) -> None:
-    for name, date in (("one", "100000000"), ("two", "900000000")):
-        monkeypatch.setenv("SOURCE_DATE_EPOCH", date)  # the date of a file, where one is written
-        save_figure(plot_accuracy(make_curves({"a": 0.5})), tmp_path / (name + suffix))
-    one, two = (tmp_path / (name + suffix) for name in ("one", "two"))
-    assert one.read_bytes() == two.read_bytes()
-    assert one.read_bytes().startswith(start)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_another_suffix_is_refused(tmp_path: Path) -> None:
-    ax = plot_accuracy(make_curves({"a": 0.5}))
-    with pytest.raises(ConfigError, match=r"'\.jpg'; expected one of \.png, \.svg, \.pdf"):
-        save_figure(ax, tmp_path / "a.jpg")
-    assert not list(tmp_path.iterdir())
