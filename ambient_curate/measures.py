@@ -68,7 +68,7 @@ def population_upper(
     ----------
     delta_hat_upper, tv_hat_upper : array_like
         Upper bounds on Delta and total variation of the two noised empirical measures, from
-        `kernels` or `couplings`; of one shape.
+        `kernels`; of one shape.
     n_clean, n_corrupt : int >= 1
         Independent episodes behind each measure, weighing the same.
     alpha : float in (0, 1)

@@ -6,11 +6,10 @@
 
 import numpy as np
 import pytest
-from mixtures import Array, along, direction, exact_divergences, uniform, weighted
+from mixtures import Array, along, direction, exact_divergences, weighted
 from scipy.special import erf
 
 from ambient_curate.bounds import gaussian_delta
-from ambient_curate.couplings import coupling_bounds
 from ambient_curate.kernels import kernel_divergence
 from ambient_curate.measures import Measure, population_upper
 from ambient_curate.noise import ve_from_sigma
@@ -75,23 +74,6 @@ def test_the_kernel_and_mcdiarmid_hold_for_the_population(count: int, draws: int
         bare[index] = found.delta, found.tv
         upper[index] = population_upper(found.delta, found.tv, count, count, ALPHA)
     report("kernel", count, dim, truth, upper, bare)
-
-
-@pytest.mark.parametrize("dim", [2, 16])
-@pytest.mark.parametrize("count", [50, 500])
-def test_the_coupling_and_mcdiarmid_hold_for_the_population(count: int, dim: int) -> None:
-    rng = np.random.default_rng(20260410)
-    truth = np.stack(population())[:, 1:]
-    upper, bare = np.empty((REPETITIONS, 2, 2)), np.empty((REPETITIONS, 2, 2))
-    for index in range(REPETITIONS):
-        clean, corrupt = (
-            uniform(STD * rng.standard_normal((count, dim)) + shift * direction(dim))
-            for shift in (0.0, SHIFT)
-        )
-        bounds = coupling_bounds(clean, corrupt, LEVELS[1:], plans=1)
-        bare[index] = bounds.delta_upper, bounds.tv_upper
-        upper[index] = population_upper(*bare[index], count, count, ALPHA)
-    report("coupling", count, dim, truth, upper, bare)
 
 
 def report(name: str, count: int, dim: int, truth: Array, upper: Array, bare: Array) -> None:
