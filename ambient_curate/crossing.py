@@ -59,6 +59,33 @@ def rising_fit(curve: Float64[np.ndarray, " level"]) -> Float64[np.ndarray, " le
     return np.asarray(isotonic_regression(curve).x, dtype=np.float64)
 
 
+def stretch(found: float, end: float, by: float) -> float:
+    """Move an end of an interval `by` times as far away from `found`, in log-SNR.
+
+    Both are noise levels in [0, 1]; nothing is moved where one of them is 0 or 1.
+    """
+    if not (0.0 < found < 1.0 and 0.0 < end < 1.0):
+        return end
+    middle = float(log_snr(found))
+    return float(sigma_from_log_snr(middle + by * (float(log_snr(end)) - middle)))
+
+
+def few_folds(folds: int) -> float:
+    """Give the factor by which a bootstrap over so few folds is too narrow for a nominal 95 %.
+
+    ``sqrt(K / (K - 1))``, since draws from K values vary that much less than the values, times
+    Student's quantile with K - 1 degrees of freedom over the normal one (METHOD.md section 4).
+
+    Examples
+    --------
+    >>> round(few_folds(5), 3)
+    1.584
+    """
+    from scipy.special import ndtri, stdtrit
+
+    return float(stdtrit(folds - 1, 0.975) / ndtri(0.975) * np.sqrt(folds / (folds - 1)))
+
+
 def bootstrap_means(
     curves: Float64[np.ndarray, "episode level"],
     weight: Float64[np.ndarray, " episode"],
@@ -71,8 +98,7 @@ def bootstrap_means(
     """Weighted mean curves of episodes drawn with replacement, inside folds that are drawn too.
 
     Episodes of a fold share its network and its calibration, whose error a draw of episodes alone
-    would not show. Drawing the folds first shows it; where there is none, the spread comes out up
-    to sqrt(2) too wide, which is the safe side.
+    would not show. Drawing the folds first shows it.
 
     Parameters
     ----------

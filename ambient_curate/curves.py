@@ -10,7 +10,13 @@ from jaxtyping import Float64, Int64
 from ambient_curate.arms import ArmName
 from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
 from ambient_curate.certificates import Losses, delta_ratio
-from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
+from ambient_curate.crossing import (
+    bootstrap_means,
+    few_folds,
+    last_crossing,
+    rising_fit,
+    stretch,
+)
 from ambient_curate.envelopes import Envelope, HeldOut
 from ambient_curate.manifest import curves_schema, reliability_schema, tabulate
 from ambient_curate.noise import log_snr
@@ -131,8 +137,8 @@ def summarize_arm(
 ) -> ArmCurves:
     """Average the scores of an arm over episodes, and bootstrap over episodes.
 
-    Folds are drawn before episodes, which shows how the networks differ; the intervals remain
-    approximate (METHOD.md section 4).
+    Folds are drawn before episodes, which shows how the networks differ, and the intervals are
+    widened for their small number; they remain approximate (METHOD.md section 4).
 
     Parameters
     ----------
@@ -158,7 +164,10 @@ def summarize_arm(
     fits = np.stack([rising_fit(curve) for curve in drawn_q])
     crossings = last_crossing(fits, sigma, 0.5 - epsilon)
     hits = sum(side.redraw(ACCURACY, rng, folds) for side in (clean, corrupt))
-    lower, upper = _percentiles(crossings)
+    by = few_folds(np.unique(clean.fold).size)
+    ends = [stretch(crossing, float(end), by) for end in _percentiles(crossings)]
+    delta, tv = delta_from_mean(fits), tv_from_accuracy(np.asarray(hits) / 2)
+    found = delta_from_mean(isotonic), tv_from_accuracy(0.5 * (p[ACCURACY] + q[ACCURACY]))
     return ArmCurves(
         *name,
         sigma,
@@ -167,11 +176,11 @@ def summarize_arm(
         p,
         q,
         isotonic,
-        _percentiles(delta_from_mean(fits)),
-        _percentiles(tv_from_accuracy(np.asarray(hits) / 2)),
+        np.clip(_widen(_percentiles(delta), found[0], by), 0.0, 2.0),
+        np.clip(_widen(_percentiles(tv), found[1], by), 0.0, 1.0),
         crossing,
-        float(min(lower, crossing)),
-        float(max(upper, crossing)),
+        min(*ends, crossing),
+        max(*ends, crossing),
         envelope,
         _reliability(clean.mean_histogram(), corrupt.mean_histogram()),
     )
@@ -201,6 +210,10 @@ def hold_out(clean: Side, corrupt: Side) -> HeldOut:
 def _percentiles(values: np.ndarray) -> np.ndarray:
     tail = (1.0 - CONFIDENCE) / 2
     return np.quantile(values, [tail, 1.0 - tail], axis=0)
+
+
+def _widen(ends: np.ndarray, found: np.ndarray, by: float) -> np.ndarray:
+    return found + by * (ends - found)
 
 
 def _reliability(clean: np.ndarray, corrupt: np.ndarray) -> np.ndarray:
