@@ -23,6 +23,7 @@ from ambient_curate.collection import (
 from ambient_curate.config import AnnotateOptions, digest, resolve_options
 from ambient_curate.curves import tabulate_curves, tabulate_reliability
 from ambient_curate.manifest import write_curves, write_reliability
+from ambient_curate.parts import RowAnswers, write_parts
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.results import Run, open_run_results
 from ambient_curate.rows import manifest_metadata
@@ -150,18 +151,23 @@ def _write_run(
     classifiers = fit_classifiers(
         study, sigma, run.work / "classifier", workers=workers, progress=progress
     )
+    answers = score_study(study, classifiers, run.work, workers=workers, progress=progress)
     metadata = manifest_metadata(study, sigma, run_digest)
-    answers = score_study(
-        study, classifiers, run.work, metadata, workers=workers, progress=progress
+    rows = write_parts(
+        study, classifiers, answers, run.work, metadata, workers=workers, progress=progress
     )
     curves = [*answers.arms.values(), *([answers.control] if answers.control else [])]
     write_curves(tabulate_curves(curves), run.work / "curves.parquet")
     write_reliability(tabulate_reliability(curves), run.work / "reliability.parquet")
-    run.commit(_describe_run(collection, study, answers, sigma))
+    run.commit(_describe_run(collection, study, answers, rows, sigma))
 
 
 def _describe_run(
-    collection: Collection, study: Study, answers: Answers, sigma: Float64[np.ndarray, " level"]
+    collection: Collection,
+    study: Study,
+    answers: Answers,
+    rows: RowAnswers,
+    sigma: Float64[np.ndarray, " level"],
 ) -> dict[str, Any]:
     options = study.options
     control = describe_control(answers.control, study.control)
@@ -181,7 +187,8 @@ def _describe_run(
             | {"format": member.dataset.format, "problems": list(member.dataset.problems)}
             for member in collection.members
         },
-        "verdict": build_verdict(study, answers.arms, answers.findings, answers.sigma_min),
+        "verdict": build_verdict(study, answers.arms, answers.findings, rows.sigma_min, rows.tilts),
+        "shares": rows.shares,
         "checks": describe_checks(answers.findings),
         "control": control,
         "assumptions": list_assumptions(study),

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ambient_curate.noise import log_snr, sigma_from_log_snr
+from ambient_curate.crossing import stretch
 
 CERTAIN = 0.001  # largest p-value that counts as a difference
 CONFIDENCE = 0.95  # of the accuracy's interval
-WIDENING = 2.0  # of the control's 95 % interval: 3.9 instead of 2 standard errors
+WIDENING = 1.3  # of the control's 95 % interval: a false alarm would null every dataset
+HEIGHTENING = 2.5  # of its lower end: what is found too high errs on the safe side
 BALANCE_CONFIDENCE = 0.99  # simultaneous over the levels
 CLEAR_ERRORS = 3.0  # standard errors that a Brier score may lie too low
 
@@ -93,7 +94,7 @@ def check_blindness(
 
 
 def check_control(expected: float, found: float, lower: float, upper: float) -> Finding:
-    """Find that the planted control came out below where it was planted: the unsafe side.
+    """Find that the planted control came out where it was not planted.
 
     Parameters
     ----------
@@ -105,14 +106,18 @@ def check_control(expected: float, found: float, lower: float, upper: float) -> 
     Returns
     -------
     Finding
-        Not passed where `expected` lies above the interval, stretched `WIDENING` times away from
-        `found` in log-SNR; a control that was not found at all (0) is not stretched. One that came
-        out too high is named in the sentence and passes: that costs data, not safety.
+        Not passed where `expected` lies above the interval, its upper end stretched `WIDENING`
+        times away from `found` in log-SNR, or below the lower end stretched `HEIGHTENING` times;
+        an end at 0 or 1 is not stretched. Too low is unsafe; too high costs data only, but
+        far too high tells of networks that have met the episodes they score.
     """
-    low, high = _stretch(found, lower), _stretch(found, upper)
-    passed = bool(expected <= high)
+    high = stretch(found, upper, WIDENING)
+    low, lowest = (stretch(found, lower, by) for by in (WIDENING, HEIGHTENING))
+    passed = bool(lowest <= expected <= high)
     ending = (
         "the network is too weak for this data"
+        if expected > high
+        else "as if networks scored what they were trained on"
         if not passed
         else "found too high, which is the safe side"
         if expected < low
@@ -124,13 +129,6 @@ def check_control(expected: float, found: float, lower: float, upper: float) -> 
     )
     numbers = {"expected": expected, "found": found, "lower": low, "upper": high}
     return Finding("control", passed, numbers, sentence)
-
-
-def _stretch(found: float, end: float) -> float:
-    if not (0.0 < found < 1.0 and 0.0 < end < 1.0):
-        return end
-    middle = float(log_snr(found))
-    return float(sigma_from_log_snr(middle + WIDENING * (float(log_snr(end)) - middle)))
 
 
 def check_balance(

@@ -15,8 +15,8 @@ from ambient_curate.progress import Progress
 from ambient_curate.scoring import EpisodeScore, ScoreOptions, noise_seed, score_episode
 from ambient_curate.study import Study
 
-DRAWS = {"dataset": 2, "group": 2, "episode": 4, "datapoint": 8}
-MOST_WINDOWS = {"dataset": 64, "group": 64, "episode": 64, "datapoint": None}
+SCORED = ScoreOptions(draws=2, most_windows=64)
+COMPARED = ScoreOptions(draws=2, most_windows=16, every=16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,11 @@ def score_member(
     arm: Arm,
     heads: Int64[np.ndarray, "episode head"],
     *,
+    compared: bool,
     workers: int,
     progress: Progress,
 ) -> Iterator[tuple[int, EpisodeScore]]:
-    """Score the episodes of `arm`, each by the network of its own fold, in order.
+    """Score the episodes of `arm` in order, each by a network that was not trained on it.
 
     Parameters
     ----------
@@ -64,7 +65,10 @@ def score_member(
     arm : Arm
         A whole member, or the control.
     heads : ndarray, int64, shape (episode, head)
-        Outputs to score each episode of the arm against; the first is its own.
+        Outputs to score each episode of the arm against.
+    compared : bool
+        By the network that its fold stopped and calibrated, at few levels, instead of the one
+        that has not met the fold at all: what the two say is compared.
     workers : int
         Threads.
     progress : Progress
@@ -75,31 +79,28 @@ def score_member(
     tuple of int and EpisodeScore
         The episode's row in the member, and its scores.
     """
-    options = study.options
     is_clean = arm.dataset == study.clean.dataset
-    chosen = ScoreOptions(
-        DRAWS[options.granularity],
-        MOST_WINDOWS[options.granularity],
-        keep_curves=study.by_row and not is_clean and arm.shift is None,
-    )
     ids = study.frames[arm.dataset if arm.shift is None else study.clean.dataset].ids
+    back = 1 if compared else 0  # a fold validates the network of the fold before
 
     def score(number: int, stopped: Stopped) -> tuple[int, EpisodeScore]:
         if stopped():
             raise Interrupted
         episode = int(arm.episodes[number])
         score = score_episode(
-            classifiers[int(arm.fold[episode])],
+            classifiers[(int(arm.fold[episode]) - back) % len(classifiers)],
             arm,
             episode,
             [int(head) for head in heads[number] if head >= 0],
             is_clean=is_clean,
-            seed=noise_seed(options.seed, arm.dataset, ids[episode]),
-            options=chosen,
+            seed=noise_seed(study.options.seed, arm.dataset, ids[episode]),
+            options=COMPARED if compared else SCORED,
         )
         return episode, score
 
-    with progress.task(f"scoring {arm.dataset}", total=arm.episodes.size) as task:
+    with progress.task(
+        f"{'comparing' if compared else 'scoring'} {arm.dataset}", total=arm.episodes.size
+    ) as task:
         for result in map_items(score, range(arm.episodes.size), workers=workers):
             yield result
             task.advance(1)

@@ -6,11 +6,20 @@ import numpy as np
 from jaxtyping import Float32
 
 from ambient_curate.arms import Arm, Control
-from ambient_curate.checks import Finding, check_balance, check_blindness, check_control
-from ambient_curate.curves import ACCURACY, ArmCurves, C, Side
+from ambient_curate.checks import (
+    Finding,
+    FoldBrier,
+    average_brier,
+    check_balance,
+    check_blindness,
+    check_control,
+    check_overfit,
+)
+from ambient_curate.curves import ACCURACY, BRIER, ArmCurves, C, Side
 from ambient_curate.energy import MOST_WINDOWS, compare_episodes
 from ambient_curate.episodes import pick_windows
 from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.evidence import COMPARED
 
 RELIABLE = "ok"
 UNRELIABLE = "classifier-unreliable"
@@ -76,6 +85,25 @@ def examine_arm(
         check_blindness(p_value, (hits[0] + hits[1]) / 2.0, arm.sigma_min),
         check_balance(offset, means[0] + means[1] - 1.0, arm.sigma, epsilon),
     ]
+
+
+def examine_folds(scored: tuple[Side, Side], compared: tuple[Side, Side]) -> Finding:
+    """Ask whether the networks were trained on what they score.
+
+    Parameters
+    ----------
+    scored, compared : tuple of Side
+        Clean and corrupt scores: by the network that holds an episode out, at every level; and by
+        the one that the episode stopped and calibrated, at those of `COMPARED` alone.
+    """
+    return check_overfit(_by_fold(scored, COMPARED.every), _by_fold(compared, 1))
+
+
+def _by_fold(sides: tuple[Side, Side], every: int) -> FoldBrier:
+    brier = [side.statistics[:, BRIER, ::every].mean(axis=1) for side in sides]
+    is_clean = np.repeat([True, False], [len(each) for each in brier])
+    fold = np.concatenate([side.fold for side in sides])
+    return average_brier(np.concatenate(brier), is_clean, fold)
 
 
 def examine_control(found: ArmCurves | None, planted: Control | None) -> list[Finding]:

@@ -12,9 +12,9 @@ from ambient_curate.arms import ArmName
 from ambient_curate.crossing import last_crossing
 from ambient_curate.curves import CONFIDENCE, ArmCurves, C
 from ambient_curate.manifest import manifest_schema, sort_rows, tabulate
-from ambient_curate.scoring import EpisodeScore
 from ambient_curate.study import Study
 
+Curves = Float[np.ndarray, "window level"]
 Columns = dict[str, list[Any]]
 
 
@@ -146,14 +146,30 @@ class MemberRows:
             "is_clean",
             *_ANSWER,
             "p_clean",
+            "weight",
             "status",
             "fold",
         )
 
-    def add(self, episode: int, score: EpisodeScore) -> None:
-        """Add a scored episode, after those before it that have no scores."""
+    def add(
+        self,
+        episode: int,
+        curves: tuple[Curves, Curves] | None,
+        weight: Float64[np.ndarray, " window"] | None,
+    ) -> None:
+        """Add an episode, after those before it that have no scores.
+
+        Parameters
+        ----------
+        episode : int
+            Row of the member.
+        curves : tuple of ndarray, shape (window, level), or None
+            Mean probabilities of "clean" and their standard errors; None: clean.
+        weight : ndarray, float64, shape (window,), or None
+            Of each row, where a row is a window.
+        """
         self._add_unscored(episode)
-        self._add(episode, score)
+        self._add(episode, curves, weight)
         self._next = episode + 1
 
     def finish(self) -> Columns:
@@ -163,15 +179,16 @@ class MemberRows:
 
     def _add_unscored(self, end: int) -> None:
         for episode in range(self._next, end):
-            self._add(episode, None)
+            self._add(episode, None, None)
         self._next = end
 
-    def _add(self, episode: int, score: EpisodeScore | None) -> None:
+    def _add(
+        self, episode: int, curves: tuple[Curves, Curves] | None, weight: np.ndarray | None
+    ) -> None:
         windows = self.study.windows[self.name]
         count = int(windows.counts[episode])
         starts = np.arange(max(count, 1) if self.by_window else 1) * windows.stride
         status = "too-short" if count == 0 else "ok" if self.is_clean else self.status
-        answer = self._answers(score if status == "ok" else None, len(starts), status)
         frames = self.study.frames[self.name]
         first = int(frames.first_frame[episode])
         fold = int(self.study.folds[self.name][episode])
@@ -184,19 +201,22 @@ class MemberRows:
             "horizon": [self.study.options.horizon] * n,
             "index": [None] * n if first < 0 else (first + starts).tolist(),
             "is_clean": [self.is_clean] * n,
+            "weight": [None] * n if weight is None else weight.tolist(),
             "status": [status] * n,
             "fold": [fold if count and status != "too-few-episodes" else None] * n,
-            **answer,
+            **self._answers(curves, n, status),
         }
         for key, value in values.items():
             self.columns[key].extend(value)
 
-    def _answers(self, score: EpisodeScore | None, n: int, status: str) -> dict[str, Sequence[Any]]:
+    def _answers(
+        self, scored: tuple[Curves, Curves] | None, n: int, status: str
+    ) -> dict[str, Sequence[Any]]:
         if status == "ok" and self.is_clean:
             return {**dict.fromkeys(_ANSWER, [0.0] * n), "p_clean": [None] * n}
-        if score is None or score.curves is None or score.errors is None:
+        if scored is None:
             return dict.fromkeys((*_ANSWER, "p_clean"), [None] * n)
-        curves, errors = score.curves.astype(np.float64), score.errors.astype(np.float64)
+        curves, errors = (values.astype(np.float64) for values in scored)
         draws = self.draws
         if not self.by_window:
             draws = (draws - 1) * len(curves) + 1  # degrees of freedom of the pooled error

@@ -1,7 +1,7 @@
-"""Out-of-fold scores of episodes: per-episode statistics of every level, and curves of windows."""
+"""Out-of-fold scores: statistics of whole episodes at every level, and curves of windows."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,21 +28,21 @@ class ScoreOptions:
     Attributes
     ----------
     draws : int
-        Noise draws a window, >= 1 (>= 2 with `keep_curves`).
+        Noise draws a window, >= 1 (>= 2 for the errors of `score_windows`).
     most_windows : int or None
         Score at most this many windows, at equal distances; None: all.
-    keep_curves : bool
-        Also give every window's curve and its standard error.
+    every : int
+        Score at the lowest level and every so-manyth one above it, >= 1.
     """
 
     draws: int = 2
     most_windows: int | None = None
-    keep_curves: bool = False
+    every: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class EpisodeScore:
-    """Scores of one episode by the network that never saw it.
+    """Scores of one episode by a network.
 
     Parameters
     ----------
@@ -51,16 +51,27 @@ class EpisodeScore:
         cross-entropy in nats, and whether it is on the right side of 1/2 (`STATISTICS`).
     histogram : ndarray, float64, shape (head, band, bin, 2)
         Share of the scores in each band of levels and bin of probability, and their sum.
-    curves : ndarray, float32, shape (window, level), or None
-        Mean over the noise draws for the first head, where asked for.
-    errors : ndarray, float32, shape (window, level), or None
-        Standard errors of `curves` over the draws.
     """
 
     statistics: Float64[np.ndarray, "head statistic level"]
     histogram: Float64[np.ndarray, "head band bin 2"]
-    curves: Float32[np.ndarray, "window level"] | None = None
-    errors: Float32[np.ndarray, "window level"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class WindowScores:
+    """Scores of some windows of an episode, each averaged over its noise draws.
+
+    Parameters
+    ----------
+    curves, errors : ndarray, float32, shape (window, level, head)
+        Mean probability of "clean" for each asked head, and its standard error over the draws.
+    lowest : ndarray, float32, shape (window, every head)
+        The same mean at the lowest level, for every head of the network.
+    """
+
+    curves: Float32[np.ndarray, "window level head"]
+    errors: Float32[np.ndarray, "window level head"]
+    lowest: Float32[np.ndarray, "window every_head"]
 
 
 def noise_seed(seed: int, dataset: str, episode_id: str) -> list[int]:
@@ -81,9 +92,6 @@ def score_episode(
 ) -> EpisodeScore:
     """Score the windows of one episode at every level of the grid.
 
-    Every window has noise draws of its own, and each draw serves all levels of the window (common
-    random numbers): its curve is smooth, so that noise makes no crossings of its own.
-
     Parameters
     ----------
     classifier : FoldClassifier
@@ -93,7 +101,7 @@ def score_episode(
     episode : int
         Episode of the member, with at least one whole window.
     heads : sequence of int
-        Corrupt arms to score against; the first one's curves are kept.
+        Corrupt arms to score against.
     is_clean : bool
         Which answer is right.
     seed : sequence of int
@@ -101,49 +109,72 @@ def score_episode(
     options : ScoreOptions
         How much of it to score.
     """
-    draws = options.draws
+    sums = _Sums(len(heads), classifier.sigma[:: options.every].size, is_clean)
+    count = 0
+    for windows, noise in _noise_windows(arm, episode, seed, options):
+        count += noise.shape[0] * noise.shape[1]
+        for number, levels in _split_levels(classifier, noise, options.every):
+            sums.add(classifier.predict(windows, noise, heads, levels), number)
+    return EpisodeScore(sums.statistics / count, sums.histogram / count)
+
+
+def score_windows(
+    classifier: FoldClassifier,
+    arm: Arm,
+    episode: int,
+    heads: Sequence[int],
+    *,
+    seed: Sequence[int],
+    options: ScoreOptions,
+) -> Iterator[WindowScores]:
+    """Score the windows of one episode one by one, `BLOCK` at a time.
+
+    Every window has noise draws of its own, and each draw serves all levels of the window (common
+    random numbers): its curve is smooth, so that noise makes no crossings of its own.
+
+    Parameters
+    ----------
+    classifier, arm, episode, seed, options
+        As in `score_episode`.
+    heads : sequence of int
+        Corrupt arms whose curves are wanted.
+    """
+    every = range(classifier.slope.shape[0])
+    for windows, noise in _noise_windows(arm, episode, seed, options):
+        parts = [
+            classifier.predict(windows, noise, heads, levels)
+            for _, levels in _split_levels(classifier, noise, options.every)
+        ]
+        c = torch.cat(parts).transpose(0, 1)  # (window, level, draw, head)
+        lowest = classifier.predict(windows, noise, every, slice(0, 1))[0].mean(dim=1)
+        error = c.std(dim=2) / options.draws**0.5
+        yield WindowScores(c.mean(dim=2).numpy(), error.numpy(), lowest.numpy())
+
+
+def _noise_windows(
+    arm: Arm, episode: int, seed: Sequence[int], options: ScoreOptions
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows of an episode, `BLOCK` at a time, with their noise (window, draw, dim)."""
     rng = np.random.default_rng(seed)
     picked = pick_windows(int(arm.windows.counts[episode]), options.most_windows)
-    sums = _Sums(len(heads), classifier.sigma.size, is_clean)
-    curves, errors = [], []
     for first in range(0, picked.size, BLOCK):
         number = picked[first : first + BLOCK]
         windows = arm.windows.gather(np.full_like(number, episode), number)
         if arm.shift is not None:
             windows = windows + arm.shift
-        shape = (number.size, draws, arm.windows.dim)
-        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-        block = _score_block(classifier, windows, noise, heads, sums)
-        if options.keep_curves:
-            own = block[..., 0]  # (level, window, draw)
-            curves.append(own.mean(dim=2).T.numpy())
-            errors.append((own.std(dim=2) / draws**0.5).T.numpy())
-    share = 1.0 / (picked.size * draws)
-    return EpisodeScore(
-        sums.statistics * share,
-        sums.histogram * share,
-        np.concatenate(curves) if options.keep_curves else None,
-        np.concatenate(errors) if options.keep_curves else None,
-    )
+        shape = (number.size, options.draws, arm.windows.dim)
+        yield windows, torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
-def _score_block(
-    classifier: FoldClassifier,
-    windows: Tensor,
-    noise: Tensor,
-    heads: Sequence[int],
-    sums: "_Sums",
-) -> Tensor:
-    """Probabilities of a block of windows, (level, window, draw, head), added to the sums."""
-    n_levels = classifier.sigma.size
+def _split_levels(
+    classifier: FoldClassifier, noise: Tensor, every: int
+) -> Iterator[tuple[slice, slice]]:
+    """Pair numbers of scored levels with their places in the grid, at most `ROWS` rows a call."""
+    chosen = range(0, classifier.sigma.size, every)
     at_once = max(1, ROWS // (noise.shape[0] * noise.shape[1]))
-    parts = []
-    for first in range(0, n_levels, at_once):
-        levels = slice(first, min(first + at_once, n_levels))
-        c = classifier.predict(windows, noise, heads, levels)
-        sums.add(c, levels)
-        parts.append(c)
-    return torch.cat(parts)
+    for first in range(0, len(chosen), at_once):
+        part = chosen[first : first + at_once]
+        yield slice(first, first + len(part)), slice(part.start, part.stop, part.step)
 
 
 class _Sums:

@@ -1,7 +1,7 @@
-"""The two long stages of an annotation, fit and score, each resumed from what is on disk."""
+"""Fit the networks and ask what their scores say: stages that resume from what is on disk."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from ambient_curate.empirical import compare_sets, measure_arm
 from ambient_curate.engines import Interrupted, Stopped, map_items
 from ambient_curate.envelopes import FiniteSets, build_envelope
 from ambient_curate.evidence import (
-    DRAWS,
     Evidence,
     gather_evidence,
     load_evidence,
@@ -29,12 +28,11 @@ from ambient_curate.examinations import (
     differ_surely,
     examine_arm,
     examine_control,
+    examine_folds,
 )
-from ambient_curate.manifest import read_manifest, write_part
 from ambient_curate.progress import Progress, Task
-from ambient_curate.rows import MemberRows, tabulate_rows, whole_rows
 from ambient_curate.runs import write_json_atomic
-from ambient_curate.scoring import EpisodeScore, noise_seed
+from ambient_curate.scoring import noise_seed
 from ambient_curate.study import Study
 
 CLASSIFIER_CONFIG = "config.json"
@@ -105,45 +103,50 @@ class Answers:
         By dataset and group, of `arms` only: whether their classifier may be believed.
     findings : dict of (str, str or None) to list of Finding
         What was examined, with those of the control first.
-    sigma_min : dict of str to ndarray, float64
-        Every episode or datapoint row by member, NaN for null; empty at the coarser granularities.
     """
 
     arms: dict[ArmName, ArmCurves]
     control: ArmCurves | None
     statuses: dict[ArmName, str]
     findings: dict[ArmName, list[Finding]]
-    sigma_min: dict[str, Float64[np.ndarray, " row"]]
 
 
 def score_study(
     study: Study,
     classifiers: Sequence[FoldClassifier],
     work: Path,
-    metadata: Mapping[str, str],
     *,
     workers: int,
     progress: Progress,
 ) -> Answers:
-    """Score every member out of fold and write the manifest's parts under `work`."""
-    stage = _Scoring(study, classifiers, work, metadata, workers, progress)
-    (work / "manifest").mkdir(exist_ok=True)
+    """Score a bounded number of windows of every episode out of fold; say what they show."""
     (work / "scores").mkdir(exist_ok=True)
+    stage = _Scoring(study, classifiers, work, workers, progress)
     clean = stage.score(study.clean, stage.clean_heads(), "clean")
     control = None
     if study.control is not None:
         arm = study.control.arm
         heads = np.full((arm.episodes.size, 1), len(study.corrupt))
-        control, _ = stage.summarize(arm, clean, stage.score(arm, heads, "control"))
+        control = stage.summarize(arm, clean.scored, stage.score_once(arm, heads, "control"))
     common = examine_control(control, study.control)
-    summaries = stage.score_corrupt(clean)
-    arms = {name: arm for name, (arm, _) in summaries.items()}
-    findings = {name: [*common, *found] for name, (_, found) in summaries.items()}
+    arms, findings = {}, {}
+    for arm, corrupt in stage.score_corrupt():
+        name = arm.dataset, arm.group
+        arms[name] = stage.summarize(arm, clean.scored, corrupt.scored)
+        findings[name] = [*common, *stage.examine(arm, arms[name], clean, corrupt)]
     statuses = {
         name: RELIABLE if all(finding.passed for finding in found) else UNRELIABLE
         for name, found in findings.items()
     }
-    return Answers(arms, control, statuses, findings, stage.write_rows(arms, statuses))
+    return Answers(arms, control, statuses, findings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """What the network that never met an episode says of it, and one that it calibrated."""
+
+    scored: Evidence
+    compared: Evidence
 
 
 class _Scoring:
@@ -154,12 +157,11 @@ class _Scoring:
         study: Study,
         classifiers: Sequence[FoldClassifier],
         work: Path,
-        metadata: Mapping[str, str],
         workers: int,
         progress: Progress,
     ) -> None:
         self.study, self.classifiers, self.work = study, classifiers, work
-        self.metadata, self.workers, self.progress = metadata, workers, progress
+        self.workers, self.progress = workers, progress
         self.sigma = classifiers[0].sigma
 
     def clean_heads(self) -> Int64[np.ndarray, "episode head"]:
@@ -171,66 +173,47 @@ class _Scoring:
             heads[~admitted, -1] = -1
         return heads
 
-    def score(self, arm: Arm, heads: Int64[np.ndarray, "episode head"], label: str) -> Evidence:
-        """Score an arm, or read its scores where they are on disk."""
+    def score(self, arm: Arm, heads: Int64[np.ndarray, "episode head"], label: str) -> _Scores:
+        """Score an arm twice, or read its scores where they are on disk."""
+        return _Scores(
+            self.score_once(arm, heads, label),
+            self.score_once(arm, heads, f"{label}-compared", compared=True),
+        )
+
+    def score_once(
+        self,
+        arm: Arm,
+        heads: Int64[np.ndarray, "episode head"],
+        label: str,
+        *,
+        compared: bool = False,
+    ) -> Evidence:
+        """Score an arm by the networks of its own folds, or by those it is compared with."""
         place = self.work / "scores" / f"{label}.npz"
         if place.exists():
             return load_evidence(place)
-        evidence = gather_evidence(list(self._stream(arm, heads)), heads)
+        scores = score_member(
+            self.study,
+            self.classifiers,
+            arm,
+            heads,
+            compared=compared,
+            workers=self.workers,
+            progress=self.progress,
+        )
+        evidence = gather_evidence(list(scores), heads)
         save_evidence(evidence, place)
         return evidence
 
-    def score_rows(
-        self, arm: Arm, heads: Int64[np.ndarray, "episode head"], number: int
-    ) -> Evidence:
-        """Score a member and write its part of the manifest on the way."""
-        place = self.work / "scores" / f"{number:05d}.npz"
-        if place.exists():
-            return load_evidence(place)
-        rows = self._rows(arm.dataset, RELIABLE)
-        slim = []
-        for episode, score in self._stream(arm, heads):
-            rows.add(episode, score)
-            slim.append((episode, replace(score, curves=None, errors=None)))
-        self._write(rows, number)
-        evidence = gather_evidence(slim, heads)
-        save_evidence(evidence, place)
-        return evidence
-
-    def _stream(
-        self, arm: Arm, heads: Int64[np.ndarray, "episode head"]
-    ) -> Iterator[tuple[int, EpisodeScore]]:
-        return score_member(
-            self.study, self.classifiers, arm, heads, workers=self.workers, progress=self.progress
-        )
-
-    def _rows(self, name: str, status: str) -> MemberRows:
-        return MemberRows(
-            self.study, name, self.sigma, status, DRAWS[self.study.options.granularity]
-        )
-
-    def _write(self, rows: MemberRows, number: int) -> None:
-        write_part(tabulate_rows(rows.finish(), self.metadata), self._part(number))
-
-    def _part(self, number: int) -> Path:
-        return self.work / "manifest" / f"part-{number:05d}.parquet"
-
-    def score_corrupt(self, clean: Evidence) -> dict[ArmName, tuple[ArmCurves, list[Finding]]]:
-        """Score every corrupt member; summarise and examine its arms."""
-        result: dict[ArmName, tuple[ArmCurves, list[Finding]]] = {}
+    def score_corrupt(self) -> Iterator[tuple[Arm, _Scores]]:
+        """Score every corrupt member; yield its arms with its scores."""
         for number, name in enumerate(sorted(self.study.frames)):
-            if name == self.study.clean.dataset or self.study.head(name) is None:
+            head = self.study.head(name)
+            if name == self.study.clean.dataset or head is None:
                 continue
-            whole = self.study.arms[self._head(name)]
-            heads = self._heads_of(whole)
-            if self.study.by_row:
-                evidence = self.score_rows(whole, heads, number)
-            else:
-                evidence = self.score(whole, heads, f"{number:05d}")
-            for arm in self.study.corrupt:
-                if arm.dataset == name:
-                    result[name, arm.group] = self.summarize(arm, clean, evidence)
-        return result
+            whole = self.study.arms[head]
+            scores = self.score(whole, self._heads_of(whole), f"{number:05d}")
+            yield from ((arm, scores) for arm in self.study.corrupt if arm.dataset == name)
 
     def _head(self, name: str, group: str | None = None) -> int:
         head = self.study.head(name, group)
@@ -245,32 +228,47 @@ class _Scoring:
         group = [[self._head(arm.dataset, labels[episode])] for episode in arm.episodes]
         return np.concatenate([own, np.array(group)], axis=1)
 
-    def summarize(
-        self, arm: Arm, clean: Evidence, corrupt: Evidence
-    ) -> tuple[ArmCurves, list[Finding]]:
-        """Curves, crossing and bounds of one arm, and whether they may be believed."""
-        head = next(i for i, other in enumerate(self.study.arms) if other is arm)
+    def summarize(self, arm: Arm, clean: Evidence, corrupt: Evidence) -> ArmCurves:
+        """Curves, crossing and bounds of one arm."""
+        head = self._output(arm)
         p, q = self._side(self.study.clean, clean, head), self._side(arm, corrupt, head)
-        finite = self._compare(arm, clean.of_head(head)[0], corrupt.of_head(head)[0])
         options = self.study.options
         # clusters are found in the very episodes that they are made of
         clustered = arm.group is not None and options.group_by.startswith("cluster:")
         held_out = hold_out(p, q) if options.weighting == "episode" and not clustered else None
-        envelope = build_envelope(self.sigma, held_out, finite, epsilon=options.epsilon)
-        curves = summarize_arm(
+        finite = self._compare(arm, clean.of_head(head)[0], corrupt.of_head(head)[0])
+        return summarize_arm(
             (arm.dataset, arm.group),
             self.sigma,
             p,
             q,
-            envelope,
+            build_envelope(self.sigma, held_out, finite, epsilon=options.epsilon),
             epsilon=options.epsilon,
             rng=self._rng(arm, "bootstrap"),
         )
-        if arm.shift is not None:
-            return curves, []  # the control itself
+
+    def examine(
+        self, arm: Arm, curves: ArmCurves, clean: _Scores, corrupt: _Scores
+    ) -> list[Finding]:
+        """Ask whether the curves of an arm may be believed."""
+        head = self._output(arm)
+        p, q = (
+            self._side(self.study.clean, clean.scored, head),
+            self._side(arm, corrupt.scored, head),
+        )
         sure = differ_surely(self.study.clean, arm, float(self.sigma[0]), self._rng(arm, "energy"))
         rng = self._rng(arm, "examination")
-        return curves, examine_arm(curves, p, q, sure, epsilon=options.epsilon, rng=rng)
+        compared = (
+            self._side(self.study.clean, clean.compared, head),
+            self._side(arm, corrupt.compared, head),
+        )
+        return [
+            *examine_arm(curves, p, q, sure, epsilon=self.study.options.epsilon, rng=rng),
+            examine_folds((p, q), compared),
+        ]
+
+    def _output(self, arm: Arm) -> int:
+        return next(i for i, other in enumerate(self.study.arms) if other is arm)
 
     def _compare(self, arm: Arm, clean: np.ndarray, corrupt: np.ndarray) -> FiniteSets:
         by_window = self.study.options.weighting == "window"
@@ -289,24 +287,3 @@ class _Scoring:
         if self.study.options.weighting == "window":
             weight = arm.windows.counts[episodes].astype(np.float64)
         return Side(statistics, histogram, weight, arm.fold[episodes])
-
-    def write_rows(
-        self, arms: Mapping[ArmName, ArmCurves], statuses: Mapping[ArmName, str]
-    ) -> dict[str, Float64[np.ndarray, " row"]]:
-        """Write the parts that are not there yet; return every member's rows, where it has any.
-
-        A member whose classifier turned out unreliable after its rows were written loses them.
-        """
-        if not self.study.by_row:
-            columns = whole_rows(self.study, arms, statuses)
-            write_part(tabulate_rows(columns, self.metadata), self._part(0))
-            return {}
-        result = {}
-        for number, name in enumerate(sorted(self.study.frames)):
-            own = name == self.study.clean.dataset
-            status = RELIABLE if own else statuses.get((name, None), "too-few-episodes")
-            if status == UNRELIABLE or not self._part(number).exists():
-                self._write(self._rows(name, status), number)
-            column = read_manifest(self._part(number))["sigma_min"]
-            result[name] = column.to_numpy()
-        return result

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from ambient_curate.windows import (
     fit_normalizer,
     share_outside,
 )
+
+STUDY_FILE = "study.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +101,23 @@ def prepare_study(
         If the data cannot be read or compared, or there is too little for a sound answer.
     """
     name = require_clean(collection)
-    options = replace(options, clean=name)
     _require_corrupt(collection, name)
-    frames, skipped = _cache_members(collection, options, folder, progress)
+    members, skipped = _cache_members(collection, options, folder, progress)
+    content = {
+        "options": asdict(replace(options, clean=name, out=None, workers=None)),
+        "members": members,
+        "skipped": skipped,
+    }
+    write_json_atomic(folder / STUDY_FILE, content)
+    return open_study(folder)
+
+
+def open_study(folder: Path) -> Study:
+    """Lay out the arms of a collection that `prepare_study` has read, from its files alone."""
+    content = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    options = AnnotateOptions(**content["options"])
+    frames = {name: load_frames(folder / place) for name, place in content["members"].items()}
+    name = str(options.clean)
     check_action_dims(
         {name: frames[name].action_dim} | {n: f.action_dim for n, f in frames.items()}
     )
@@ -117,18 +133,10 @@ def prepare_study(
     _require_folds(clean, options.folds)
     corrupt = _lay_arms(name, windows, folds, groups, options.folds)
     control = plant_control(clean, options.folds, options.epsilon)
+    skipped = tuple(content["skipped"])
     return Study(
-        options,
-        clean,
-        corrupt,
-        control,
-        frames,
-        windows,
-        folds,
-        groups,
-        normalizer,
-        reference,
-        tuple(skipped),
+        *(options, clean, corrupt, control, frames, windows, folds, groups),
+        *(normalizer, reference, skipped),
     )
 
 
@@ -143,8 +151,9 @@ def _require_corrupt(collection: Collection, clean: str) -> None:
 
 def _cache_members(
     collection: Collection, options: AnnotateOptions, folder: Path, progress: Progress
-) -> tuple[dict[str, Frames], list[dict[str, str]]]:
-    frames: dict[str, Frames] = {}
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Cache the frames of every member; where each lies in `folder`, and what was skipped."""
+    places: dict[str, str] = {}
     skipped = [{"file": str(name), "error": str(error)} for name, error in collection.broken]
     folder.mkdir(parents=True, exist_ok=True)
     for number, member in enumerate(collection.members):
@@ -154,8 +163,8 @@ def _cache_members(
             found = _cache_member(member, place, options, progress)
             write_json_atomic(notes, {"skipped": found})
         skipped += json.loads(notes.read_text(encoding="utf-8"))["skipped"]
-        frames[member.name] = load_frames(place)
-    return frames, skipped
+        places[member.name] = place.name
+    return places, skipped
 
 
 def _cache_member(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ambient_curate.checks import CERTAIN
 from ambient_curate.inspection import Inspection, MemberInspection
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 
@@ -92,6 +93,14 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     else:
         yield f"usable above sigma {_sigma(row['sigma_min'])}: {_trainer_time(row, schedule)}"
         yield f"if the classifier is near-optimal: then TV is at most {row['tv_high']:.3f} there"
+    if row["tilt"] is not None:
+        yield from _tilting(row["tilt"])
+    if row["p_value"] is not None:
+        finding = "finds a" if row["p_value"] <= CERTAIN else "is not sure of any"
+        yield (
+            f"a test without a classifier {finding} difference at the lowest noise "
+            f"(p = {row['p_value']:.3f})"
+        )
     if row["bracket_lower"] > 0.0:
         yield (
             f"certified, whatever the classifier: up to sigma {_sigma(row['bracket_lower'])} TV is "
@@ -108,6 +117,19 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
             f"no upper bound on the populations' TV below {row['tv_floor']:.3f} can come from so "
             "few episodes"
         )
+
+
+def _tilting(tilt: Mapping[str, float]) -> Iterator[str]:
+    """Say what choosing by window does to the mixture, and what the weights make of it."""
+    yield (
+        f"{100 * tilt['usable']:.0f} % of its windows are usable at the lowest noise; with them "
+        f"{tilt['mixture']:.3f} of the training windows lie where the clean set has "
+        f"{tilt['clean']:.3f}"
+    )
+    yield (
+        f"column weight, for all windows at every noise, brings that to {tilt['weighted']:.3f} and "
+        f"is worth {tilt['windows']:,.0f} equal windows of {tilt['episodes']:,.0f} episodes"
+    )
 
 
 def _trainer_time(row: Mapping[str, Any], schedule: str) -> str:

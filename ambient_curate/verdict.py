@@ -15,6 +15,7 @@ from ambient_curate.examinations import RELIABLE, UNRELIABLE, examine_control, f
 from ambient_curate.motion import Motion, name_dims
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.study import Study, find_outside
+from ambient_curate.tilts import Tilt
 
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
@@ -49,6 +50,7 @@ def build_verdict(
     arms: Mapping[ArmName, ArmCurves],
     findings: Mapping[ArmName, Sequence[Finding]],
     sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
+    tilts: Mapping[str, Tilt],
 ) -> list[dict[str, Any]]:
     """One row a dataset, the clean one first, and one a group.
 
@@ -62,6 +64,8 @@ def build_verdict(
         Of the same.
     sigma_min : mapping of str to ndarray, float64
         The rows of every member, NaN for null; empty where a row speaks for the whole.
+    tilts : mapping of str to Tilt
+        By dataset, where a row is a window.
 
     Returns
     -------
@@ -72,10 +76,11 @@ def build_verdict(
     names = [clean, *(name for name in sorted(study.frames) if name != clean)]
     rows = []
     for name in names:
-        rows.append(_row(study, (name, None), arms, findings, sigma_min))
+        tilt = asdict(tilts[name]) if name in tilts else None
+        rows.append(_row(study, (name, None), arms, findings, sigma_min) | {"tilt": tilt})
         if study.groups is not None and name != clean:
             rows += [
-                _row(study, (name, label), arms, findings, sigma_min)
+                _row(study, (name, label), arms, findings, sigma_min) | {"tilt": None}
                 for label in sorted(set(study.groups[name]))
             ]
     return rows
@@ -117,9 +122,16 @@ def _row(
         **dict(zip(_ANSWER, values, strict=True)),
         "status": status,
         "reason": reason,
+        "p_value": _p_value(findings.get(key, ())),
         **_divergence(study, arm if status == "ok" else None, values[0]),
         **_usable(study, values[0], sigma_min.get(name)),
     }
+
+
+def _p_value(findings: Sequence[Finding]) -> float | None:
+    """Of the test without a classifier."""
+    found = (finding.numbers["p_value"] for finding in findings if finding.check == "blindness")
+    return next(found, None)
 
 
 def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) -> dict[str, Any]:
@@ -189,7 +201,12 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
     elif not control["recovered"]:
         found.append(
             f"the planted control was expected at sigma {control['expected']:.3f} and found at "
-            f"{control['found']:.3f}: the classifier is too weak for this data"
+            f"{control['found']:.3f}: "
+            + (
+                "the classifier is too weak for this data"
+                if control["found"] < control["expected"]
+                else "as if networks scored what they were trained on"
+            )
         )
     if (n := len(study.clean.episodes)) < FEW_CLEAN:
         found.append(f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}")

@@ -1,7 +1,7 @@
 """Studies of a few short episodes held in memory, and classifiers with random weights for them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.collection import Collection, Member
 from ambient_curate.config import AnnotateOptions
+from ambient_curate.curves import ArmCurves
 from ambient_curate.envelopes import Envelope
 from ambient_curate.episodes import Episode
 from ambient_curate.networks import NoiseClassifier
@@ -121,18 +122,41 @@ def make_envelope(lower: float = 0.0, upper: float = 1.0) -> Envelope:
     return Envelope(*([blank] * 7), lower, upper, 0.4)
 
 
-def make_score(
-    heads: int, windows: int = 0, *, c: float = 0.5, seed: int = 0, error: float = 0.01
-) -> EpisodeScore:
-    """A score whose statistics are random, whose curves are `c` at every level."""
-    rng = np.random.default_rng(seed)
-    curves = np.full((windows, SIGMA.size), c, dtype=np.float32)
-    return EpisodeScore(
-        rng.random((heads, len(STATISTICS), SIGMA.size)),
-        rng.random((heads, BANDS, BINS, 2)),
-        curves if windows else None,
-        np.full_like(curves, error) if windows else None,
+def make_arm_curves(dataset: str, group: str | None = None, sigma_min: float = 0.31) -> ArmCurves:
+    """Curves that rise from .1 to .5, with an interval and a bracket around `sigma_min`."""
+    n = SIGMA.size
+    half, rising = np.full((4, n), 0.5), np.linspace(0.1, 0.5, n)
+    return ArmCurves(
+        *(dataset, group, SIGMA, 5, 4, half, np.tile(rising, (4, 1)), rising),
+        *(np.zeros((2, n)), np.zeros((2, n)), sigma_min, sigma_min / 2, (1.0 + sigma_min) / 2),
+        make_envelope(sigma_min / 4, (3.0 + sigma_min) / 4),
+        np.zeros((BANDS, BINS, 3)),
     )
+
+
+def make_score(heads: int, *, seed: int = 0, levels: int = SIGMA.size) -> EpisodeScore:
+    """A score whose statistics are random."""
+    rng = np.random.default_rng(seed)
+    return EpisodeScore(
+        rng.random((heads, len(STATISTICS), levels)), rng.random((heads, BANDS, BINS, 2))
+    )
+
+
+def make_curves(
+    windows: int, *, c: float = 0.5, error: float = 0.01
+) -> tuple[np.ndarray, np.ndarray]:
+    """Curves of windows that are `c` at every level, and their standard errors."""
+    curves = np.full((windows, SIGMA.size), c, dtype=np.float32)
+    return curves, np.full_like(curves, error)
+
+
+def make_networks(study: Study, *, blind: bool = False) -> list[FoldClassifier]:
+    """Untrained networks that see a difference only at low noise, or none at all."""
+    rise = torch.linspace(-2.0, 1.0, SIGMA.size).repeat(len(study.arms), 1)
+    made = [make_classifier(len(study.arms), seed=fold) for fold in range(study.options.folds)]
+    if blind:
+        return [replace(c, slope=0.0 * c.slope, intercept=0.0 * rise) for c in made]
+    return [replace(c, intercept=rise) for c in made]
 
 
 def files(folder: Path) -> dict[str, bytes]:

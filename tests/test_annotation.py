@@ -2,15 +2,19 @@
 
 import functools
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import collection_writer
 import numpy as np
 import pytest
 
-from ambient_curate import stages
+from ambient_curate import parts, stages
 from ambient_curate.annotation import annotate
+from ambient_curate.checks import Finding
 from ambient_curate.classifier import FitOptions
+from ambient_curate.curves import ArmCurves
 from ambient_curate.errors import ConfigError, NotEnoughDataError, RunError
 from ambient_curate.results import Run
 from ambient_curate.training import TrainOptions
@@ -94,6 +98,40 @@ def test_every_granularity_gives_its_rows(
         assert len(by_dataset["jitter"][0]["p_clean"]) == len(result.info["grid"])
 
 
+@pytest.mark.parametrize("granularity", ["dataset", "datapoint"])
+def test_windows_that_train_together_have_weights_and_shares(
+    collection: Path, tmp_path: Path, granularity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that have an answer, clean ones too; here the jittered are not believed."""
+    examine = stages.examine_arm
+
+    def doubt(arm: ArmCurves, *arguments: object, **named: object) -> list[Finding]:
+        found = [replace(each, passed=True) for each in examine(arm, *arguments, **named)]
+        return [*found, Finding("balance", arm.dataset != "jitter", {}, "skewed")]
+
+    monkeypatch.setattr(stages, "examine_arm", doubt)
+    monkeypatch.setattr(stages, "examine_control", lambda *_: [])
+    result = run(collection, tmp_path / "run", granularity=granularity)
+    rows, verdict = result.manifest().to_pylist(), result.info["verdict"]
+    told = {row["dataset"]: row["status"] for row in verdict}
+    assert told == {"clean": "ok", "jitter": "classifier-unreliable", "walks": "ok"}
+    assert [row["p_value"] is None for row in verdict] == [row["is_clean"] for row in verdict]
+    if granularity == "dataset":
+        assert result.info["shares"] == {}
+        assert {row["weight"] for row in rows} | {row["tilt"] for row in verdict} == {None}
+        return
+    assert result.info["shares"] == {"clean": 9 / 16, "walks": 7 / 16}
+    assert [row["tilt"] is not None for row in verdict] == [False, False, True]
+    for row in rows:
+        trains = row["status"] == "ok"
+        assert trains == (row["dataset"] != "jitter" and row["fold"] is not None)
+        assert (0.0 <= row["weight"] <= 16 / 9) if trains else row["weight"] is None
+    # the mean over the draw is 1 where the probabilities are right
+    weights = {name: [r["weight"] for r in rows if r["dataset"] == name] for name in told}
+    mean = (9 * np.mean(weights["clean"]) + 7 * np.nanmean(np.array(weights["walks"], float))) / 16
+    assert mean == pytest.approx(1.0, abs=0.25)
+
+
 def test_jitter_is_found_and_walks_of_the_same_law_are_not(
     collection: Path, tmp_path: Path
 ) -> None:
@@ -102,21 +140,34 @@ def test_jitter_is_found_and_walks_of_the_same_law_are_not(
     assert verdict["walks"]["sigma_min"] < verdict["jitter"]["sigma_min"] / 2
 
 
-@pytest.mark.parametrize("granularity", ["dataset", "datapoint"])
+@pytest.mark.parametrize(
+    ("granularity", "module", "name", "call"),
+    [
+        ("dataset", stages, "score_member", 3),
+        ("datapoint", stages, "score_member", 3),
+        ("datapoint", parts, "score_windows", 12),
+    ],
+)
 def test_workers_and_interruptions_leave_the_same_bytes(
-    collection: Path, tmp_path: Path, granularity: str, monkeypatch: pytest.MonkeyPatch
+    collection: Path,
+    tmp_path: Path,
+    granularity: str,
+    module: ModuleType,
+    name: str,
+    call: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = run(collection, tmp_path / "plain", granularity=granularity, workers=1)
-    score = stages.score_member
+    score = getattr(module, name)
     calls = []
 
     def interrupt_once(*args: object, **kwargs: object) -> object:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == call:
             raise KeyboardInterrupt
         return score(*args, **kwargs)
 
-    monkeypatch.setattr(stages, "score_member", interrupt_once)
+    monkeypatch.setattr(module, name, interrupt_once)
     with pytest.raises(KeyboardInterrupt):
         run(collection, tmp_path / "broken", granularity=granularity, workers=2)
     assert not (tmp_path / "broken" / "run.json").exists()

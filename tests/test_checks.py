@@ -10,6 +10,7 @@ from scipy.stats import norm
 from ambient_curate.bounds import gaussian_delta
 from ambient_curate.checks import (
     CLEAR_ERRORS,
+    HEIGHTENING,
     WIDENING,
     Finding,
     FoldBrier,
@@ -51,16 +52,26 @@ def test_a_blind_network_misses_a_certain_difference(
 
 
 def test_the_control_fails_only_beyond_its_stretched_interval() -> None:
+    """Further on the high side: what is found too high errs on the safe side."""
     found, error = 0.2, 0.15  # standard error in log-SNR, where noise falls as it rises
     lower, upper = (
         float(sigma_from_log_snr(log_snr(found) + side * 1.96 * error)) for side in (1, -1)
     )
-    for errors, passed in ((1.96 * WIDENING - 0.001, True), (1.96 * WIDENING + 0.001, False)):
-        expected = float(sigma_from_log_snr(log_snr(found) - errors * error))
-        assert check_control(expected, found, lower, upper).passed == passed
-    too_high = check_control(0.1, found, lower, upper)
+    for limit, side, fault in (
+        (1.96 * WIDENING, -1, "too weak"),
+        (1.96 * HEIGHTENING, 1, "scored what they were trained on"),
+    ):
+        for errors, passed in ((limit - 0.001, True), (limit + 0.001, False)):
+            expected = float(sigma_from_log_snr(log_snr(found) + side * errors * error))
+            finding = check_control(expected, found, lower, upper)
+            assert finding.passed == passed
+            assert (fault in finding.sentence) == (not passed)
+    between = 1.96 * (WIDENING + HEIGHTENING) / 2 * error
+    too_high = check_control(
+        float(sigma_from_log_snr(log_snr(found) + between)), found, lower, upper
+    )
     assert too_high.passed
-    assert "too high" in too_high.sentence
+    assert "too high, which is the safe side" in too_high.sentence
     assert "recovered" in check_control(found, found, lower, upper).sentence
 
 
@@ -72,7 +83,9 @@ def test_the_control_fails_only_beyond_its_stretched_interval() -> None:
         (0.0, 0.0, 0.21, True),
         (0.1, 0.0, 0.11, False),
         (0.1, 0.0, 1.0, True),
-        (1.0, 1.0, 1.0, True),
+        (1.0, 1.0, 1.0, False),
+        (1.0, 0.19, 1.0, True),
+        (1.0, 0.21, 1.0, False),
     ],
 )
 def test_ends_of_the_axis_are_not_stretched(

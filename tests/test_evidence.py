@@ -1,16 +1,21 @@
 """Evidence: every episode by the network that never saw it, kept and found again exactly."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_study import SIGMA, make_classifier, make_episodes, make_score, make_study
 
+from ambient_curate import classifier
+from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.engines import Interrupted
 from ambient_curate.evidence import (
-    DRAWS,
-    MOST_WINDOWS,
+    COMPARED,
+    SCORED,
     Evidence,
     gather_evidence,
     load_evidence,
@@ -97,75 +102,103 @@ def test_evidence_comes_back_exactly_and_as_the_same_bytes(tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_every_episode_is_scored_by_the_network_of_its_own_fold(
-    studies: dict[str, Study], workers: int
+def gather(
+    study: Study,
+    networks: Sequence[FoldClassifier],
+    arm: Arm,
+    heads: np.ndarray,
+    *,
+    compared: bool = False,
+    workers: int = 1,
+) -> list[tuple[int, EpisodeScore]]:
+    scores = score_member(
+        study, networks, arm, heads, compared=compared, workers=workers, progress=SILENT
+    )
+    return list(scores)
+
+
+def judge_of(study: Study, monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """By fold: the network that it stopped and calibrated, as the fit draws its samples."""
+    drawn: list[Sequence[int]] = []
+
+    def draw(*arguments: Any, **_: Any) -> None:
+        drawn.append(arguments[2])
+        if len(drawn) % 2 == 0:  # training, then validation
+            raise Interrupted
+
+    monkeypatch.setattr(classifier, "draw_sample", draw)
+    for held_out in range(3):
+        with pytest.raises(Interrupted):
+            classifier.fit_fold(
+                study.clean, study.arms, held_out, SIGMA, classifier.FitOptions(folds=3)
+            )
+    return {validation[0]: network for network, validation in enumerate(drawn[1::2])}
+
+
+@pytest.mark.parametrize(("workers", "compared"), [(1, False), (3, False), (1, True), (3, True)])
+def test_every_episode_is_scored_by_a_network_that_was_not_trained_on_it(
+    studies: dict[str, Study], workers: int, compared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The one that its fold has no part in; to compare, the one that its fold calibrated."""
     study = studies["dataset"]
     says = [0.2, 0.5, 0.8]
     heads = np.array([[0, 1] if row % 2 else [0, -1] for row in range(7)])
     arm = study.corrupt[0]
-    found = list(
-        score_member(
-            study, [constant(p) for p in says], arm, heads, workers=workers, progress=SILENT
-        )
-    )
+    networks = [constant(p) for p in says]
+    found = gather(study, networks, arm, heads, compared=compared, workers=workers)
+    scorer = judge_of(study, monkeypatch) if compared else {fold: fold for fold in range(3)}
+    levels = 1 if compared else SIGMA.size  # every sixteenth of eight
     assert [episode for episode, _ in found] == arm.episodes.tolist() == [0, 1, 2, 3, 4, 5, 7]
     for (episode, score), present in zip(found, heads, strict=True):
-        p = says[study.folds["a"][episode]]
+        p = says[scorer[int(study.folds["a"][episode])]]
         c = np.array([p, p**2])[present >= 0]
         right = (c < 0.5) + 0.5 * (c == 0.5)
         expected = np.stack([c, c**2, -np.log(1 - c), right], axis=1)
-        np.testing.assert_allclose(score.statistics, expected[..., None].repeat(8, 2), rtol=1e-4)
-        assert score.curves is None
+        expected = expected[..., None].repeat(levels, 2)
+        np.testing.assert_allclose(score.statistics, expected, rtol=1e-4)
 
 
 def test_a_clean_episode_is_right_where_it_is_called_clean(studies: dict[str, Study]) -> None:
     study = studies["dataset"]
     heads = np.zeros((7, 1), dtype=np.int64)
-    networks = [constant(0.8, 1)] * 3
-    for _, score in score_member(study, networks, study.clean, heads, workers=1, progress=SILENT):
+    for _, score in gather(study, [constant(0.8, 1)] * 3, study.clean, heads):
         np.testing.assert_allclose(score.statistics[0, 1], 0.04, rtol=1e-4)
         np.testing.assert_allclose(score.statistics[0, 3], 1.0)
 
 
-def test_curves_are_kept_of_every_corrupt_window_at_granularity_datapoint_only(
-    studies: dict[str, Study],
-) -> None:
-    assert (DRAWS["datapoint"], MOST_WINDOWS["datapoint"]) == (8, None)
-    study = studies["datapoint"]
+def test_as_much_of_an_episode_is_scored_at_every_granularity(studies: dict[str, Study]) -> None:
+    """The one of 80 frames has 78 windows, of which 64 are scored, and 16 compared."""
+    assert ScoreOptions(2, 64, 1) == SCORED
+    assert ScoreOptions(2, 16, 16) == COMPARED
     heads = np.zeros((7, 1), dtype=np.int64)
     networks = [make_classifier(2, seed=seed) for seed in range(3)]
-
-    def curves(arm_name: str) -> list[int | None]:
-        assert study.control is not None
-        arms = {"a": study.corrupt[0], "clean": study.clean, "control": study.control.arm}
-        arm = arms[arm_name]
-        scores = score_member(
-            study, networks, arm, heads[: arm.episodes.size], workers=1, progress=SILENT
+    for compared in (False, True):
+        one, other = (
+            gather(study, networks, study.corrupt[0], heads, compared=compared)
+            for study in studies.values()
         )
-        return [None if s.curves is None else len(s.curves) for _, s in scores]
-
-    assert curves("a") == [n - 2 for n in LENGTHS if n != 2]
-    assert set(curves("clean")) == set(curves("control")) == {None}
+        for (_, a), (_, b) in zip(one, other, strict=True):
+            assert a.statistics.tolist() == b.statistics.tolist()
 
 
-def test_noise_comes_from_the_identity_of_the_episode(studies: dict[str, Study]) -> None:
+@pytest.mark.parametrize(("compared", "options"), [(False, SCORED), (True, COMPARED)])
+def test_noise_comes_from_the_identity_of_the_episode(
+    studies: dict[str, Study], compared: bool, options: ScoreOptions
+) -> None:
     """The control shares its windows with the clean set, never its noise."""
     study = studies["dataset"]
     assert study.control is not None
     networks = [make_classifier(2, seed=seed) for seed in range(3)]
     for arm, name in ((study.corrupt[0], "a"), (study.control.arm, study.control.arm.dataset)):
         heads = np.ones((arm.episodes.size, 1), dtype=np.int64)
-        found = list(score_member(study, networks, arm, heads, workers=1, progress=SILENT))
-        for episode, score in found:
+        for episode, score in gather(study, networks, arm, heads, compared=compared):
             alone = score_episode(
-                networks[arm.fold[episode]],
+                networks[(int(arm.fold[episode]) - compared) % 3],
                 arm,
                 episode,
                 [1],
                 is_clean=False,
                 seed=noise_seed(study.options.seed, name, f"demo_{episode}"),
-                options=ScoreOptions(2, 64),
+                options=options,
             )
             assert alone.statistics.tolist() == score.statistics.tolist()

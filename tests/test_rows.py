@@ -1,7 +1,6 @@
 """Rows: one for everything a trainer may ask about, null with a reason where there is no answer."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
-from small_study import HORIZON, SIGMA, make_envelope, make_episodes, make_score, make_study
+from small_study import (
+    HORIZON,
+    SIGMA,
+    make_arm_curves,
+    make_curves,
+    make_episodes,
+    make_study,
+)
 
 from ambient_curate.crossing import last_crossing
-from ambient_curate.curves import ArmCurves
 from ambient_curate.manifest import read_manifest, write_part
 from ambient_curate.rows import (
     Columns,
@@ -24,7 +29,6 @@ from ambient_curate.rows import (
     whole_rows,
 )
 from ambient_curate.schema import METADATA_KEYS
-from ambient_curate.scoring import EpisodeScore
 from ambient_curate.study import Study
 
 LENGTHS = (6, 2, 9, 5, 4)
@@ -58,28 +62,20 @@ def write(study: Study, columns: Columns, folder: Path) -> list[dict[str, Any]]:
     return read_manifest(folder / "part-00000.parquet").to_pylist()
 
 
+Scored = dict[int, tuple[np.ndarray, np.ndarray]]
+
+
 def rows_of(
-    study: Study, scores: dict[int, EpisodeScore], folder: Path, name: str = "b", status: str = "ok"
+    study: Study, scored: Scored, folder: Path, name: str = "b", status: str = "ok"
 ) -> list[dict[str, Any]]:
     member = MemberRows(study, name, SIGMA, status, draws=4)
-    for episode, score in scores.items():
-        member.add(episode, score)
+    for episode, curves in scored.items():
+        member.add(episode, curves, None)
     return write(study, member.finish(), folder)
 
 
-def scores(c: float = 0.3) -> dict[int, EpisodeScore]:
-    return {e: make_score(1, len(s), c=c, seed=e) for e, s in STARTS.items() if e != 1}
-
-
-def make_arm(dataset: str, group: str | None = None) -> ArmCurves:
-    n = SIGMA.size
-    p = np.linspace(0.1, 0.5, n)
-    return ArmCurves(
-        *(dataset, group, SIGMA, 5, 4, np.full((4, n), 0.5), np.tile(p, (4, 1)), p),
-        *(np.zeros((2, n)), np.zeros((2, n)), 0.31, 0.22, 0.44),
-        make_envelope(0.1, 0.9),
-        np.zeros((6, 10, 3)),
-    )
+def scores(c: float = 0.3) -> Scored:
+    return {e: make_curves(len(s), c=c) for e, s in STARTS.items() if e != 1}
 
 
 def test_every_window_has_a_row_with_its_place_in_the_source(
@@ -105,11 +101,8 @@ def test_the_answers_are_those_of_the_windows_own_curves(
     studies: dict[str, Study], tmp_path: Path
 ) -> None:
     found = scores()
-    for score in found.values():
-        assert score.curves is not None
-        score.curves[:] = np.sort(
-            np.random.default_rng(0).random(score.curves.shape, dtype=np.float32) / 2
-        )
+    for curves, _ in found.values():
+        curves[:] = np.sort(np.random.default_rng(0).random(curves.shape, dtype=np.float32) / 2)
     rows = iter(rows_of(studies["datapoint"], found, tmp_path))
     for episode, starts in STARTS.items():
         for number, _ in enumerate(starts):
@@ -117,7 +110,7 @@ def test_the_answers_are_those_of_the_windows_own_curves(
             if episode == 1:
                 assert [row[name] for name in (*ANSWER, "p_clean")] == [None] * 5
                 continue
-            curve = found[episode].curves[number]
+            curve = found[episode][0][number]
             expected = float(last_crossing(curve, SIGMA, 0.5 - EPSILON))
             assert row["sigma_min"] == pytest.approx(expected, abs=1e-6)
             assert row["sigma_min_lower"] <= row["sigma_min"] <= row["sigma_min_upper"]
@@ -130,9 +123,7 @@ def test_an_episode_has_one_row_that_speaks_for_its_windows(
 ) -> None:
     found = scores()
     curves = np.linspace(0.2, 0.5, SIGMA.size) + np.array([[0.1], [0.0], [-0.1], [-0.08]])
-    found[2] = replace(
-        found[2], curves=curves.astype(np.float32), errors=np.full_like(curves, 0.03, np.float32)
-    )
+    found[2] = curves.astype(np.float32), np.full_like(curves, 0.03, np.float32)
     rows = rows_of(studies["episode"], found, tmp_path)
     assert [row["episode_index"] for row in rows] == [0, 1, 2, 3, 4]
     assert {row["start"] for row in rows} == {None}
@@ -167,14 +158,31 @@ def test_clean_rows_are_usable_everywhere(
 def test_a_member_without_an_answer_has_null_rows_that_say_why(
     studies: dict[str, Study], tmp_path: Path, status: str
 ) -> None:
-    scored = status == "classifier-unreliable"
-    rows = rows_of(studies["datapoint"], scores() if scored else {}, tmp_path, status=status)
+    rows = rows_of(studies["datapoint"], {}, tmp_path, status=status)
     assert len(rows) == sum(map(len, STARTS.values()))
     for row in rows:
         short = row["episode_index"] == 1
         assert row["status"] == ("too-short" if short else status)
-        assert [row[name] for name in (*ANSWER, "p_clean")] == [None] * 5
-        assert (row["fold"] is not None) == (scored and not short)  # no fold scored the others
+        assert [row[name] for name in (*ANSWER, "p_clean", "weight")] == [None] * 6
+        scored = status == "classifier-unreliable"  # and was not believed
+        assert (row["fold"] is not None) == (scored and not short)
+
+
+@pytest.mark.parametrize("name", ["b", "clean"])
+def test_every_window_carries_its_own_weight_whether_clean_or_not(
+    studies: dict[str, Study], tmp_path: Path, name: str
+) -> None:
+    member = MemberRows(studies["datapoint"], name, SIGMA, "ok", draws=4)
+    weights = {e: 10.0 * e + np.arange(len(s)) for e, s in STARTS.items() if e != 1}
+    for episode, weight in weights.items():
+        member.add(episode, make_curves(weight.size) if name == "b" else None, weight)
+    for row in write(studies["datapoint"], member.finish(), tmp_path):
+        episode = row["episode_index"]
+        if episode == 1:  # no whole window
+            assert row["weight"] is None
+        else:
+            assert row["weight"] == weights[episode][row["start"] // STRIDE]
+            assert row["sigma_min"] is not None
 
 
 def test_curves_are_stored_only_where_asked_for(tmp_path: Path) -> None:
@@ -198,13 +206,13 @@ def test_a_dataset_has_one_row_that_speaks_for_it(
 ) -> None:
     study = studies["dataset"]
     b, clean = write(
-        study, whole_rows(study, {("b", None): make_arm("b")}, {("b", None): "ok"}), tmp_path
+        study, whole_rows(study, {("b", None): make_arm_curves("b")}, {("b", None): "ok"}), tmp_path
     )
     absent = ("episode_id", "episode_index", "start", "index", "group", "weight", "fold")
     for row in (b, clean):
         assert [row[name] for name in absent] == [None] * len(absent)
         assert (row["horizon"], row["status"]) == (HORIZON, "ok")
-    assert [b[name] for name in ANSWER] == [0.31, 0.1, 0.9, 0.0]  # the bracket
+    assert [b[name] for name in ANSWER] == [0.31, 0.0775, 0.8275, 0.0]  # the bracket
     np.testing.assert_allclose(b["p_clean"], np.linspace(0.1, 0.5, SIGMA.size), atol=1e-7)
     assert [clean[name] for name in ANSWER] == [0.0] * 4
     assert (b["is_clean"], clean["is_clean"], clean["p_clean"]) == (False, True, None)
@@ -224,7 +232,7 @@ def test_a_dataset_without_an_answer_is_null_with_its_reason(
     arms: list[None],
     expected: str,
 ) -> None:
-    curves = {("b", group): make_arm("b") for group in arms}
+    curves = {("b", group): make_arm_curves("b") for group in arms}
     row = write(studies["dataset"], whole_rows(studies["dataset"], curves, statuses), tmp_path)[0]
     assert row["status"] == expected
     assert [row[name] for name in ANSWER] == [None] * 4
@@ -234,7 +242,7 @@ def test_every_group_has_a_row_and_one_that_is_too_small_says_so(
     studies: dict[str, Study], tmp_path: Path
 ) -> None:
     study = studies["group"]
-    arms = {("b", None): make_arm("b"), ("b", "x"): make_arm("b", "x")}
+    arms = {("b", None): make_arm_curves("b"), ("b", "x"): make_arm_curves("b", "x")}
     rows = write(study, whole_rows(study, arms, dict.fromkeys(arms, "ok")), tmp_path)
     assert [(r["dataset"], r["group"], r["status"], r["sigma_min"]) for r in rows] == [
         ("b", "x", "ok", 0.31),

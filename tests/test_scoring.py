@@ -19,9 +19,11 @@ from ambient_curate.scoring import (
     BANDS,
     BINS,
     ScoreOptions,
+    WindowScores,
     band_of,
     noise_seed,
     score_episode,
+    score_windows,
 )
 from ambient_curate.windows import Windows
 
@@ -73,6 +75,15 @@ def score(
     )
 
 
+def score_each(
+    classifier: FoldClassifier, arm: Arm, episode: int, heads: Sequence[int], options: ScoreOptions
+) -> WindowScores:
+    """All windows of an episode, of however many blocks."""
+    blocks = list(score_windows(classifier, arm, episode, heads, seed=SEED, options=options))
+    names = ("curves", "errors", "lowest")
+    return WindowScores(*(np.concatenate([getattr(b, name) for b in blocks]) for name in names))
+
+
 class LevelBlind(FoldClassifier):
     """Its answer is a function of the noise alone, so that other noise is another answer."""
 
@@ -83,9 +94,20 @@ class LevelBlind(FoldClassifier):
         return torch.sigmoid(noise.sum(dim=-1))[None, ..., None].repeat(n, 1, 1, len(heads))
 
 
-def blind() -> LevelBlind:
+class NoiseBlind(FoldClassifier):
+    """Its answer is a function of the window alone, so that another window is another answer."""
+
+    def predict(
+        self, windows: Tensor, noise: Tensor, heads: Sequence[int], levels: slice
+    ) -> Tensor:
+        n = len(range(*levels.indices(self.sigma.size)))
+        answer = torch.sigmoid(windows.flatten(1).sum(dim=1))[None, :, None, None]
+        return answer.repeat(n, 1, noise.shape[1], len(heads))
+
+
+def alike(kind: type[FoldClassifier]) -> FoldClassifier:
     like = make_classifier()
-    return LevelBlind(like.network, like.slope, like.intercept, like.sigma)
+    return kind(like.network, like.slope, like.intercept, like.sigma)
 
 
 def naive_probabilities(
@@ -117,7 +139,7 @@ def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
         0,
         [2, 0],
         is_clean=is_clean,
-        options=ScoreOptions(3, keep_curves=True),
+        options=ScoreOptions(3),
     )
     for row, head in enumerate((2, 0)):
         c = naive_probabilities(classifier, arm, 0, head, 3)
@@ -126,46 +148,75 @@ def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
         means = np.array([value.mean(axis=(0, 1)) for value in expected])
         np.testing.assert_allclose(found.statistics[row], means, rtol=5e-3, atol=2e-5)
         assert means[0].std() > 0.01  # the classifier is not blind
-    first = naive_probabilities(classifier, arm, 0, 2, 3)
-    np.testing.assert_allclose(found.curves, first.mean(axis=1), atol=1e-5)
-    np.testing.assert_allclose(found.errors, first.std(axis=1, ddof=1) / 3**0.5, atol=1e-5)
+
+
+def test_windows_are_scored_one_by_one_as_by_a_plain_loop() -> None:
+    classifier, arm = make_classifier(), make_arm()
+    found = score_each(classifier, arm, 0, [2, 0], ScoreOptions(3))
+    for head in range(HEADS):
+        c = naive_probabilities(classifier, arm, 0, head, 3)
+        np.testing.assert_allclose(found.lowest[:, head], c[:, :, 0].mean(axis=1), atol=1e-5)
+        if head == 1:  # not asked for
+            continue
+        column = (2, 0).index(head)
+        np.testing.assert_allclose(found.curves[..., column], c.mean(axis=1), atol=1e-5)
+        error = c.std(axis=1, ddof=1) / 3**0.5
+        np.testing.assert_allclose(found.errors[..., column], error, atol=1e-5)
+        assert c.mean(axis=1).std(axis=0).max() > 0.01  # the windows differ
+
+
+def test_the_windows_of_an_episode_average_to_its_statistics() -> None:
+    """The two ways to score draw the same noise: what rows say agrees with what is said of all."""
+    classifier, arm = make_classifier(), make_arm()
+    for options in (ScoreOptions(2), ScoreOptions(3, 4), ScoreOptions(2, None, 3)):
+        found = score_each(classifier, arm, 2, [0, 1], options)
+        whole = score(classifier, arm, 2, [0, 1], is_clean=True, options=options)
+        np.testing.assert_allclose(found.curves.mean(axis=0).T, whole.statistics[:, 0], atol=1e-6)
 
 
 def test_all_levels_of_a_window_share_their_noise() -> None:
-    found = score(
-        blind(),
-        make_arm(),
-        2,
-        [0],
-        is_clean=False,
-        options=ScoreOptions(4, keep_curves=True),
-    )
-    assert found.curves is not None
+    found = score_each(alike(LevelBlind), make_arm(), 2, [0], ScoreOptions(4))
     assert (found.curves == found.curves[:, :1]).all()
+    assert (found.lowest == found.curves[:, 0]).all()
     assert np.unique(found.curves[:, 0]).size == len(found.curves)  # and no two windows do
 
 
-@pytest.mark.parametrize(("rows", "block"), [(8, 256), (8192, 3), (1, 1)])
+@pytest.mark.parametrize("rows", [40, 8192])
+def test_every_so_manyth_level_is_scored_from_the_lowest(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, arm = make_classifier(), make_arm()
+    every = score(classifier, arm, 0, [1, 0], is_clean=False, options=ScoreOptions(2))
+    curves = score_each(classifier, arm, 0, [1, 0], ScoreOptions(2))
+    monkeypatch.setattr(scoring, "ROWS", rows)
+    for step in (3, 8):
+        options = ScoreOptions(2, None, step)
+        some = score(classifier, arm, 0, [1, 0], is_clean=False, options=options)
+        np.testing.assert_allclose(
+            some.statistics, every.statistics[..., ::step], rtol=1e-4, atol=1e-6
+        )
+        found = score_each(classifier, arm, 0, [1, 0], options)
+        np.testing.assert_allclose(found.curves, curves.curves[:, ::step], atol=1e-6)
+        np.testing.assert_allclose(found.errors, curves.errors[:, ::step], atol=1e-6)
+        np.testing.assert_allclose(found.lowest, curves.lowest, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "block"), [(8, 256), (8192, 3), (1, 4)])
 def test_the_size_of_a_batch_changes_nothing(
     rows: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def score_once() -> scoring.EpisodeScore:
-        return score(
-            make_classifier(),
-            make_arm(),
-            2,
-            [1],
-            is_clean=True,
-            options=ScoreOptions(2, keep_curves=True),
-        )
+    def score_once() -> tuple[np.ndarray, ...]:
+        classifier, arm = make_classifier(), make_arm()
+        whole = score(classifier, arm, 2, [1], is_clean=True, options=ScoreOptions(2))
+        each = score_each(classifier, arm, 2, [1], ScoreOptions(2))
+        return whole.statistics, whole.histogram, each.curves, each.errors, each.lowest
 
     expected = score_once()
     monkeypatch.setattr(scoring, "ROWS", rows)
     monkeypatch.setattr(scoring, "BLOCK", block)
-    found = score_once()
-    # float32 sums in another order; other noise would show in the second digit
-    np.testing.assert_allclose(found.statistics, expected.statistics, rtol=1e-4)
-    np.testing.assert_allclose(found.curves, expected.curves, rtol=1e-4, atol=1e-5)
+    for one, other in zip(score_once(), expected, strict=True):
+        # float32 sums in another order; other noise would show in the second digit
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_an_episode_is_scored_the_same_whatever_else_is_scored() -> None:
@@ -255,11 +306,14 @@ def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | N
 
 
 def test_a_limited_episode_is_scored_at_the_picked_windows_only() -> None:
-    arm, classifier = make_arm(), make_classifier()
-    found = score(classifier, arm, 2, [0], is_clean=True, options=ScoreOptions(2, 4, True))
-    assert found.curves is not None
-    assert found.curves.shape == (4, SIGMA.size)
-    np.testing.assert_allclose(found.statistics[0, 0], found.curves.mean(axis=0), atol=1e-6)
+    arm, options = make_arm(), ScoreOptions(2, 4)
+    found = score_each(alike(NoiseBlind), arm, 2, [0], options)
+    picked = arm.windows.of_episode(2)[pick_windows(10, 4)].flatten(1).sum(dim=1)
+    expected = torch.sigmoid(picked).numpy()
+    assert found.curves.shape == (4, SIGMA.size, 1)
+    np.testing.assert_allclose(found.lowest[:, 0], expected)
+    whole = score(alike(NoiseBlind), arm, 2, [0], is_clean=True, options=options)
+    np.testing.assert_allclose(whole.statistics[0, 0], expected.mean(), rtol=1e-6)
 
 
 def test_seeds_tell_every_identity_apart() -> None:

@@ -1,46 +1,39 @@
-"""The two long stages: the same bytes by any number of workers, interrupted or not."""
+"""The scores as a stage: the same bytes by any number of workers, resumed, and what they show."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from small_study import (
-    LENGTHS,
-    SIGMA,
-    TASKS,
-    files,
-    make_classifier,
-    make_episodes,
-    make_study,
-    times,
-)
+from small_study import LENGTHS, TASKS, files, make_episodes, make_networks, make_study, times
+from torch import Tensor
 
 from ambient_curate import curves, evidence, stages
-from ambient_curate.arms import CONTROL
+from ambient_curate.arms import CONTROL, Arm
 from ambient_curate.checks import Finding
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.crossing import bootstrap_means
+from ambient_curate.curves import Side
 from ambient_curate.evidence import load_evidence
-from ambient_curate.manifest import read_manifest
+from ambient_curate.examinations import examine_folds
 from ambient_curate.progress import SILENT
-from ambient_curate.rows import manifest_metadata
 from ambient_curate.stages import Answers, score_study
 from ambient_curate.study import Study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SCORED = ["00000-compared", "00000", "00001-compared", "00001"]  # a, b; c has too few episodes
+NAMES = [*SCORED, "clean-compared", "clean", "control"]
+SOUND = Finding("overfit", True, {}, "sound")
 
 
 @pytest.fixture(autouse=True)
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights are no sound classifier: only the control is examined here."""
     monkeypatch.setattr(stages, "examine_arm", lambda *_, **__: [])
+    monkeypatch.setattr(stages, "examine_folds", lambda *_: SOUND)
 
 
 @pytest.fixture(autouse=True)
@@ -48,24 +41,13 @@ def few_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "bootstrap_means", partial(bootstrap_means, repeats=20))
 
 
-def networks(study: Study, *, blind: bool = False) -> list[FoldClassifier]:
-    """Untrained networks that see a difference only at low noise, or none at all."""
-    rise = torch.linspace(-2.0, 1.0, SIGMA.size).repeat(len(study.arms), 1)
-    made = [make_classifier(len(study.arms), seed=fold) for fold in range(3)]
-    if blind:
-        return [replace(c, slope=0.0 * c.slope, intercept=0.0 * rise) for c in made]
-    return [replace(c, intercept=rise) for c in made]
-
-
 def score(study: Study, work: Path, workers: int = 1, *, blind: bool = False) -> Answers:
-    metadata = manifest_metadata(study, SIGMA, "digest")
     work.mkdir(exist_ok=True)
-    return score_study(
-        study, networks(study, blind=blind), work, metadata, workers=workers, progress=SILENT
-    )
+    networks = make_networks(study, blind=blind)
+    return score_study(study, networks, work, workers=workers, progress=SILENT)
 
 
-@pytest.mark.parametrize("granularity", ["dataset", "group", "episode", "datapoint"])
+@pytest.mark.parametrize("granularity", ["dataset", "group"])
 def test_scores_are_the_same_bytes_by_any_number_of_workers(
     study_of: Callable[..., Study], tmp_path: Path, granularity: str
 ) -> None:
@@ -73,40 +55,29 @@ def test_scores_are_the_same_bytes_by_any_number_of_workers(
         score(study_of(granularity), tmp_path / str(workers), workers)
     first, second = files(tmp_path / "1"), files(tmp_path / "2")
     assert first == second
-    parts = [name for name in first if name.startswith("manifest")]
-    by_row = granularity in ("episode", "datapoint")
-    assert parts == [f"manifest/part-{i:05d}.parquet" for i in range(4 if by_row else 1)]
-    scored = ["00000", "00001", "clean", "control"]  # a, b; c has too few episodes
-    assert [name for name in first if name.startswith("scores")] == [
-        f"scores/{name}.npz" for name in scored
-    ]
+    assert list(first) == [f"scores/{name}.npz" for name in NAMES]
 
 
-def test_the_parts_hold_every_member_and_the_answers_their_rows(
+def test_what_is_said_of_a_dataset_is_the_same_at_every_granularity(
     study_of: Callable[..., Study], tmp_path: Path
 ) -> None:
-    study = study_of("datapoint")
-    answers = score(study, tmp_path)
-    assert answers.statuses == {("a", None): "ok", ("b", None): "ok"}  # c has too few episodes
-    assert list(answers.arms) == [("a", None), ("b", None)]
-    windows = {"a": 22, "b": 23, "c": 8, "clean": 22}  # b's last row is that of a stub
-    statuses = {"a": {"ok"}, "b": {"ok", "too-short"}, "c": {"too-few-episodes"}, "clean": {"ok"}}
-    for number, name in enumerate(sorted(study.frames)):
-        table = read_manifest(tmp_path / "manifest" / f"part-{number:05d}.parquet")
-        assert set(table["dataset"].to_pylist()) == {name}
-        assert table.num_rows == windows[name] == answers.sigma_min[name].size
-        assert set(table["status"].to_pylist()) == statuses[name]
-        column = [np.nan if v is None else v for v in table["sigma_min"].to_pylist()]
-        np.testing.assert_array_equal(answers.sigma_min[name], column)
-    assert (answers.sigma_min["clean"] == 0.0).all()
-    assert np.isnan(answers.sigma_min["c"]).all()
-    assert np.unique(answers.sigma_min["a"]).size > 5  # every window has its own
+    """How rows are scored has no part in it."""
+    whole, *others = (
+        (score(study_of(granularity), tmp_path / granularity), files(tmp_path / granularity))
+        for granularity in ("dataset", "episode", "datapoint")
+    )
+    for answers, written in others:
+        assert written == whole[1]
+        for name, arm in whole[0].arms.items():
+            assert answers.arms[name].sigma_min == arm.sigma_min
+            assert answers.arms[name].delta_interval.tolist() == arm.delta_interval.tolist()
+        assert answers.statuses == whole[0].statuses
 
 
 def test_finished_members_are_not_scored_again(
     study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = study_of("datapoint")
+    study = study_of()
     first = score(study, tmp_path)
     before = times(tmp_path)
 
@@ -116,38 +87,29 @@ def test_finished_members_are_not_scored_again(
     monkeypatch.setattr(evidence, "score_episode", fail)
     again = score(study, tmp_path)
     assert times(tmp_path) == before
-    assert again.statuses == first.statuses
+    assert (again.statuses, again.findings) == (first.statuses, first.findings)
     for key, arm in first.arms.items():
         assert again.arms[key].delta_interval.tolist() == arm.delta_interval.tolist()
         assert (again.arms[key].sigma_min, again.arms[key].lower) == (arm.sigma_min, arm.lower)
-    for name, rows in first.sigma_min.items():
-        np.testing.assert_array_equal(again.sigma_min[name], rows)
 
 
-@pytest.mark.parametrize(
-    "lost",
-    [
-        ["scores/00001.npz"],  # killed between the part and the scores
-        ["scores/00001.npz", "manifest/part-00001.parquet"],
-        ["manifest/part-00002.parquet", "manifest/part-00003.parquet"],  # unscored c, and clean
-        ["scores/clean.npz", "scores/control.npz"],
-    ],
-)
+@pytest.mark.parametrize("lost", [["00001"], ["00001-compared"], ["clean", "control"]])
 def test_a_killed_member_is_scored_again_to_the_same_bytes_and_no_other(
     study_of: Callable[..., Study], tmp_path: Path, lost: list[str]
 ) -> None:
-    study = study_of("datapoint")
-    score(study, tmp_path)
+    study = study_of()
+    first = score(study, tmp_path)
     whole, before = files(tmp_path), times(tmp_path)
-    for name in lost:
+    names = {f"scores/{name}.npz" for name in lost}
+    for name in names:
         (tmp_path / name).unlink()
-    (tmp_path / "manifest" / ".part-00001.parquet.tmp").write_bytes(b"half")
-    score(study, tmp_path, workers=2)
-    (tmp_path / "manifest" / ".part-00001.parquet.tmp").unlink(missing_ok=True)
+    half = tmp_path / "scores" / ".00001.npz.tmp"
+    half.write_bytes(b"half")
+    again = score(study, tmp_path, workers=2)
+    half.unlink(missing_ok=True)
     assert files(tmp_path) == whole
-    touched = {name for name, time in times(tmp_path).items() if time != before[name]}
-    rewritten = ["manifest/part-00001.parquet"] if "scores/00001.npz" in lost else []
-    assert touched == {*lost, *rewritten}
+    assert {name for name, time in times(tmp_path).items() if time != before[name]} == names
+    assert again.findings == first.findings
 
 
 def test_the_control_is_compared_with_its_opponents_alone(
@@ -167,39 +129,77 @@ def test_the_control_is_compared_with_its_opponents_alone(
 
 
 def test_a_blind_classifier_is_not_believed(study_of: Callable[..., Study], tmp_path: Path) -> None:
-    answers = score(study_of("datapoint"), tmp_path, blind=True)
+    answers = score(study_of(), tmp_path, blind=True)
     assert answers.control is not None
     assert answers.control.upper == 0.0
     unsound = "classifier-unreliable"
     assert answers.statuses == {("a", None): unsound, ("b", None): unsound}
-    (control,) = answers.findings["a", None]
-    assert (control.check, control.passed) == ("control", False)
-    assert np.isnan(np.concatenate([answers.sigma_min[name] for name in "abc"])).all()
+    found = [(finding.check, finding.passed) for finding in answers.findings["a", None]]
+    assert found == [("control", False), ("overfit", True)]
     assert answers.arms["a", None].sigma_min == 0.0  # kept for the curves
 
 
-@pytest.mark.parametrize("granularity", ["dataset", "datapoint"])
-def test_a_member_that_fails_a_check_loses_its_rows_and_no_other(
-    study_of: Callable[..., Study],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    granularity: str,
+@pytest.mark.parametrize("fails", ["examine_arm", "examine_folds"])
+def test_a_member_that_fails_a_check_loses_its_status_and_no_other(
+    study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    def examine(arm: Any, *_: Any, **__: Any) -> list[Finding]:
-        return [Finding("balance", arm.dataset != "a", {}, f"of {arm.dataset}")]
+    """Of the arms a and b, in this order, the first fails."""
+    asked: list[Finding] = []
 
-    monkeypatch.setattr(stages, "examine_arm", examine)
-    answers = score(study_of(granularity), tmp_path)
+    def examine(*_: Any, **__: Any) -> Any:
+        asked.append(Finding("one", len(asked) > 0, {}, f"of {len(asked)}"))
+        return [asked[-1]] if fails == "examine_arm" else asked[-1]
+
+    found = Finding("control", True, {}, "recovered")
+    monkeypatch.setattr(stages, "examine_control", lambda *_: [found])
+    monkeypatch.setattr(stages, fails, examine)
+    study = study_of()
+    answers = score(study, tmp_path)
     assert answers.statuses == {("a", None): "classifier-unreliable", ("b", None): "ok"}
-    rows = pa.concat_tables(map(read_manifest, sorted((tmp_path / "manifest").iterdir())))
-    for row in rows.select(["dataset", "sigma_min", "status"]).to_pylist():
-        if row["dataset"] == "a":
-            assert (row["sigma_min"], row["status"]) == (None, "classifier-unreliable")
-        elif row["dataset"] == "b":
-            assert row["status"] in ("ok", "too-short")
-    first = files(tmp_path)
-    score(study_of(granularity), tmp_path)
-    assert files(tmp_path) == first
+    assert list(answers.arms) == [("a", None), ("b", None)]  # curves are kept
+    for name, finding in zip("ab", asked, strict=True):
+        expected = [found, finding, SOUND] if fails == "examine_arm" else [found, finding]
+        assert answers.findings[name, None] == expected  # those of the control first
+
+
+class Remembering(FoldClassifier):
+    """Knows the answer for all windows of its own held-out fold, which it should never have met."""
+
+    def predict(
+        self, windows: Tensor, noise: Tensor, heads: Sequence[int], levels: slice
+    ) -> Tensor:
+        c = torch.full((1, *noise.shape[:2], 1), 0.5)
+        for row, window in enumerate(windows):
+            c[:, row] = self.sees.get(window.numpy().tobytes(), 0.5)
+        return c.repeat(len(range(*levels.indices(self.sigma.size))), 1, 1, len(heads))
+
+    sees: dict[bytes, float]
+
+
+def remember(like: FoldClassifier, arm: Arm, fold: int) -> FoldClassifier:
+    made = Remembering(like.network, like.slope, like.intercept, like.sigma)
+    seen = {
+        window.numpy().tobytes(): 0.1
+        for episode in arm.in_folds([fold])
+        for window in arm.windows.of_episode(int(episode))
+    }
+    object.__setattr__(made, "sees", seen)
+    return made
+
+
+def test_networks_that_remember_what_they_score_are_told_from_the_others(
+    study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their own folds they know, the folds that they calibrated they do not; of a, not of b."""
+    monkeypatch.setattr(stages, "examine_folds", examine_folds)
+    study = study_of()
+    networks = [remember(n, study.corrupt[0], fold) for fold, n in enumerate(make_networks(study))]
+    answers = score_study(study, networks, tmp_path, workers=1, progress=SILENT)
+    for name, passed, brier in (("a", False, (0.01 + 0.25) / 2), ("b", True, 0.25)):
+        *_, finding = answers.findings[name, None]
+        assert (finding.check, finding.passed) == ("overfit", passed)
+        assert finding.numbers["held_out"] == pytest.approx(0.25)
+        assert finding.numbers["reported"] == pytest.approx(brier)
 
 
 def test_without_a_control_the_answers_stand(tmp_path: Path) -> None:
@@ -208,9 +208,7 @@ def test_without_a_control_the_answers_stand(tmp_path: Path) -> None:
     assert study.control is None
     answers = score(study, tmp_path / "work", blind=True)
     assert (answers.control, answers.statuses) == (None, {("a", None): "ok"})
-    table = pq.read_table(tmp_path / "work" / "manifest" / "part-00000.parquet")
-    assert table["sigma_min"].to_pylist() == [0.0, 0.0]
-    assert answers.sigma_min == {}
+    assert [finding.check for finding in answers.findings["a", None]] == ["overfit"]
 
 
 @pytest.mark.parametrize("weighting", ["episode", "window"])
@@ -233,21 +231,27 @@ def test_curves_are_means_over_the_arms_own_episodes(
         np.testing.assert_allclose(answers.arms[name, None].clean, expected)
 
 
-def test_episodes_are_summarised_with_the_folds_that_scored_them(
+def test_episodes_are_summarised_and_examined_with_the_folds_that_scored_them(
     study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, seen = study_of(), []
+    study, seen, compared = study_of(), [], []
     summarize_arm = stages.summarize_arm
 
     def summarize(*arguments: Any, **named: Any) -> Any:
         seen.append((arguments[0][0], *(side.fold.tolist() for side in arguments[2:4])))
         return summarize_arm(*arguments, **named)
 
+    def examine(*pairs: tuple[Side, Side]) -> Finding:
+        compared.extend(tuple(side.fold.tolist() for side in pair) for pair in pairs)
+        return SOUND
+
     monkeypatch.setattr(stages, "summarize_arm", summarize)
+    monkeypatch.setattr(stages, "examine_folds", examine)
     score(study, tmp_path)
     folds = {name: fold.tolist()[:6] for name, fold in study.folds.items()}
     assert [name for name, *_ in seen] == [CONTROL, "a", "b"]
     assert [each[1:] for each in seen[1:]] == [(folds["clean"], folds[name]) for name in "ab"]
+    assert compared == [(folds["clean"], folds[name]) for name in "aabb"]
 
 
 def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
@@ -256,23 +260,14 @@ def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
     """Task y is one episode of a and of b: too few, and scored against its dataset alone."""
     study = study_of("group")
     answers = score(study, tmp_path)
-    assert list(answers.arms) == [("a", None), ("a", "x"), ("b", None), ("b", "x")]
-    stored = load_evidence(tmp_path / "scores" / "00001.npz")
-    whole, part = study.head("b"), study.head("b", "x")
-    assert stored.heads.tolist() == [[whole, part if task == "x" else -1] for task in TASKS]
-    episodes, statistics, _ = stored.of_head(part)
-    assert episodes.tolist() == [0, 1, 2, 4, 5]
+    names = [("a", None), ("a", "x"), ("b", None), ("b", "x")]
+    assert list(answers.arms) == list(answers.statuses) == list(answers.findings) == names
+    for label in ("00001", "00001-compared"):
+        stored = load_evidence(tmp_path / "scores" / f"{label}.npz")
+        whole, part = study.head("b"), study.head("b", "x")
+        assert stored.heads.tolist() == [[whole, part if task == "x" else -1] for task in TASKS]
+        assert stored.of_head(part)[0].tolist() == [0, 1, 2, 4, 5]
+    statistics = load_evidence(tmp_path / "scores" / "00001.npz").of_head(part)[1]
     found = answers.arms["b", "x"]
     assert (found.n_clean, found.n_corrupt) == (6, 5)
     np.testing.assert_allclose(found.corrupt, statistics.mean(axis=0))
-    table = read_manifest(tmp_path / "manifest" / "part-00000.parquet")
-    rows = table.select(["dataset", "group", "status"]).to_pylist()
-    assert [(r["dataset"], r["group"], r["status"]) for r in rows] == [
-        ("a", "x", "ok"),
-        ("a", "y", "too-few-episodes"),
-        ("b", "x", "ok"),
-        ("b", "y", "too-few-episodes"),
-        ("c", "x", "too-few-episodes"),
-        ("clean", "x", "ok"),
-        ("clean", "y", "ok"),
-    ]

@@ -15,7 +15,13 @@ from ambient_curate.episodes import Episode
 from ambient_curate.errors import ConfigError, DatasetError, NotEnoughDataError
 from ambient_curate.frames import EPISODES_FILE
 from ambient_curate.progress import SILENT
-from ambient_curate.study import Study, describe_member, find_outside, prepare_study
+from ambient_curate.study import (
+    Study,
+    describe_member,
+    find_outside,
+    open_study,
+    prepare_study,
+)
 
 LENGTHS = (6, 3, 9, 5, 4)  # one too few for a control
 SIX = (*LENGTHS, 7)
@@ -223,8 +229,23 @@ def test_what_a_killed_process_left_of_a_member_is_read_again(tmp_path: Path, lo
     assert reads(collection) == [1, 2]
     assert study.frames["clean"].n_episodes == len(LENGTHS)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "lost") == [
-        *("0000", "0000.json", "0001", "0001.json")
+        *("0000", "0000.json", "0001", "0001.json", "study.json")
     ]
+
+
+def test_a_study_opens_from_its_files_alone(tmp_path: Path) -> None:
+    collection = make_collection(members("a"))
+    first = prepare(collection, tmp_path)
+    again = open_study(tmp_path)
+    assert reads(collection) == [1, 1]
+    assert list(again.frames) == list(first.frames)
+    assert again.options == first.options
+    assert again.normalizer.as_dict() == first.normalizer.as_dict()
+    assert (again.reference, again.skipped) == (first.reference, first.skipped)
+    for arm, other in zip(again.arms, first.arms, strict=True):
+        assert (arm.dataset, arm.group) == (other.dataset, other.group)
+        assert arm.episodes.tolist() == other.episodes.tolist()
+        assert arm.fold.tolist() == other.fold.tolist()
 
 
 def test_a_damaged_cache_is_told_not_used(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ambient_curate.inspection import Inspection, MemberInspection
 from ambient_curate.summaries import (
     caveats,
@@ -22,7 +24,8 @@ def make_row(dataset: str, **changes: Any) -> dict[str, Any]:
     blank = dict.fromkeys(
         [
             *("group", "sigma_min", "lower", "upper", "delta", "tv_low", "tv_high", "index"),
-            *("usable", "bracket_lower", "bracket_upper", "tv_finite", "tv_floor"),
+            *("usable", "bracket_lower", "bracket_upper", "tv_finite", "tv_floor", "tilt"),
+            "p_value",
         ]
     )
     row = {"dataset": dataset, "is_clean": False, "episodes": 50, "windows": 12345, "reason": ""}
@@ -103,6 +106,29 @@ def test_what_is_not_certified_is_said_to_be_unknown() -> None:
     assert never[0] == "not usable at any noise level"
     last = lines_of(SIM | {"sigma_min": 0.99, "index": None})
     assert "no step of flow:10" in last[0]
+
+
+def test_what_choosing_by_window_tilts_and_what_the_weights_cost_is_told() -> None:
+    tilt = {
+        **{"usable": 0.4613, "mixture": 0.9719, "clean": 0.4997, "weighted": 0.4944},
+        **{"windows": 1912.6, "episodes": 343.5},
+    }
+    lines = lines_of(SIM | {"tilt": tilt})
+    assert lines[2:4] == [
+        "46 % of its windows are usable at the lowest noise; with them 0.972 of the training "
+        "windows lie where the clean set has 0.500",
+        "column weight, for all windows at every noise, brings that to 0.494 and is worth 1,913 "
+        "equal windows of 344 episodes",
+    ]
+    assert lines[:2] + lines[4:] == lines_of(SIM)
+
+
+@pytest.mark.parametrize(("p_value", "says"), [(0.001, "finds a"), (0.002, "is not sure of any")])
+def test_the_test_without_a_classifier_is_told_with_its_p_value(p_value: float, says: str) -> None:
+    lines = lines_of(SIM | {"p_value": p_value})
+    told = f"a test without a classifier {says} difference at the lowest noise (p = {p_value:.3f})"
+    assert lines[2] == told
+    assert lines[:2] + lines[3:] == lines_of(SIM)
 
 
 def test_caveats_hold_everything_a_reader_must_know() -> None:

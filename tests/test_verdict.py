@@ -1,18 +1,20 @@
 """The verdict: every number by hand, every caveat with the number it is about."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_study import ACTION, SIGMA, make_envelope, make_episodes, make_study
+from small_study import ACTION, SIGMA, make_arm_curves, make_envelope, make_episodes, make_study
 
 from ambient_curate.arms import Control
 from ambient_curate.checks import Finding
 from ambient_curate.curves import ArmCurves
 from ambient_curate.noise import schedule_levels
 from ambient_curate.study import Study
+from ambient_curate.tilts import Tilt
 from ambient_curate.verdict import (
     TOO_FEW,
     build_verdict,
@@ -28,8 +30,8 @@ TASKS = ["x", "y", "x", "x", "x"]
 KEYS = [
     *("dataset", "group", "is_clean", "episodes", "windows", "sigma_min", "lower", "upper"),
     *("bracket_lower", "bracket_upper"),
-    *("status", "reason", "delta", "tv_low", "tv_high", "tv_finite", "tv_floor", "index"),
-    *("usable", "quantiles", "nulls"),
+    *("status", "reason", "p_value", "delta", "tv_low", "tv_high", "tv_finite", "tv_floor"),
+    *("index", "usable", "quantiles", "nulls", "tilt"),
 ]
 SCHEDULE = "flow:4"  # levels .316, .707, .949 and 1
 
@@ -47,13 +49,13 @@ def study_of(folder: Path, **options: Any) -> Study:
 
 
 def curves(sigma_min: float, dataset: str = "a", group: str | None = None) -> ArmCurves:
-    n = SIGMA.size
-    isotonic = np.linspace(0.1, 0.5, n)
-    return ArmCurves(
-        *(dataset, group, SIGMA, 5, 4, np.full((4, n), 0.5), np.full((4, n), 0.5), isotonic),
-        *(np.zeros((2, n)), np.zeros((2, n)), sigma_min, sigma_min / 2, sigma_min),
-        replace(make_envelope(sigma_min / 4), tv_upper_empirical=np.linspace(0.9, 0.2, n)),
-        np.zeros((6, 10, 3)),
+    """Without a certified upper end; its mean scores say nothing."""
+    envelope = make_envelope(sigma_min / 4)
+    return replace(
+        make_arm_curves(dataset, group, sigma_min),
+        corrupt=np.full((4, SIGMA.size), 0.5),
+        upper=sigma_min,
+        envelope=replace(envelope, tv_upper_empirical=np.linspace(0.9, 0.2, SIGMA.size)),
     )
 
 
@@ -69,6 +71,7 @@ def line(study: Study, sigma_min: float, *found_of: Finding, **rows: list[float]
         {("a", None): curves(sigma_min)},
         {("a", None): found_of},
         {name: np.array(values) for name, values in rows.items()},
+        {},
     )
     assert [row["dataset"] for row in found] == ["clean", "a", "own"]  # the clean one first
     assert all(list(row) == KEYS for row in found)
@@ -108,7 +111,7 @@ def test_the_divergence_is_that_of_the_first_admitted_level(study: Study) -> Non
 
 
 def test_members_are_counted_and_the_clean_one_is_usable_everywhere(study: Study) -> None:
-    clean, a, own = build_verdict(study, {("a", None): curves(0.3)}, {("a", None): [SOUND]}, {})
+    clean, a, own = build_verdict(study, {("a", None): curves(0.3)}, {("a", None): [SOUND]}, {}, {})
     assert [(r["episodes"], r["windows"]) for r in (clean, a, own)] == [(5, 16)] * 3
     assert clean["is_clean"]
     assert [clean[key] for key in ("sigma_min", "lower", "upper")] == [0.0] * 3
@@ -140,7 +143,7 @@ def test_rows_are_spread_with_nulls_as_one(study: Study) -> None:
 def test_groups_follow_their_dataset_with_their_own_counts(folder: Path) -> None:
     study = study_of(folder, granularity="group")
     arms = {("a", None): curves(0.3), ("a", "x"): curves(0.97, "a", "x")}
-    found = build_verdict(study, arms, {}, {})
+    found = build_verdict(study, arms, {}, {}, {})
     lines = [
         tuple(r[k] for k in ("dataset", "group", "episodes", "windows", "sigma_min", "status"))
         for r in found
@@ -154,6 +157,27 @@ def test_groups_follow_their_dataset_with_their_own_counts(folder: Path) -> None
         ("own", "x", 4, 16, None, "too-few-episodes"),
         ("own", "y", 1, 0, None, "too-few-episodes"),
     ]
+
+
+def test_the_p_value_is_that_of_the_test_without_a_classifier(folder: Path) -> None:
+    """Kept where the network is not believed: it does not depend on it."""
+    study = study_of(folder, granularity="group")
+    arms = {("a", None): curves(0.3), ("a", "x"): curves(0.3, "a", "x")}
+    sees = replace(BLIND, passed=True, numbers={"p_value": 0.25})
+    findings = {("a", None): [SOUND, BLIND], ("a", "x"): [SOUND, SKEWED, sees]}
+    found = build_verdict(study, arms, findings, {}, {})
+    p_values = {(row["dataset"], row["group"]): row["p_value"] for row in found}
+    assert p_values["a", None] == 0.001
+    assert p_values["a", "x"] == 0.25
+    assert {p_values[key] for key in p_values if key not in arms} == {None}
+
+
+def test_a_tilt_stands_beside_the_dataset_it_is_of(study: Study) -> None:
+    tilt = Tilt(usable=0.5, mixture=0.976, clean=0.5, weighted=0.49, windows=80.5, episodes=12.0)
+    arms = {("a", None): curves(0.3)}
+    found = build_verdict(study, arms, {}, {"a": np.array([0.0, 1.0])}, {"a": tilt})
+    assert [row["tilt"] for row in found] == [None, asdict(tilt), None]
+    assert json.loads(json.dumps(found[1]["tilt"])) == found[1]["tilt"]
 
 
 @pytest.mark.parametrize(("upper", "recovered"), [(0.4, True), (0.26, True), (0.2, False)])
@@ -229,6 +253,11 @@ def test_a_missed_control_is_told_with_both_levels_and_a_recovered_one_is_not(st
         "too weak for this data"
     )
     assert missed[1:] == list_warnings(study, control | {"recovered": True})
+    too_high = list_warnings(study, control | {"found": 0.9, "recovered": False})
+    assert too_high[0] == (
+        "the planted control was expected at sigma 0.200 and found at 0.900: as if networks "
+        "scored what they were trained on"
+    )
 
 
 def test_an_offset_beyond_the_margin_is_told_at_its_worst_level() -> None:
