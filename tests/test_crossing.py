@@ -12,8 +12,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from ambient_curate.bounds import gaussian_delta
 from ambient_curate.crossing import bootstrap_means, last_crossing, rising_fit
-from ambient_curate.evidence import DRAWS
 from ambient_curate.noise import grid, signal_scale
+from ambient_curate.parts import SCORED
 from ambient_curate.rows import curve_interval
 
 Curve = NDArray[np.float64]
@@ -201,7 +201,7 @@ def test_the_noise_interval_covers_a_datapoint_crossing(
     Exact classifier of N(0, variance) against N(mean, variance), a datapoint x0; nominal 95 %, at
     least 93 % is demanded; measured .940 to .956 with the 8 draws in use (.925 with 4).
     """
-    draws, levels = DRAWS["datapoint"], LEVELS
+    draws, levels = SCORED["datapoint"].draws, LEVELS
     a = signal_scale(levels)
     spread = a**2 * variance + levels**2
 

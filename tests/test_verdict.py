@@ -10,7 +10,8 @@ import pytest
 from small_study import ACTION, SIGMA, make_arm_curves, make_envelope, make_episodes, make_study
 
 from ambient_curate.arms import Control
-from ambient_curate.checks import Finding
+from ambient_curate.checks import WIDENING, Finding
+from ambient_curate.crossing import stretch
 from ambient_curate.curves import ArmCurves
 from ambient_curate.noise import schedule_levels
 from ambient_curate.study import Study
@@ -180,11 +181,12 @@ def test_a_tilt_stands_beside_the_dataset_it_is_of(study: Study) -> None:
     assert json.loads(json.dumps(found[1]["tilt"])) == found[1]["tilt"]
 
 
-@pytest.mark.parametrize(("upper", "recovered"), [(0.4, True), (0.26, True), (0.2, False)])
-def test_a_control_is_recovered_within_its_interval_stretched_twice(
-    study: Study, upper: float, recovered: bool
+@pytest.mark.parametrize(("share", "recovered"), [(1.0, True), (0.01, True), (-0.01, False)])
+def test_a_control_is_recovered_within_its_stretched_interval(
+    study: Study, share: float, recovered: bool
 ) -> None:
-    """In log-SNR .26 is .15 and 1.18: twice that is .43, above .4; .2 is .15 and .61: to .27."""
+    """The upper end from which stretching just reaches .4, and a little to either side."""
+    upper = stretch(0.15, 0.4, 1.0 / WIDENING + share * (1.0 - 1.0 / WIDENING))
     found = replace(curves(0.15), lower=0.1, upper=upper)
     assert describe_control(found, Control(study.clean, 0.4)) == {
         "expected": 0.4,
