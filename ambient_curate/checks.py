@@ -17,7 +17,7 @@ CONFIDENCE = 0.95  # of the accuracy's interval
 WIDENING = 1.3  # of the control's 95 % interval: a false alarm would null every dataset
 HEIGHTENING = 2.5  # of its lower end: what is found too high errs on the safe side
 BALANCE_CONFIDENCE = 0.99  # simultaneous over the levels
-CLEAR_ERRORS = 3.0  # standard errors that a Brier score may lie too low
+CLEAR_ERRORS = 2.0  # standard errors that a Brier score may lie too low
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,6 @@ class Finding:
     passed: bool
     numbers: Mapping[str, float]
     sentence: str
-
-
-@dataclass(frozen=True, eq=False)
-class FoldBrier:
-    """Balanced Brier score of every fold, with its standard error between episodes.
-
-    Parameters
-    ----------
-    mean, error : ndarray, float64, shape (fold,)
-        In [0, 1], and >= 0; the error is infinite where no fold has two episodes of a class.
-    """
-
-    mean: Float64[np.ndarray, " fold"]
-    error: Float64[np.ndarray, " fold"]
 
 
 def check_blindness(
@@ -178,70 +164,60 @@ def check_balance(
     return Finding("balance", passed, numbers, sentence)
 
 
-def average_brier(
-    brier: Float64[np.ndarray, " episode"],
+def check_overfit(
+    in_use: Float64[np.ndarray, " episode"],
+    held_out: Float64[np.ndarray, " episode"],
     is_clean: Bool[np.ndarray, " episode"],
     fold: Int64[np.ndarray, " episode"],
-) -> FoldBrier:
-    """Average episodes' Brier scores by fold, each class with half of the weight.
+) -> Finding:
+    """Find scores that are better than those of a network known not to be trained on the episode.
 
     Parameters
     ----------
-    brier : ndarray, float64, shape (episode,)
-        Mean squared error of the probability of "clean" over an episode.
+    in_use, held_out : ndarray, float64, shape (episode,)
+        Brier score of every episode by the network whose scores are used, and by the other one.
     is_clean : ndarray, bool, shape (episode,)
-        Its class.
+        Its class; each has half of the weight.
     fold : ndarray, int64, shape (episode,)
-        Its fold; every fold has episodes of both classes.
+        Its fold; every fold has episodes of both classes, and counts the same.
+
+    Returns
+    -------
+    Finding
+        Not passed where the scores in use are lower by more than `CLEAR_ERRORS` standard errors of
+        the episodes' differences: then they are not out of fold.
 
     Raises
     ------
     ValueError
         If a fold has no episode of a class.
     """
-    folds = np.unique(fold)
-    mean, square = np.zeros(folds.size), np.zeros(folds.size)
-    for label in (True, False):
-        cell = [brier[(fold == k) & (is_clean == label)] for k in folds]
-        sizes = np.array([scores.size for scores in cell])
-        if not sizes.all():
-            raise ValueError("every fold needs episodes of both classes")
-        freedom = sizes.sum() - folds.size
-        residual = sum(float(np.square(scores - scores.mean()).sum()) for scores in cell)
-        variance = residual / freedom if freedom else np.inf  # pooled: folds have few episodes
-        mean += 0.5 * np.array([scores.mean() for scores in cell])
-        square += 0.25 * variance / sizes
-    return FoldBrier(mean, np.sqrt(square))
-
-
-def check_overfit(reported: FoldBrier, held_out: FoldBrier) -> Finding:
-    """Find reported scores that are better than a network's scores on what it never saw.
-
-    Parameters
-    ----------
-    reported : FoldBrier
-        Of the scores in use.
-    held_out : FoldBrier
-        Of the same folds' networks on episodes that had no part in their fit.
-
-    Returns
-    -------
-    Finding
-        Not passed where the reported score is lower by more than `CLEAR_ERRORS` standard errors,
-        on average over the folds: then scores are not out of fold.
-    """
-    gap = float((held_out.mean - reported.mean).mean())
-    error = float(np.sqrt((reported.error**2 + held_out.error**2).sum())) / reported.mean.size
+    gap, error = _average_by_fold(held_out - in_use, is_clean, fold)
+    mean, _ = _average_by_fold(in_use, is_clean, fold)
     passed = bool(gap <= CLEAR_ERRORS * error)
-    numbers = {
-        "reported": float(reported.mean.mean()),
-        "held_out": float(held_out.mean.mean()),
-        "gap": gap,
-        "error": error,
-    }
+    numbers = {"in_use": mean, "held_out": mean + gap, "gap": gap, "error": error}
     sentence = (
-        f"the Brier score in use is {numbers['reported']:.4f}, that of episodes known to be held "
-        f"out {numbers['held_out']:.4f} (standard error of the gap {error:.4f}): "
+        f"the Brier score in use is {mean:.4f}, that of a network known to hold the episode out "
+        f"{mean + gap:.4f} (standard error of the gap {error:.4f}): "
         f"{'no sign of scores' if passed else 'scores come'} from networks that saw the episode"
     )
     return Finding("overfit", passed, numbers, sentence)
+
+
+def _average_by_fold(
+    values: np.ndarray, is_clean: np.ndarray, fold: np.ndarray
+) -> tuple[float, float]:
+    """Mean of episodes' values and its standard error; folds and classes count the same."""
+    folds = np.unique(fold)
+    means, square = [], 0.0
+    for label in (True, False):
+        cells = [values[(fold == k) & (is_clean == label)] for k in folds]
+        sizes = np.array([cell.size for cell in cells])
+        if not sizes.all():
+            raise ValueError("every fold needs episodes of both classes")
+        freedom = sizes.sum() - folds.size
+        residual = sum(float(np.square(cell - cell.mean()).sum()) for cell in cells)
+        variance = residual / freedom if freedom else np.inf  # pooled: folds have few episodes
+        means.append(float(np.mean([cell.mean() for cell in cells])))
+        square += 0.25 * variance * float((1.0 / sizes).sum()) / folds.size**2
+    return 0.5 * sum(means), float(np.sqrt(square))

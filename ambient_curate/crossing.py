@@ -83,6 +83,8 @@ def few_folds(folds: int) -> float:
     """
     from scipy.special import ndtri, stdtrit
 
+    if folds == 1:
+        return 1.0  # no network was drawn
     return float(stdtrit(folds - 1, 0.975) / ndtri(0.975) * np.sqrt(folds / (folds - 1)))
 
 

@@ -19,6 +19,31 @@ SCORED = ScoreOptions(draws=2, most_windows=64)
 COMPARED = ScoreOptions(draws=2, most_windows=16, every=16)
 
 
+@dataclass(frozen=True)
+class Look:
+    """Who scores an episode, and how much of it.
+
+    Attributes
+    ----------
+    options : ScoreOptions
+        How much.
+    judge : bool
+        By the network that the episode's fold stopped and calibrated, instead of the one that has
+        not met the fold at all. Neither was trained on it.
+    what : str
+        For the progress.
+    """
+
+    options: ScoreOptions
+    judge: bool
+    what: str
+
+
+WHOLE = Look(SCORED, False, "scoring")
+OWN = Look(COMPARED, False, "comparing")
+OTHER = Look(COMPARED, True, "comparing again")
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Statistics of the scored episodes of one arm's member.
@@ -52,7 +77,7 @@ def score_member(
     arm: Arm,
     heads: Int64[np.ndarray, "episode head"],
     *,
-    compared: bool,
+    look: Look,
     workers: int,
     progress: Progress,
 ) -> Iterator[tuple[int, EpisodeScore]]:
@@ -66,9 +91,8 @@ def score_member(
         A whole member, or the control.
     heads : ndarray, int64, shape (episode, head)
         Outputs to score each episode of the arm against.
-    compared : bool
-        By the network that its fold stopped and calibrated, at few levels, instead of the one
-        that has not met the fold at all: what the two say is compared.
+    look : Look
+        Which network, and how much.
     workers : int
         Threads.
     progress : Progress
@@ -81,7 +105,7 @@ def score_member(
     """
     is_clean = arm.dataset == study.clean.dataset
     ids = study.frames[arm.dataset if arm.shift is None else study.clean.dataset].ids
-    back = 1 if compared else 0  # a fold validates the network of the fold before
+    back = 1 if look.judge else 0  # a fold validates the network of the fold before
 
     def score(number: int, stopped: Stopped) -> tuple[int, EpisodeScore]:
         if stopped():
@@ -94,13 +118,11 @@ def score_member(
             [int(head) for head in heads[number] if head >= 0],
             is_clean=is_clean,
             seed=noise_seed(study.options.seed, arm.dataset, ids[episode]),
-            options=COMPARED if compared else SCORED,
+            options=look.options,
         )
         return episode, score
 
-    with progress.task(
-        f"{'comparing' if compared else 'scoring'} {arm.dataset}", total=arm.episodes.size
-    ) as task:
+    with progress.task(f"{look.what} {arm.dataset}", total=arm.episodes.size) as task:
         for result in map_items(score, range(arm.episodes.size), workers=workers):
             yield result
             task.advance(1)

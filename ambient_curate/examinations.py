@@ -8,8 +8,6 @@ from jaxtyping import Float32
 from ambient_curate.arms import Arm, Control
 from ambient_curate.checks import (
     Finding,
-    FoldBrier,
-    average_brier,
     check_balance,
     check_blindness,
     check_control,
@@ -19,7 +17,6 @@ from ambient_curate.curves import ACCURACY, BRIER, ArmCurves, C, Side
 from ambient_curate.energy import MOST_WINDOWS, compare_episodes
 from ambient_curate.episodes import pick_windows
 from ambient_curate.errors import NotEnoughDataError
-from ambient_curate.evidence import COMPARED
 
 RELIABLE = "ok"
 UNRELIABLE = "classifier-unreliable"
@@ -87,23 +84,22 @@ def examine_arm(
     ]
 
 
-def examine_folds(scored: tuple[Side, Side], compared: tuple[Side, Side]) -> Finding:
+def examine_folds(own: tuple[Side, Side], other: tuple[Side, Side]) -> Finding:
     """Ask whether the networks were trained on what they score.
 
     Parameters
     ----------
-    scored, compared : tuple of Side
-        Clean and corrupt scores: by the network that holds an episode out, at every level; and by
-        the one that the episode stopped and calibrated, at those of `COMPARED` alone.
+    own, other : tuple of Side
+        Clean and corrupt scores of the same windows and noise: by the network that holds an
+        episode out, and by the one that the episode stopped and calibrated.
     """
-    return check_overfit(_by_fold(scored, COMPARED.every), _by_fold(compared, 1))
-
-
-def _by_fold(sides: tuple[Side, Side], every: int) -> FoldBrier:
-    brier = [side.statistics[:, BRIER, ::every].mean(axis=1) for side in sides]
-    is_clean = np.repeat([True, False], [len(each) for each in brier])
-    fold = np.concatenate([side.fold for side in sides])
-    return average_brier(np.concatenate(brier), is_clean, fold)
+    in_use, held_out = (
+        np.concatenate([side.statistics[:, BRIER].mean(axis=1) for side in sides])
+        for sides in (own, other)
+    )
+    is_clean = np.repeat([True, False], [len(side.fold) for side in own])
+    fold = np.concatenate([side.fold for side in own])
+    return check_overfit(in_use, held_out, is_clean, fold)
 
 
 def examine_control(found: ArmCurves | None, planted: Control | None) -> list[Finding]:

@@ -16,7 +16,11 @@ from ambient_curate.empirical import compare_sets, measure_arm
 from ambient_curate.engines import Interrupted, Stopped, map_items
 from ambient_curate.envelopes import FiniteSets, build_envelope
 from ambient_curate.evidence import (
+    OTHER,
+    OWN,
+    WHOLE,
     Evidence,
+    Look,
     gather_evidence,
     load_evidence,
     save_evidence,
@@ -143,10 +147,11 @@ def score_study(
 
 @dataclass(frozen=True, eq=False)
 class _Scores:
-    """What the network that never met an episode says of it, and one that it calibrated."""
+    """What networks say of an arm: at length, and in short two of them, so as to compare."""
 
     scored: Evidence
-    compared: Evidence
+    own: Evidence
+    other: Evidence
 
 
 class _Scoring:
@@ -174,10 +179,11 @@ class _Scoring:
         return heads
 
     def score(self, arm: Arm, heads: Int64[np.ndarray, "episode head"], label: str) -> _Scores:
-        """Score an arm twice, or read its scores where they are on disk."""
+        """Score an arm in every way, or read its scores where they are on disk."""
         return _Scores(
             self.score_once(arm, heads, label),
-            self.score_once(arm, heads, f"{label}-compared", compared=True),
+            self.score_once(arm, heads, f"{label}-own", OWN),
+            self.score_once(arm, heads, f"{label}-other", OTHER),
         )
 
     def score_once(
@@ -185,10 +191,9 @@ class _Scoring:
         arm: Arm,
         heads: Int64[np.ndarray, "episode head"],
         label: str,
-        *,
-        compared: bool = False,
+        look: Look = WHOLE,
     ) -> Evidence:
-        """Score an arm by the networks of its own folds, or by those it is compared with."""
+        """Score an arm in one way."""
         place = self.work / "scores" / f"{label}.npz"
         if place.exists():
             return load_evidence(place)
@@ -197,7 +202,7 @@ class _Scoring:
             self.classifiers,
             arm,
             heads,
-            compared=compared,
+            look=look,
             workers=self.workers,
             progress=self.progress,
         )
@@ -252,19 +257,18 @@ class _Scoring:
     ) -> list[Finding]:
         """Ask whether the curves of an arm may be believed."""
         head = self._output(arm)
-        p, q = (
-            self._side(self.study.clean, clean.scored, head),
-            self._side(arm, corrupt.scored, head),
-        )
+        sides = {
+            look: (
+                self._side(self.study.clean, getattr(clean, look), head),
+                self._side(arm, getattr(corrupt, look), head),
+            )
+            for look in ("scored", "own", "other")
+        }
         sure = differ_surely(self.study.clean, arm, float(self.sigma[0]), self._rng(arm, "energy"))
-        rng = self._rng(arm, "examination")
-        compared = (
-            self._side(self.study.clean, clean.compared, head),
-            self._side(arm, corrupt.compared, head),
-        )
+        rng, epsilon = self._rng(arm, "examination"), self.study.options.epsilon
         return [
-            *examine_arm(curves, p, q, sure, epsilon=self.study.options.epsilon, rng=rng),
-            examine_folds((p, q), compared),
+            *examine_arm(curves, *sides["scored"], sure, epsilon=epsilon, rng=rng),
+            examine_folds(sides["own"], sides["other"]),
         ]
 
     def _output(self, arm: Arm) -> int:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from small_study import make_staged
 from threadpoolctl import threadpool_limits
 
 from ambient_curate.study import Study
+
+settings.register_profile("project", deadline=None)  # a busy machine is no failure
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

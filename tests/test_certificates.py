@@ -126,7 +126,7 @@ def test_evidence_is_the_mean_capital_of_the_folds_three_parts_brier_one_part_er
     assert (np.std(each, axis=0) > 0.1).all()
 
 
-@settings(max_examples=15, deadline=None)  # 200 bisections each
+@settings(max_examples=15)  # 200 bisections each
 @given(st.integers(0, 30), st.floats(0.0, 2.0), st.sampled_from([0.01, 0.05, 0.3]))
 def test_a_certified_delta_is_one_whose_evidence_suffices(
     seed: int, delta: float, alpha: float
@@ -159,7 +159,7 @@ def test_a_classifier_that_says_one_half_certifies_nothing() -> None:
     assert certify_jsd(Losses(bce, bce, fold, fold), smallest=0.1).tolist() == [0.0, 0.0]
 
 
-@settings(max_examples=15, deadline=None)  # 200 bisections each
+@settings(max_examples=15)  # 200 bisections each
 @given(st.integers(0, 30))
 def test_names_of_folds_and_classes_do_not_matter(seed: int) -> None:
     losses = random_losses(seed, 60, 140, 3)

@@ -1,6 +1,6 @@
 """Checks at their thresholds, in closed form; then how often a sound classifier fails them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,8 +13,6 @@ from ambient_curate.checks import (
     HEIGHTENING,
     WIDENING,
     Finding,
-    FoldBrier,
-    average_brier,
     check_balance,
     check_blindness,
     check_control,
@@ -125,38 +123,43 @@ def test_a_balance_that_never_varies_is_taken_at_its_word(offset: float, passed:
     assert check_balance(offsets, redraws, sigma, EPSILON).passed == passed
 
 
-def test_brier_means_are_balanced_and_their_errors_pooled_over_folds() -> None:
-    brier = np.array([0.1, 0.3, 0.2, 0.4, 0.5, 0.9, 0.1])
+def test_brier_gaps_are_balanced_and_their_errors_pooled_over_folds() -> None:
+    gap = np.array([0.1, 0.3, 0.2, 0.4, 0.5, 0.9, 0.1])
     is_clean = np.array([True, True, False, True, True, False, False])
     fold = np.array([0, 0, 0, 1, 1, 1, 1])
-    found = average_brier(brier, is_clean, fold)
-    np.testing.assert_allclose(found.mean, [(0.2 + 0.2) / 2, (0.45 + 0.5) / 2])
+    in_use = np.linspace(0.1, 0.2, 7)
+    numbers = check_overfit(in_use, in_use + gap, is_clean, fold).numbers
+    assert numbers["gap"] == pytest.approx(((0.2 + 0.2) / 2 + (0.45 + 0.5) / 2) / 2)
     clean = (0.02 + 0.005) / 2  # four episodes about two means
     corrupt = 0.32 / 1
     squares = [clean / 2 + corrupt / 1, clean / 2 + corrupt / 2]
-    np.testing.assert_allclose(found.error, np.sqrt(np.array(squares) / 4))
+    assert numbers["error"] == pytest.approx(np.sqrt(sum(squares) / 4) / 2)
+    assert numbers["held_out"] - numbers["in_use"] == pytest.approx(numbers["gap"])
 
 
-def test_brier_means_without_a_second_episode_have_no_error_to_go_by() -> None:
-    alone = average_brier(np.array([0.0, 0.0]), np.array([True, False]), np.array([0, 0]))
-    assert np.isinf(alone.error).all()
-    assert check_overfit(alone, replace(alone, mean=np.array([1.0]))).passed
+def test_a_gap_without_a_second_episode_has_no_error_to_go_by() -> None:
+    none, one = np.zeros(2), np.ones(2)
+    labels, fold = np.array([True, False]), np.array([0, 0])
+    finding = check_overfit(none, one, labels, fold)
+    assert np.isinf(finding.numbers["error"])
+    assert finding.passed
     with pytest.raises(ValueError, match="both classes"):
-        average_brier(np.zeros(2), np.array([True, False]), np.array([0, 1]))
+        check_overfit(none, one, labels, np.array([0, 1]))
 
 
 @pytest.mark.parametrize(("errors", "passed"), [(-9.0, True), (-0.05, True), (0.05, False)])
 def test_scores_clearly_better_than_held_out_ones_are_not_out_of_fold(
     errors: float, passed: bool
 ) -> None:
-    reported = FoldBrier(np.array([0.20, 0.22]), np.array([0.003, 0.004]))
-    error = np.sqrt(0.003**2 + 0.004**2 + 2 * 0.01**2) / 2
-    gap = (CLEAR_ERRORS + errors) * error
-    held_out = FoldBrier(reported.mean + gap + [0.01, -0.01], np.array([0.01, 0.01]))
-    finding = check_overfit(reported, held_out)
+    """By the differences of episodes: their own spread, three times as large, is no excuse."""
+    rng = np.random.default_rng(0)
+    in_use, differences = rng.normal(0.2, 0.03, 40), rng.normal(0.0, 0.01, 40)
+    labels, fold = np.arange(40) % 2 == 0, np.arange(40) // 2 % 2
+    level = check_overfit(in_use, in_use + differences, labels, fold).numbers
+    moved = differences - level["gap"] + (CLEAR_ERRORS + errors) * level["error"]
+    finding = check_overfit(in_use, in_use + moved, labels, fold)
     assert finding.passed == passed
-    assert finding.numbers["gap"] == pytest.approx(gap)
-    assert finding.numbers["error"] == pytest.approx(error)
+    assert level["error"] < 0.01 / np.sqrt(30)
 
 
 LEVELS = grid("squaredcos_cap_v2:20", base_levels=12)
@@ -193,13 +196,15 @@ class Scores:
     fold: np.ndarray
 
 
-def score_class(
-    rng: np.random.Generator, world: World, networks: np.ndarray, *, is_clean: bool, leak: float
-) -> Scores:
+def draw_windows(rng: np.random.Generator, world: World, *, is_clean: bool) -> np.ndarray:
     n = world.clean if is_clean else world.corrupt
-    fold = np.arange(n) % FOLDS
     x = rng.normal(size=(n, 1, DIM)) + 0.5 * rng.normal(size=(n, WINDOWS, DIM))
     x[..., 0] += 0.0 if is_clean else world.shift
+    return x
+
+
+def score_class(x: np.ndarray, networks: np.ndarray, *, is_clean: bool, leak: float) -> Scores:
+    fold = np.arange(len(x)) % FOLDS
     side = 1.0 if is_clean else -1.0
     fade = signal_scale(LEVELS) ** 2
     drift = np.einsum("nwd,nd->nw", x, networks[fold, :DIM]) + networks[fold, None, DIM]
@@ -251,29 +256,30 @@ def run_checks(rng: np.random.Generator, world: World) -> list[Finding]:
     best[DIM] = world.shift**2 / 2.5
     networks = world.gain * best + world.wobble * rng.normal(size=(FOLDS, DIM + 1))
     networks[:, DIM] += world.tilt
-    p, q = (
-        score_class(rng, world, networks, is_clean=side, leak=world.leak) for side in (True, False)
-    )
+    windows = {side: draw_windows(rng, world, is_clean=side) for side in (True, False)}
+    p, q = (score_class(x, networks, is_clean=side, leak=world.leak) for side, x in windows.items())
     seed = int(rng.integers(2**32))
     offset = p.c.mean(axis=0) + q.c.mean(axis=0) - 1.0
     both = redraw(p.c, p.fold, rng, seed) + redraw(q.c, q.fold, rng, seed) - 1.0
     hits = sum(redraw(side.accuracy[:, :1], side.fold, rng, seed) for side in (p, q)) / 2
     energy = compare_episodes(p.windows, q.windows, sigma=float(LEVELS[0]), rng=rng)
-    fresh = [score_class(rng, world, networks, is_clean=side, leak=0.0) for side in (True, False)]
+    judges = np.roll(networks, 1, axis=0)  # of a fold, the network before its own
+    other = [score_class(x, judges, is_clean=side, leak=0.0) for side, x in windows.items()]
     return [
         check_blindness(energy.p_value, hits[:, 0], float(cross(q.c.mean(axis=0)[None])[0])),
         control_of(rng, world),
         check_balance(offset, both, LEVELS, EPSILON),
-        check_overfit(brier_of([p, q]), brier_of(fresh)),
+        check_overfit(
+            brier_of([p, q]),
+            brier_of(other),
+            np.repeat([True, False], [world.clean, world.corrupt]),
+            np.concatenate([p.fold, q.fold]),
+        ),
     ]
 
 
-def brier_of(sides: list[Scores]) -> FoldBrier:
-    return average_brier(
-        np.concatenate([side.brier.mean(axis=1) for side in sides]),
-        np.repeat([True, False], [len(side.fold) for side in sides]),
-        np.concatenate([side.fold for side in sides]),
-    )
+def brier_of(sides: list[Scores]) -> np.ndarray:
+    return np.concatenate([side.brier.mean(axis=1) for side in sides])
 
 
 def share_failed(world: World, repetitions: int) -> tuple[dict[str, float], float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
+from scipy.stats import t as student
 from small_study import SIGMA
 
 from ambient_curate import curves
@@ -22,7 +23,7 @@ from ambient_curate.curves import (
 )
 from ambient_curate.envelopes import FiniteSets, build_envelope
 from ambient_curate.manifest import read_curves, read_reliability, write_curves, write_reliability
-from ambient_curate.noise import log_snr
+from ambient_curate.noise import log_snr, sigma_from_log_snr
 from ambient_curate.scoring import BANDS, BINS, STATISTICS, band_of
 
 EPSILON = 0.05
@@ -108,7 +109,7 @@ def naive_intervals(clean: Side, corrupt: Side, repeats: int) -> tuple[np.ndarra
     return tuple(np.quantile(values, tail, axis=0) for values in (deltas, tvs, crossings))
 
 
-def test_intervals_are_percentiles_over_redrawn_folds_and_episodes(
+def test_intervals_are_percentiles_over_redrawn_folds_and_episodes_widened_for_few_folds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(curves, "bootstrap_means", bootstrap_means)
@@ -116,6 +117,13 @@ def test_intervals_are_percentiles_over_redrawn_folds_and_episodes(
     corrupt = make_side(RISING, 40, 2, weighted=True)
     found = summarize(clean, corrupt)
     delta, tv, crossing = naive_intervals(clean, corrupt, 600)
+    folds = np.unique(clean.fold).size
+    by = student.ppf(0.975, folds - 1) / 1.96 * np.sqrt(folds / (folds - 1))
+    delta = np.clip(found.delta + by * (delta - found.delta), 0.0, 2.0)
+    estimate = np.maximum(found.clean[3] + found.corrupt[3] - 1.0, 0.0)
+    tv = np.clip(estimate + by * (tv - estimate), 0.0, 1.0)
+    middle = log_snr(found.sigma_min)
+    crossing = sigma_from_log_snr(middle + by * (log_snr(crossing) - middle))
     np.testing.assert_allclose(found.delta_interval, delta, atol=0.03)
     np.testing.assert_allclose(found.tv_interval, tv, atol=0.06)
     np.testing.assert_allclose([found.lower, found.upper], crossing, atol=0.03)

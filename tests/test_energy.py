@@ -71,7 +71,7 @@ def statistic_of(distances: np.ndarray, clean: Sequence[int]) -> float:
     return float(2 * across - within[0] - within[1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.integers(0, 99))
 def test_distances_of_episodes_are_means_over_pairs_of_windows(
     counts: list[int], seed: int

@@ -15,8 +15,12 @@ from ambient_curate.classifier import FoldClassifier
 from ambient_curate.engines import Interrupted
 from ambient_curate.evidence import (
     COMPARED,
+    OTHER,
+    OWN,
     SCORED,
+    WHOLE,
     Evidence,
+    Look,
     gather_evidence,
     load_evidence,
     save_evidence,
@@ -108,12 +112,10 @@ def gather(
     arm: Arm,
     heads: np.ndarray,
     *,
-    compared: bool = False,
+    look: Look = WHOLE,
     workers: int = 1,
 ) -> list[tuple[int, EpisodeScore]]:
-    scores = score_member(
-        study, networks, arm, heads, compared=compared, workers=workers, progress=SILENT
-    )
+    scores = score_member(study, networks, arm, heads, look=look, workers=workers, progress=SILENT)
     return list(scores)
 
 
@@ -135,9 +137,11 @@ def judge_of(study: Study, monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     return {validation[0]: network for network, validation in enumerate(drawn[1::2])}
 
 
-@pytest.mark.parametrize(("workers", "compared"), [(1, False), (3, False), (1, True), (3, True)])
+@pytest.mark.parametrize(
+    ("workers", "look"), [(1, WHOLE), (3, WHOLE), (1, OWN), (1, OTHER), (3, OTHER)]
+)
 def test_every_episode_is_scored_by_a_network_that_was_not_trained_on_it(
-    studies: dict[str, Study], workers: int, compared: bool, monkeypatch: pytest.MonkeyPatch
+    studies: dict[str, Study], workers: int, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that its fold has no part in; to compare, the one that its fold calibrated."""
     study = studies["dataset"]
@@ -145,9 +149,9 @@ def test_every_episode_is_scored_by_a_network_that_was_not_trained_on_it(
     heads = np.array([[0, 1] if row % 2 else [0, -1] for row in range(7)])
     arm = study.corrupt[0]
     networks = [constant(p) for p in says]
-    found = gather(study, networks, arm, heads, compared=compared, workers=workers)
-    scorer = judge_of(study, monkeypatch) if compared else {fold: fold for fold in range(3)}
-    levels = 1 if compared else SIGMA.size  # every sixteenth of eight
+    found = gather(study, networks, arm, heads, look=look, workers=workers)
+    scorer = judge_of(study, monkeypatch) if look is OTHER else {fold: fold for fold in range(3)}
+    levels = 1 if look.options is COMPARED else SIGMA.size  # every sixteenth of eight
     assert [episode for episode, _ in found] == arm.episodes.tolist() == [0, 1, 2, 3, 4, 5, 7]
     for (episode, score), present in zip(found, heads, strict=True):
         p = says[scorer[int(study.folds["a"][episode])]]
@@ -172,18 +176,18 @@ def test_as_much_of_an_episode_is_scored_at_every_granularity(studies: dict[str,
     assert ScoreOptions(2, 16, 16) == COMPARED
     heads = np.zeros((7, 1), dtype=np.int64)
     networks = [make_classifier(2, seed=seed) for seed in range(3)]
-    for compared in (False, True):
+    for look in (WHOLE, OWN, OTHER):
         one, other = (
-            gather(study, networks, study.corrupt[0], heads, compared=compared)
+            gather(study, networks, study.corrupt[0], heads, look=look)
             for study in studies.values()
         )
         for (_, a), (_, b) in zip(one, other, strict=True):
             assert a.statistics.tolist() == b.statistics.tolist()
 
 
-@pytest.mark.parametrize(("compared", "options"), [(False, SCORED), (True, COMPARED)])
+@pytest.mark.parametrize(("look", "options"), [(WHOLE, SCORED), (OWN, COMPARED), (OTHER, COMPARED)])
 def test_noise_comes_from_the_identity_of_the_episode(
-    studies: dict[str, Study], compared: bool, options: ScoreOptions
+    studies: dict[str, Study], look: Look, options: ScoreOptions
 ) -> None:
     """The control shares its windows with the clean set, never its noise."""
     study = studies["dataset"]
@@ -191,9 +195,9 @@ def test_noise_comes_from_the_identity_of_the_episode(
     networks = [make_classifier(2, seed=seed) for seed in range(3)]
     for arm, name in ((study.corrupt[0], "a"), (study.control.arm, study.control.arm.dataset)):
         heads = np.ones((arm.episodes.size, 1), dtype=np.int64)
-        for episode, score in gather(study, networks, arm, heads, compared=compared):
+        for episode, score in gather(study, networks, arm, heads, look=look):
             alone = score_episode(
-                networks[(int(arm.fold[episode]) - compared) % 3],
+                networks[(int(arm.fold[episode]) - (look is OTHER)) % 3],
                 arm,
                 episode,
                 [1],

@@ -87,7 +87,7 @@ def check_equal(frames: Frames, episodes: list[Episode]) -> None:
                 np.testing.assert_array_equal(mapped, values, strict=True)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(episode_lists())
 def test_any_list_of_episodes_comes_back_exactly(episodes: list[Episode]) -> None:
     with tempfile.TemporaryDirectory() as folder:

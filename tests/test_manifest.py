@@ -97,7 +97,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return manifest.sort_rows(table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables())
 def test_what_is_written_is_what_is_read(
     table: pa.Table, tmp_path_factory: pytest.TempPathFactory
@@ -109,7 +109,7 @@ def test_what_is_written_is_what_is_read(
     assert back.schema.equals(manifest.manifest_schema(METADATA), check_metadata=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), table=tables())
 def test_bytes_do_not_depend_on_row_order_chunks_or_dictionaries(
     data: st.DataObject, table: pa.Table, tmp_path_factory: pytest.TempPathFactory
@@ -124,7 +124,7 @@ def test_bytes_do_not_depend_on_row_order_chunks_or_dictionaries(
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), table=tables())
 def test_only_the_sorted_order_is_valid(data: st.DataObject, table: pa.Table) -> None:
     order = data.draw(st.permutations(range(len(table))))

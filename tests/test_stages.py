@@ -24,8 +24,10 @@ from ambient_curate.stages import Answers, score_study
 from ambient_curate.study import Study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SCORED = ["00000-compared", "00000", "00001-compared", "00001"]  # a, b; c has too few episodes
-NAMES = [*SCORED, "clean-compared", "clean", "control"]
+SCORED = [
+    f"0000{i}{end}" for i in range(2) for end in ("-other", "-own", "")
+]  # a, b; c has too few episodes
+NAMES = [*SCORED, "clean-other", "clean-own", "clean", "control"]
 SOUND = Finding("overfit", True, {}, "sound")
 
 
@@ -93,7 +95,7 @@ def test_finished_members_are_not_scored_again(
         assert (again.arms[key].sigma_min, again.arms[key].lower) == (arm.sigma_min, arm.lower)
 
 
-@pytest.mark.parametrize("lost", [["00001"], ["00001-compared"], ["clean", "control"]])
+@pytest.mark.parametrize("lost", [["00001"], ["00001-own", "00001-other"], ["clean", "control"]])
 def test_a_killed_member_is_scored_again_to_the_same_bytes_and_no_other(
     study_of: Callable[..., Study], tmp_path: Path, lost: list[str]
 ) -> None:
@@ -199,7 +201,7 @@ def test_networks_that_remember_what_they_score_are_told_from_the_others(
         *_, finding = answers.findings[name, None]
         assert (finding.check, finding.passed) == ("overfit", passed)
         assert finding.numbers["held_out"] == pytest.approx(0.25)
-        assert finding.numbers["reported"] == pytest.approx(brier)
+        assert finding.numbers["in_use"] == pytest.approx(brier)
 
 
 def test_without_a_control_the_answers_stand(tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
     answers = score(study, tmp_path)
     names = [("a", None), ("a", "x"), ("b", None), ("b", "x")]
     assert list(answers.arms) == list(answers.statuses) == list(answers.findings) == names
-    for label in ("00001", "00001-compared"):
+    for label in ("00001", "00001-own", "00001-other"):
         stored = load_evidence(tmp_path / "scores" / f"{label}.npz")
         whole, part = study.head("b"), study.head("b", "x")
         assert stored.heads.tolist() == [[whole, part if task == "x" else -1] for task in TASKS]

@@ -97,7 +97,7 @@ def decode_with_protobuf(payload: bytes) -> dict[str, Any]:
     return decoded
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(payload=messages())
 def test_every_legal_encoding_is_read_as_protobuf_reads_it(tmp_path: Path, payload: bytes) -> None:
     (record,) = read_records(write(tmp_path / "one", frame(payload)), checksums=True)
