@@ -14,7 +14,7 @@ from ambient_curate.crossing import stretch
 
 CERTAIN = 0.001  # largest p-value that counts as a difference
 CONFIDENCE = 0.95  # of the accuracy's interval
-WIDENING = 1.3  # of the control's 95 % interval: a false alarm would null every dataset
+WIDENING = 1.6  # of the control's 95 % interval: a false alarm would null every dataset
 HEIGHTENING = 2.5  # of its lower end: what is found too high errs on the safe side
 BALANCE_CONFIDENCE = 0.99  # simultaneous over the levels
 CLEAR_ERRORS = 2.0  # standard errors that a Brier score may lie too low
