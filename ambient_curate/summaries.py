@@ -106,6 +106,11 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
             f"certified, whatever the classifier: up to sigma {_sigma(row['bracket_lower'])} TV is "
             f"at least {2 * epsilon:.3f}"
         )
+    elif row["tv_lower"]:
+        yield (
+            "certified, whatever the classifier: at the lowest noise TV is at least "
+            f"{row['tv_lower']:.3f}; that Delta is above the rule's is not certified"
+        )
     else:
         yield "no difference is certified"
     if row["tv_finite"] is not None:

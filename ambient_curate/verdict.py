@@ -123,6 +123,7 @@ def _row(
         "status": status,
         "reason": reason,
         "p_value": _p_value(findings.get(key, ())),
+        "tv_lower": None if arm is None else null_if_nan(float(arm.envelope.tv_lower[0])),
         **_divergence(study, arm if status == "ok" else None, values[0]),
         **_usable(study, values[0], sigma_min.get(name)),
     }

@@ -33,6 +33,7 @@ VERDICT = {
     **{"group": None, "episodes": 50, "windows": 700, "reason": "", "quantiles": None},
     **{"nulls": 0, "usable": 1.0, "delta": None, "tv_low": None, "tv_high": None, "index": 0},
     **{"bracket_lower": 0.0, "bracket_upper": 1.0, "tv_finite": None, "tv_floor": None},
+    **{"tilt": None, "p_value": None, "tv_lower": None},
 }
 CLEAN = {"dataset": "own", "is_clean": True, "status": "ok", **VERDICT}
 CLEAN |= {"sigma_min": 0.0, "lower": 0.0, "upper": 0.0}

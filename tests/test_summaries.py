@@ -25,7 +25,7 @@ def make_row(dataset: str, **changes: Any) -> dict[str, Any]:
         [
             *("group", "sigma_min", "lower", "upper", "delta", "tv_low", "tv_high", "index"),
             *("usable", "bracket_lower", "bracket_upper", "tv_finite", "tv_floor", "tilt"),
-            "p_value",
+            *("p_value", "tv_lower"),
         ]
     )
     row = {"dataset": dataset, "is_clean": False, "episodes": 50, "windows": 12345, "reason": ""}
@@ -100,6 +100,10 @@ def test_a_number_is_told_with_what_is_believed_certified_and_unknown() -> None:
 def test_what_is_not_certified_is_said_to_be_unknown() -> None:
     nothing = SIM | {"bracket_lower": 0.0, "tv_floor": None, "tv_finite": None}
     assert lines_of(nothing)[2:] == ["no difference is certified"]
+    (some,) = lines_of(nothing | {"tv_lower": 0.39})[2:]
+    assert some.startswith("certified, whatever the classifier: at the lowest noise TV is at least")
+    assert "0.390" in some
+    assert some.endswith("that Delta is above the rule's is not certified")
     both = lines_of(SIM | {"bracket_upper": 0.5})
     assert both[-1] == "certified: from sigma 0.500 on Delta is below the rule's"
     never = lines_of(SIM | {"sigma_min": 1.0, "index": None, "tv_high": None, "tv_finite": None})

@@ -31,7 +31,17 @@ TASKS = ["x", "y", "x", "x", "x"]
 KEYS = [
     *("dataset", "group", "is_clean", "episodes", "windows", "sigma_min", "lower", "upper"),
     *("bracket_lower", "bracket_upper"),
-    *("status", "reason", "p_value", "delta", "tv_low", "tv_high", "tv_finite", "tv_floor"),
+    *(
+        "status",
+        "reason",
+        "p_value",
+        "tv_lower",
+        "delta",
+        "tv_low",
+        "tv_high",
+        "tv_finite",
+        "tv_floor",
+    ),
     *("index", "usable", "quantiles", "nulls", "tilt"),
 ]
 SCHEDULE = "flow:4"  # levels .316, .707, .949 and 1
@@ -56,7 +66,11 @@ def curves(sigma_min: float, dataset: str = "a", group: str | None = None) -> Ar
         make_arm_curves(dataset, group, sigma_min),
         corrupt=np.full((4, SIGMA.size), 0.5),
         upper=sigma_min,
-        envelope=replace(envelope, tv_upper_empirical=np.linspace(0.9, 0.2, SIGMA.size)),
+        envelope=replace(
+            envelope,
+            tv_upper_empirical=np.linspace(0.9, 0.2, SIGMA.size),
+            tv_lower=np.linspace(0.4, 0.0, SIGMA.size),
+        ),
     )
 
 
@@ -167,6 +181,7 @@ def test_the_p_value_is_that_of_the_test_without_a_classifier(folder: Path) -> N
     sees = replace(BLIND, passed=True, numbers={"p_value": 0.25})
     findings = {("a", None): [SOUND, BLIND], ("a", "x"): [SOUND, SKEWED, sees]}
     found = build_verdict(study, arms, findings, {}, {})
+    assert [row["tv_lower"] for row in found][:2] == [None, 0.4]  # at the lowest level
     p_values = {(row["dataset"], row["group"]): row["p_value"] for row in found}
     assert p_values["a", None] == 0.001
     assert p_values["a", "x"] == 0.25
