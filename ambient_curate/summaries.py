@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ambient_curate.checks import CERTAIN
 from ambient_curate.inspection import Inspection, MemberInspection
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 
@@ -96,10 +95,9 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     if row["tilt"] is not None:
         yield from _tilting(row["tilt"])
     if row["p_value"] is not None:
-        finding = "finds a" if row["p_value"] <= CERTAIN else "is not sure of any"
         yield (
-            f"a test without a classifier {finding} difference at the lowest noise "
-            f"(p = {row['p_value']:.3f})"
+            "without a classifier: so large a difference at the lowest noise has p = "
+            f"{row['p_value']:.3f} if both follow one law"
         )
     if row["bracket_lower"] > 0.0:
         yield (
@@ -126,14 +124,17 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
 
 def _tilting(tilt: Mapping[str, float]) -> Iterator[str]:
     """Say what choosing by window does to the mixture, and what the weights make of it."""
+    if tilt["usable"] == 0.0:
+        yield "none of its windows is usable at the lowest noise"
+    else:
+        yield (
+            f"{100 * tilt['usable']:.1f} % of its windows are usable at the lowest noise; with "
+            f"them {tilt['mixture']:.3f} of the training windows lie where the clean set has "
+            f"{tilt['clean']:.3f}; by column weight, {tilt['weighted']:.3f}"
+        )
     yield (
-        f"{100 * tilt['usable']:.0f} % of its windows are usable at the lowest noise; with them "
-        f"{tilt['mixture']:.3f} of the training windows lie where the clean set has "
-        f"{tilt['clean']:.3f}"
-    )
-    yield (
-        f"column weight, for all windows at every noise, brings that to {tilt['weighted']:.3f} and "
-        f"is worth {tilt['windows']:,.0f} equal windows of {tilt['episodes']:,.0f} episodes"
+        f"all its windows and the clean set's by column weight are worth {tilt['windows']:,.0f} "
+        f"equal windows of {tilt['episodes']:,.0f} episodes"
     )
 
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ambient_curate.inspection import Inspection, MemberInspection
 from ambient_curate.summaries import (
     caveats,
@@ -119,19 +117,23 @@ def test_what_choosing_by_window_tilts_and_what_the_weights_cost_is_told() -> No
     }
     lines = lines_of(SIM | {"tilt": tilt})
     assert lines[2:4] == [
-        "46 % of its windows are usable at the lowest noise; with them 0.972 of the training "
-        "windows lie where the clean set has 0.500",
-        "column weight, for all windows at every noise, brings that to 0.494 and is worth 1,913 "
-        "equal windows of 344 episodes",
+        "46.1 % of its windows are usable at the lowest noise; with them 0.972 of the training "
+        "windows lie where the clean set has 0.500; by column weight, 0.494",
+        "all its windows and the clean set's by column weight are worth 1,913 equal windows of "
+        "344 episodes",
     ]
+    none = lines_of(SIM | {"tilt": tilt | {"usable": 0.0}})
+    assert none[2] == "none of its windows is usable at the lowest noise"
+    assert none[3:] == lines[3:]
     assert lines[:2] + lines[4:] == lines_of(SIM)
 
 
-@pytest.mark.parametrize(("p_value", "says"), [(0.001, "finds a"), (0.002, "is not sure of any")])
-def test_the_test_without_a_classifier_is_told_with_its_p_value(p_value: float, says: str) -> None:
-    lines = lines_of(SIM | {"p_value": p_value})
-    told = f"a test without a classifier {says} difference at the lowest noise (p = {p_value:.3f})"
-    assert lines[2] == told
+def test_the_test_without_a_classifier_is_told_with_its_p_value() -> None:
+    lines = lines_of(SIM | {"p_value": 0.0121})
+    assert lines[2] == (
+        "without a classifier: so large a difference at the lowest noise has p = 0.012 if both "
+        "follow one law"
+    )
     assert lines[:2] + lines[3:] == lines_of(SIM)
 
 
