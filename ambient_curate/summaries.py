@@ -92,6 +92,8 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     else:
         yield f"usable above sigma {_sigma(row['sigma_min'])}: {_trainer_time(row, schedule)}"
         yield f"if the classifier is near-optimal: then TV is at most {row['tv_high']:.3f} there"
+    if row["tv_finite"] is not None:
+        yield f"the sampled windows differ there by a TV of at most {row['tv_finite']:.3f}"
     if row["tilt"] is not None:
         yield from _tilting(row["tilt"])
     if row["p_value"] is not None:
@@ -111,8 +113,6 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
         )
     else:
         yield "no difference is certified"
-    if row["tv_finite"] is not None:
-        yield f"the sampled windows differ there by a TV of at most {row['tv_finite']:.3f}"
     if row["bracket_upper"] < 1.0:
         yield f"certified: from sigma {_sigma(row['bracket_upper'])} on Delta is below the rule's"
     elif row["tv_floor"] is not None:

@@ -89,8 +89,8 @@ def test_a_number_is_told_with_what_is_believed_certified_and_unknown() -> None:
     assert lines_of(SIM) == [
         "usable above sigma 0.074: step 4 of flow:10, EDM noise 0.074, flow time 0.069",
         "if the classifier is near-optimal: then TV is at most 0.316 there",
-        "certified, whatever the classifier: up to sigma 0.020 TV is at least 0.100",
         "the sampled windows differ there by a TV of at most 0.411",
+        "certified, whatever the classifier: up to sigma 0.020 TV is at least 0.100",
         "no upper bound on the populations' TV below 0.196 can come from so few episodes",
     ]
 
@@ -116,25 +116,25 @@ def test_what_choosing_by_window_tilts_and_what_the_weights_cost_is_told() -> No
         **{"windows": 1912.6, "episodes": 343.5},
     }
     lines = lines_of(SIM | {"tilt": tilt})
-    assert lines[2:4] == [
+    assert lines[3:5] == [
         "46.1 % of its windows are usable at the lowest noise; with them 0.972 of the training "
         "windows lie where the clean set has 0.500; by column weight, 0.494",
         "all its windows and the clean set's by column weight are worth 1,913 equal windows of "
         "344 episodes",
     ]
     none = lines_of(SIM | {"tilt": tilt | {"usable": 0.0}})
-    assert none[2] == "none of its windows is usable at the lowest noise"
-    assert none[3:] == lines[3:]
-    assert lines[:2] + lines[4:] == lines_of(SIM)
+    assert none[3] == "none of its windows is usable at the lowest noise"
+    assert none[4:] == lines[4:]
+    assert lines[:3] + lines[5:] == lines_of(SIM)
 
 
 def test_the_test_without_a_classifier_is_told_with_its_p_value() -> None:
     lines = lines_of(SIM | {"p_value": 0.0121})
-    assert lines[2] == (
+    assert lines[3] == (
         "without a classifier: so large a difference at the lowest noise has p = 0.012 if both "
         "follow one law"
     )
-    assert lines[:2] + lines[3:] == lines_of(SIM)
+    assert lines[:3] + lines[4:] == lines_of(SIM)
 
 
 def test_caveats_hold_everything_a_reader_must_know() -> None:
