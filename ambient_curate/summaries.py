@@ -109,7 +109,7 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     elif row["tv_lower"]:
         yield (
             "certified, whatever the classifier: at the lowest noise TV is at least "
-            f"{row['tv_lower']:.3f}; that Delta is above the rule's is not certified"
+            f"{row['tv_lower']:.3f}, too little for a bracket"
         )
     else:
         yield "no difference is certified"
