@@ -128,6 +128,8 @@ class _Writer:
             arm.dataset: int(arm.windows.counts[arm.episodes].sum())
             for arm in (study.clean, *self.mixed.values())
         }
+        total = sum(self.counts.values())
+        self.shares = {name: count / total for name, count in self.counts.items()}
 
     def write(self, number: int, name: str, workers: int, progress: Progress) -> None:
         """Write a member's part, after the sums over its windows."""
@@ -177,7 +179,8 @@ class _Writer:
 
     def _score_corrupt(self, head: int, episode: int) -> Scored:
         arm = self.mixed[head]
-        blocks = list(self._windows(arm, episode, [head]))
+        weighed = list(self.mixed) if self.by_window else []
+        blocks = list(self._windows(arm, episode, [head], lowest=weighed))
         curves, errors = (
             np.concatenate([getattr(block, name)[..., 0] for block in blocks])
             for name in ("curves", "errors")
@@ -185,11 +188,17 @@ class _Writer:
         if not self.by_window:
             return episode, (curves, errors), None, []
         lowest = np.concatenate([block.lowest for block in blocks])
-        tally = self._tally(arm, episode, arm, lowest[:, head], self._usable(curves))
-        return episode, (curves, errors), self._weigh(lowest[:, list(self.mixed)]), [tally]
+        tally = self._tally(arm, episode, arm, curves[:, 0], self._usable(curves))
+        return episode, (curves, errors), self._weigh(lowest), [tally]
 
     def _windows(
-        self, arm: Arm, episode: int, heads: Sequence[int], *, every: int = 1
+        self,
+        arm: Arm,
+        episode: int,
+        heads: Sequence[int],
+        *,
+        lowest: Sequence[int] = (),
+        every: int = 1,
     ) -> Iterator[WindowScores]:
         name = self.study.frames[arm.dataset].ids[episode]
         return score_windows(
@@ -197,6 +206,7 @@ class _Writer:
             arm,
             episode,
             heads,
+            lowest,
             seed=noise_seed(self.study.options.seed, arm.dataset, name),
             options=replace(self.options, every=every),
         )
@@ -205,8 +215,7 @@ class _Writer:
         return np.all(curves > 0.5 - self.study.options.epsilon, axis=1)
 
     def _weigh(self, c: np.ndarray) -> np.ndarray:
-        total = sum(self.counts.values())
-        shares = [self.counts[arm.dataset] / total for arm in self.mixed.values()]
+        shares = [self.shares[arm.dataset] for arm in self.mixed.values()]
         return unbiased_weights(c, np.array(shares))
 
     def _tally(
@@ -235,8 +244,6 @@ class _Writer:
         }
         if not self.by_window:
             return RowAnswers(sigma_min, {}, {})
-        total = sum(self.counts.values())
-        shares = {name: count / total for name, count in self.counts.items()}
         clean = load_tallies(_tallies(self.work, numbers[self.study.clean.dataset]))
         tilts = {
             arm.dataset: describe_tilt(
@@ -244,4 +251,4 @@ class _Writer:
             )
             for own, arm in zip(clean, self.mixed.values(), strict=True)
         }
-        return RowAnswers(sigma_min, shares, tilts)
+        return RowAnswers(sigma_min, self.shares, tilts)

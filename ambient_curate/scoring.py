@@ -65,13 +65,13 @@ class WindowScores:
     ----------
     curves, errors : ndarray, float32, shape (window, level, head)
         Mean probability of "clean" for each asked head, and its standard error over the draws.
-    lowest : ndarray, float32, shape (window, every head)
-        The same mean at the lowest level, for every head of the network.
+    lowest : ndarray, float32, shape (window, other head)
+        The same mean at the lowest level alone, for other heads.
     """
 
     curves: Float32[np.ndarray, "window level head"]
     errors: Float32[np.ndarray, "window level head"]
-    lowest: Float32[np.ndarray, "window every_head"]
+    lowest: Float32[np.ndarray, "window other_head"]
 
 
 def noise_seed(seed: int, dataset: str, episode_id: str) -> list[int]:
@@ -123,6 +123,7 @@ def score_windows(
     arm: Arm,
     episode: int,
     heads: Sequence[int],
+    lowest: Sequence[int] = (),
     *,
     seed: Sequence[int],
     options: ScoreOptions,
@@ -138,17 +139,20 @@ def score_windows(
         As in `score_episode`.
     heads : sequence of int
         Corrupt arms whose curves are wanted.
+    lowest : sequence of int
+        Corrupt arms against which the windows are scored at the lowest level alone.
     """
-    every = range(classifier.slope.shape[0])
     for windows, noise in _noise_windows(arm, episode, seed, options):
         parts = [
             classifier.predict(windows, noise, heads, levels)
             for _, levels in _split_levels(classifier, noise, options.every)
         ]
         c = torch.cat(parts).transpose(0, 1)  # (window, level, draw, head)
-        lowest = classifier.predict(windows, noise, every, slice(0, 1))[0].mean(dim=1)
+        at_lowest = torch.empty(len(windows), 0)
+        if lowest:
+            at_lowest = classifier.predict(windows, noise, lowest, slice(0, 1))[0].mean(dim=1)
         error = c.std(dim=2) / options.draws**0.5
-        yield WindowScores(c.mean(dim=2).numpy(), error.numpy(), lowest.numpy())
+        yield WindowScores(c.mean(dim=2).numpy(), error.numpy(), at_lowest.numpy())
 
 
 def _noise_windows(

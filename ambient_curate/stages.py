@@ -235,8 +235,7 @@ class _Scoring:
 
     def summarize(self, arm: Arm, clean: Evidence, corrupt: Evidence) -> ArmCurves:
         """Curves, crossing and bounds of one arm."""
-        head = self._output(arm)
-        p, q = self._side(self.study.clean, clean, head), self._side(arm, corrupt, head)
+        head, (p, q) = self._output(arm), self._sides(arm, clean, corrupt)
         options = self.study.options
         # clusters are found in the very episodes that they are made of
         clustered = arm.group is not None and options.group_by.startswith("cluster:")
@@ -256,19 +255,15 @@ class _Scoring:
         self, arm: Arm, curves: ArmCurves, clean: _Scores, corrupt: _Scores
     ) -> list[Finding]:
         """Ask whether the curves of an arm may be believed."""
-        head = self._output(arm)
-        sides = {
-            look: (
-                self._side(self.study.clean, getattr(clean, look), head),
-                self._side(arm, getattr(corrupt, look), head),
-            )
+        scored, own, other = (
+            self._sides(arm, getattr(clean, look), getattr(corrupt, look))
             for look in ("scored", "own", "other")
-        }
+        )
         sure = differ_surely(self.study.clean, arm, float(self.sigma[0]), self._rng(arm, "energy"))
         rng, epsilon = self._rng(arm, "examination"), self.study.options.epsilon
         return [
-            *examine_arm(curves, *sides["scored"], sure, epsilon=epsilon, rng=rng),
-            examine_folds(sides["own"], sides["other"]),
+            *examine_arm(curves, *scored, sure, epsilon=epsilon, rng=rng),
+            examine_folds(own, other),
         ]
 
     def _output(self, arm: Arm) -> int:
@@ -284,6 +279,10 @@ class _Scoring:
     def _rng(self, arm: Arm, purpose: str) -> np.random.Generator:
         identity = f"{arm.dataset}\x00{arm.group}"
         return np.random.default_rng(noise_seed(self.study.options.seed, identity, purpose))
+
+    def _sides(self, arm: Arm, clean: Evidence, corrupt: Evidence) -> tuple[Side, Side]:
+        head = self._output(arm)
+        return self._side(self.study.clean, clean, head), self._side(arm, corrupt, head)
 
     def _side(self, arm: Arm, evidence: Evidence, head: int) -> Side:
         episodes, statistics, histogram = evidence.of_head(head)

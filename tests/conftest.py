@@ -25,6 +25,19 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def closed_figures() -> Iterator[None]:
+    """No window opens, no figure stays open, and no setting of matplotlib is changed."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.use("Agg")
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """As `annotate` computes: the same bytes are promised for one number of threads."""

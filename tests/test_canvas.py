@@ -1,12 +1,9 @@
 """What figures share: the axis of noise levels, the choice of colours and steps, saved bytes."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -30,15 +27,7 @@ from ambient_curate.errors import ConfigError
 from ambient_curate.noise import log_snr, schedule_levels
 
 SIGMA = np.array([0.03, 0.1, 0.3, 0.6, 0.9, 0.99])
-
-
-@pytest.fixture(autouse=True)
-def closed_figures() -> Iterator[None]:
-    mpl.use("Agg")
-    before = dict(mpl.rcParams)
-    yield
-    plt.close("all")
-    assert dict(mpl.rcParams) == before
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def make_curve(name: str = "a", height: float = 0.5, **changes: Any) -> Curve:

@@ -104,7 +104,8 @@ def rescore(
     for episode in arm.episodes.tolist():
         seed = noise_seed(study.options.seed, name, f"demo_{episode}")
         network = fitted[study.folds[name][episode]]
-        (scores,) = score_windows(network, arm, episode, heads, seed=seed, options=options)
+        every = range(len(network.slope))
+        (scores,) = score_windows(network, arm, episode, heads, every, seed=seed, options=options)
         yield episode, scores
 
 

@@ -1,9 +1,7 @@
 """Figures show the numbers of their tables: lines, bands, labels and limits on Agg."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
@@ -25,15 +23,7 @@ from ambient_curate.plots import (
 )
 
 SIGMA = np.array([0.03, 0.1, 0.3, 0.6, 0.9, 0.99])
-
-
-@pytest.fixture(autouse=True)
-def closed_figures() -> Iterator[None]:
-    mpl.use("Agg")
-    before = dict(mpl.rcParams)
-    yield
-    plt.close("all")
-    assert dict(mpl.rcParams) == before
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 def make_table(schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:

@@ -79,7 +79,8 @@ def score_each(
     classifier: FoldClassifier, arm: Arm, episode: int, heads: Sequence[int], options: ScoreOptions
 ) -> WindowScores:
     """All windows of an episode, of however many blocks."""
-    blocks = list(score_windows(classifier, arm, episode, heads, seed=SEED, options=options))
+    every = range(len(classifier.slope))
+    blocks = list(score_windows(classifier, arm, episode, heads, every, seed=SEED, options=options))
     names = ("curves", "errors", "lowest")
     return WindowScores(*(np.concatenate([getattr(b, name) for b in blocks]) for name in names))
 
@@ -303,6 +304,15 @@ def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | N
         assert gaps.min() >= 1
         assert np.ptp(gaps) <= 1
     assert abs(picked.mean() - (count - 1) / 2) <= 1.0  # neither end is favoured
+
+
+def test_the_lowest_level_is_scored_for_the_heads_that_are_asked_for() -> None:
+    classifier, arm, options = make_classifier(), make_arm(), ScoreOptions(2)
+    every = score_each(classifier, arm, 0, [1], options)
+    for heads in ([], [2, 0]):
+        (found,) = score_windows(classifier, arm, 0, [1], heads, seed=SEED, options=options)
+        np.testing.assert_array_equal(found.lowest, every.lowest[:, heads])
+        np.testing.assert_array_equal(found.curves, every.curves)
 
 
 def test_a_limited_episode_is_scored_at_the_picked_windows_only() -> None:
