@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/ambient-curate demo
@@ -21,6 +21,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	for each in tests/benchmarks/bench_*.py; do echo "$$each"; $(BIN)/python $$each || exit 1; done
 
 # torch comes first and by its exact version: left to a resolver it may cost gigabytes.
 $(INSTALLED): pyproject.toml constraints.txt

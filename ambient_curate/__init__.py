@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ambient_curate.annotation import annotate as annotate
+    from ambient_curate.annotation import annotate_share as annotate_share
+    from ambient_curate.annotation import merge as merge
     from ambient_curate.collection import open_collection as open_collection
     from ambient_curate.config import AnnotateOptions as AnnotateOptions
     from ambient_curate.errors import CurateError as CurateError
@@ -22,6 +24,8 @@ _HOMES = {
     "AnnotateOptions": "config",
     "CurateError": "errors",
     "annotate": "annotation",
+    "annotate_share": "annotation",
+    "merge": "annotation",
     "open_collection": "collection",
     "plot_accuracy": "plots",
     "plot_bracket": "plots",
@@ -34,6 +38,8 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 (in the order of the README)
     "open_collection",
     "annotate",
+    "annotate_share",
+    "merge",
     "read_manifest",
     "plot_accuracy",
     "plot_delta",

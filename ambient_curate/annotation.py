@@ -1,18 +1,17 @@
 """Annotation: from a collection of robot data to a run directory with its manifest."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float64
 from threadpoolctl import threadpool_limits
 
-from ambient_curate import noise
+from ambient_curate import jobs, noise
+from ambient_curate.answers import Answers, hear_study
 from ambient_curate.collection import (
     Collection,
     compare_rate,
@@ -21,15 +20,29 @@ from ambient_curate.collection import (
     require_clean,
 )
 from ambient_curate.config import AnnotateOptions, digest, resolve_options
+from ambient_curate.crews import Alone, Crew, Engine
 from ambient_curate.curves import tabulate_curves, tabulate_reliability
-from ambient_curate.manifest import write_curves, write_reliability
-from ambient_curate.parts import RowAnswers, write_parts
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.errors import RunError
+from ambient_curate.jobs import (
+    FRAMES,
+    PLAN,
+    Jobs,
+    Stage,
+    describe_classifier,
+    describe_students,
+    plan_fits,
+    plan_parts,
+    plan_scores,
+    plan_students,
+)
+from ambient_curate.manifest import write_curves, write_part, write_reliability
+from ambient_curate.parts import RowAnswers, RowPlan, part_path, read_answers
+from ambient_curate.progress import SILENT, Progress, Shared
 from ambient_curate.results import Run, open_run_results
-from ambient_curate.rows import manifest_metadata
-from ambient_curate.runs import RunDirectory, open_run, package_versions
-from ambient_curate.stages import Answers, fit_classifiers, score_study
-from ambient_curate.study import Study, describe_member, prepare_study
+from ambient_curate.rows import manifest_metadata, tabulate_rows, whole_rows
+from ambient_curate.runs import RunDirectory, join_run, open_run, package_versions, reopen_run
+from ambient_curate.shards import plan_shards
+from ambient_curate.study import Study, describe_member, open_study, prepare_study
 from ambient_curate.verdict import (
     build_verdict,
     describe_checks,
@@ -39,7 +52,19 @@ from ambient_curate.verdict import (
     list_warnings,
 )
 
-NOT_IN_DIGEST = ("out", "force", "workers", "strict", "checksums")
+NOT_IN_DIGEST = (
+    "out",
+    "force",
+    "workers",
+    "engine",
+    "shard_index",
+    "num_shards",
+    "strict",
+    "checksums",
+)
+# arguments of Python for a worker; -P: no module of the current folder stands in for a library's
+WORKER = ("-P", "-m", jobs.__name__)
+_SHOWN = 3  # failed tasks in an error message
 
 
 def annotate(
@@ -74,14 +99,135 @@ def annotate(
     Raises
     ------
     CurateError
-        If the input is damaged or too little, an option is wrong, or the run's directory is taken.
+        If the input is damaged or too little, an option is wrong, the run's directory is taken,
+        or a part of the work failed repeatedly.
     ValueError
-        If both `options` and changes are given.
+        If both `options` and changes are given, or a share of the work is asked for.
 
     References
     ----------
     Ambient Diffusion Policy, arXiv 2606.12365; METHOD.md sections 2, 3 and 5.
     """
+    order = _place_order(collection, options, changes)
+    if order.options.num_shards is not None:
+        raise ValueError("a share of a run is written by annotate_share")
+    inputs = order.inputs
+    with open_run(order.path, inputs, digest(inputs), force=order.options.force) as run:
+        if run.complete:
+            return replace(open_run_results(order.path), already_complete=True)
+        with _single_threads(), _hire(run.work, order.options) as engine:
+            study, answers = _prepare(run, order, engine, progress)
+            if study.by_row:
+                _carry_out(plan_parts(study, run.work), engine, progress)
+            _finish(run, study, answers)
+    return open_run_results(order.path)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How far several jobs on one run have come.
+
+    Parameters
+    ----------
+    path : Path
+        Directory of the run.
+    done, total : int
+        Parts of the manifest that are there, and that there will be.
+    """
+
+    path: Path
+    done: int
+    total: int
+
+
+def annotate_share(
+    collection: Collection | Path | str,
+    options: AnnotateOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    **changes: Any,
+) -> Share:
+    """Do the share of one of several jobs on the same run, as `annotate` would do all of it.
+
+    The first job to come reads, fits and scores; the others wait for it. Then each writes every
+    ``num_shards``-th part of the manifest. `merge` finishes the run.
+
+    Parameters
+    ----------
+    collection, options, progress, **changes
+        As in `annotate`, with ``shard_index`` and ``num_shards``.
+
+    Raises
+    ------
+    CurateError
+        As `annotate`.
+    ValueError
+        If both `options` and changes are given, or ``num_shards`` is not.
+    """
+    order = _place_order(collection, options, changes)
+    index, count = order.options.shard_index, order.options.num_shards
+    if index is None or count is None:
+        raise ValueError("a share needs shard_index and num_shards")
+    inputs = order.inputs
+    with join_run(order.path, inputs, digest(inputs), tell=progress.message) as run:
+        if run.complete:
+            parts = len(list((order.path / "manifest").glob("part-*.parquet")))
+            return Share(order.path, parts, parts)
+        with _single_threads(), _hire(run.work, order.options) as engine:
+            if not run.ready:
+                study, _ = _prepare(run, order, engine, progress)
+                run.share()
+            else:
+                study = open_study(run.work / FRAMES)
+            if not study.by_row:
+                return Share(order.path, 1, 1)
+            _carry_out(plan_parts(study, run.work, index, count), engine, progress)
+            left, total = len(plan_parts(study, run.work).tasks), len(plan_shards(study))
+            return Share(order.path, total - left, total)
+
+
+def merge(path: Path | str) -> Run:
+    """Finish a run whose shares are all there.
+
+    Raises
+    ------
+    RunError
+        If the directory is no run, a job still writes to it, or parts of the manifest are missing.
+    """
+    path = Path(path)
+    with reopen_run(path) as run:
+        if run.complete:
+            return replace(open_run_results(path), already_complete=True)
+        study = open_study(run.work / FRAMES)
+        missing = plan_parts(study, run.work).tasks if study.by_row else []
+        if not run.ready or missing:
+            raise RunError(
+                f"{len(missing)} of {len(plan_shards(study))} parts of {path} are missing: "
+                + ", ".join(task.split()[1] for task in missing[:_SHOWN])
+                + (", ..." if len(missing) > _SHOWN else ""),
+                "give the jobs that write them again: --shard-index is the number of the part "
+                "modulo --num-shards",
+            )
+        with _single_threads():
+            _finish(run, study, _hear(study, run.work))
+    return open_run_results(path)
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """What is asked for."""
+
+    collection: Collection
+    options: AnnotateOptions
+    path: Path
+    inputs: dict[str, Any]
+
+
+def _place_order(
+    collection: Collection | Path | str,
+    options: AnnotateOptions | None,
+    changes: Mapping[str, Any],
+) -> _Order:
     if options is not None and changes:
         raise ValueError("give options, or single options by name, not both")
     if not isinstance(collection, Collection):
@@ -92,14 +238,8 @@ def annotate(
         options = resolve_options(collection.settings.options, changes)
     clean = require_clean(collection)
     noise.schedule_levels(options.schedule)  # an unknown one is told before any work
-    inputs = _inputs(collection, options, clean)
     path = options.out or Path(f"{collection.name}_run")
-    with open_run(path, inputs, digest(inputs), force=options.force) as run:
-        if run.complete:
-            return replace(open_run_results(path), already_complete=True)
-        with _single_threads():
-            _write_run(run, collection, options, digest(inputs), progress)
-    return open_run_results(path)
+    return _Order(collection, options, path, _inputs(collection, options, clean))
 
 
 def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dict[str, Any]:
@@ -138,36 +278,76 @@ def _single_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _write_run(
-    run: RunDirectory,
-    collection: Collection,
-    options: AnnotateOptions,
-    run_digest: str,
-    progress: Progress,
-) -> None:
-    sigma = noise.grid(options.schedule)
-    workers = options.workers or len(os.sched_getaffinity(0))
-    study = prepare_study(collection, options, run.work / "frames", progress)
-    classifiers = fit_classifiers(
-        study, sigma, run.work / "classifier", workers=workers, progress=progress
-    )
-    answers = score_study(study, classifiers, run.work, workers=workers, progress=progress)
-    metadata = manifest_metadata(study, sigma, run_digest)
-    rows = write_parts(
-        study, classifiers, answers, run.work, metadata, workers=workers, progress=progress
-    )
+@contextmanager
+def _hire(work: Path, options: AnnotateOptions) -> Iterator[Engine]:
+    """Offer whoever carries out tasks: this process, some of its own, or a cluster's."""
+    count = options.workers or len(os.sched_getaffinity(0))
+    if options.engine == "ray":
+        from ambient_curate.rays import RayCrew
+
+        with RayCrew(work, workers=count) as cluster:
+            yield cluster
+    elif count == 1:
+        yield Alone(Jobs(work).perform)
+    else:
+        with Crew([*WORKER, str(work)], workers=count) as crew:
+            yield crew
+
+
+def _carry_out(stage: Stage, engine: Engine, progress: Progress) -> None:
+    with Shared(progress, stage.totals) as shared:
+        failures = engine.run(stage.tasks, shared)
+    if failures:
+        shown = "; ".join(f"{failure.task}: {failure.reason}" for failure in failures[:_SHOWN])
+        more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+        raise RunError(
+            f"{len(failures)} of {len(stage.tasks)} pieces of work failed twice ({shown}{more})",
+            "the others are done: the same command tries the failed ones again",
+        )
+
+
+def _prepare(
+    run: RunDirectory, order: _Order, engine: Engine, progress: Progress
+) -> tuple[Study, Answers]:
+    """Do what comes before the parts: read, fit, hear the evidence, teach, and plan them."""
+    study = prepare_study(order.collection, order.options, run.work / FRAMES, progress)
+    _carry_out(plan_fits(study, run.work), engine, progress)
+    describe_classifier(study, run.work)
+    _carry_out(plan_scores(study, run.work), engine, progress)
+    answers = _hear(study, run.work)
+    if study.by_row:
+        statuses = _whole_statuses(answers)
+        _carry_out(plan_students(study, statuses, run.work), engine, progress)
+        taught = [s["dataset"] for s in describe_students(study, run.work) if s["trusted"]]
+        metadata = manifest_metadata(study, noise.grid(study.options.schedule), run.digest)
+        RowPlan(statuses, taught, metadata).save(run.work / PLAN)
+    return study, answers
+
+
+def _hear(study: Study, work: Path) -> Answers:
+    return hear_study(study, noise.grid(study.options.schedule), work)
+
+
+def _whole_statuses(answers: Answers) -> dict[str, str]:
+    return {name: status for (name, group), status in answers.statuses.items() if group is None}
+
+
+def _finish(run: RunDirectory, study: Study, answers: Answers) -> None:
+    """Write what speaks for whole datasets, and commit."""
+    if not study.by_row:
+        (run.work / "manifest").mkdir(exist_ok=True)
+        metadata = manifest_metadata(study, noise.grid(study.options.schedule), run.digest)
+        columns = whole_rows(study, answers.arms, answers.statuses)
+        write_part(tabulate_rows(columns, metadata), part_path(run.work, 0))
     curves = [*answers.arms.values(), *([answers.control] if answers.control else [])]
     write_curves(tabulate_curves(curves), run.work / "curves.parquet")
     write_reliability(tabulate_reliability(curves), run.work / "reliability.parquet")
-    run.commit(_describe_run(collection, study, answers, rows, sigma))
+    rows = read_answers(study, _whole_statuses(answers), run.work)
+    run.commit(_describe_run(study, answers, rows, describe_students(study, run.work)))
 
 
 def _describe_run(
-    collection: Collection,
-    study: Study,
-    answers: Answers,
-    rows: RowAnswers,
-    sigma: Float64[np.ndarray, " level"],
+    study: Study, answers: Answers, rows: RowAnswers, students: list[dict[str, Any]]
 ) -> dict[str, Any]:
     options = study.options
     control = describe_control(answers.control, study.control)
@@ -178,17 +358,14 @@ def _describe_run(
         "granularity": options.granularity,
         "epsilon": options.epsilon,
         "schedule": options.schedule,
-        "grid": sigma.tolist(),
+        "grid": noise.grid(options.schedule).tolist(),
         "representation": {"kind": options.represent, "reference": study.reference},
         "normaliser": study.normalizer.as_dict(),
         "weighting": options.weighting,
-        "members": {
-            member.name: describe_member(study, member.name)
-            | {"format": member.dataset.format, "problems": list(member.dataset.problems)}
-            for member in collection.members
-        },
-        "verdict": build_verdict(study, answers.arms, answers.findings, rows.sigma_min, rows.tilts),
+        "members": {name: describe_member(study, name) for name in study.frames},
+        "verdict": build_verdict(study, answers.arms, answers.findings, rows.sums, rows.tilts),
         "shares": rows.shares,
+        "students": students,
         "checks": describe_checks(answers.findings),
         "control": control,
         "assumptions": list_assumptions(study),

@@ -159,7 +159,10 @@ def plant_control(clean: Arm, folds: int, epsilon: float) -> Control | None:
 
 def _rank_within_fold(arm: Arm) -> np.ndarray:
     fold = arm.fold[arm.episodes]
-    return np.array([np.count_nonzero(fold[:i] == fold[i]) for i in range(fold.size)])
+    rank = np.empty_like(fold)
+    for value in np.unique(fold):
+        rank[fold == value] = np.arange(np.count_nonzero(fold == value))
+    return rank
 
 
 def _distance_at(delta: float) -> float:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,7 +96,7 @@ class FoldClassifier:
         windows: Float32[Tensor, "n horizon action"],
         noise: Float32[Tensor, "n draw dim"],
         heads: Sequence[int],
-        levels: slice,
+        levels: slice | Int64[np.ndarray, " level"],
     ) -> Float32[Tensor, "level n draw head"]:
         """Calibrated P(clean | x_sigma) of pair i, with the same noise at every level.
 
@@ -108,7 +108,7 @@ class FoldClassifier:
             Standard normal draws in the network's coordinates.
         heads : sequence of int
             Corrupt arms, from 0.
-        levels : slice
+        levels : slice or ndarray, int64, shape (level,)
             Part of the grid.
         """
         sigma = torch.from_numpy(self.sigma[levels])
@@ -120,8 +120,8 @@ class FoldClassifier:
             logits = self.network(noised.flatten(1, 2), snr).unflatten(1, noise.shape[:2])
             pairs = logits[..., :1] - logits[..., [head + 1 for head in heads]]
             rows = list(heads)
-            slope = self.slope[rows, levels].T[:, None, None]
-            intercept = self.intercept[rows, levels].T[:, None, None]
+            slope = self.slope[rows][:, levels].T[:, None, None]
+            intercept = self.intercept[rows][:, levels].T[:, None, None]
             return torch.sigmoid(slope * pairs + intercept)
 
 

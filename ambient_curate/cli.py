@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
 Format = Literal["table", "json"]
 Figure = Literal["accuracy", "delta", "tv", "bracket", "sigma-min", "reliability"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
-CONTINUED = ("annotate", "demo")  # commands that go on where they were interrupted
+CONTINUED = ("annotate", "demo", "merge")  # commands that go on where they were interrupted
 GATE_NOT_MET = 3
 INTERRUPTED = 130
 
@@ -175,9 +175,14 @@ def annotate_command(
 
     Options come from the command line, else from ambient.toml (same names), else the defaults.
     """
-    from ambient_curate.annotation import annotate
+    from ambient_curate.annotation import annotate, annotate_share
     from ambient_curate.console import ConsoleProgress
 
+    if values["num_shards"] is not None or values["shard_index"] is not None:
+        share = annotate_share(collection, progress=ConsoleProgress(), **values)
+        _tell(f"{share.done} of {share.total} parts of the manifest are there")
+        _tell(f"next, when all jobs have ended: ambient-curate merge {share.path}")
+        return
     run = annotate(collection, progress=ConsoleProgress(), **values)
     if run.already_complete:
         _tell("already complete")
@@ -185,6 +190,16 @@ def annotate_command(
     _tell(f"run: {run.path}", f"next: ambient-curate plot {run.path} accuracy")
     if values["strict"] and any(row["status"] != "ok" for row in run.info["verdict"]):
         raise typer.Exit(GATE_NOT_MET)
+
+
+@app.command("merge")
+def merge_command(run: RunArgument, format: FormatOption = "table") -> None:
+    """Finish a run that several jobs wrote, and print the verdict."""
+    from ambient_curate.annotation import merge
+
+    merged = merge(run)
+    _tell(*["already complete"] * merged.already_complete)
+    _print_run(merged, format)
 
 
 @app.command("show")

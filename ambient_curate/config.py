@@ -16,6 +16,7 @@ Granularity = Literal["dataset", "group", "episode", "datapoint"]
 Representation = Literal["absolute", "relative", "delta"]
 Normalization = Literal["minmax", "quantile", "gaussian", "none"]
 Weighting = Literal["episode", "window"]
+Engine = Literal["local", "ray"]
 OnError = Literal["fail", "skip"]
 
 
@@ -64,6 +65,12 @@ class AnnotateOptions:
         Verify payload checksums where the format has them.
     workers : int or None
         Processes, >= 1. None: one for each core.
+    engine : str
+        Who computes: local processes, or ray, which needs the extra of that name.
+    shard_index : int or None
+        Write a share of the manifest only, as one of several jobs on the same run: from 0.
+    num_shards : int or None
+        Number of such jobs; `merge` finishes the run.
     strict : bool
         Exit with 3 where a dataset has no trustworthy annotation.
     store_curves : bool
@@ -88,6 +95,9 @@ class AnnotateOptions:
     on_error: OnError = "fail"
     checksums: bool = True
     workers: int | None = None
+    engine: Engine = "local"
+    shard_index: int | None = None
+    num_shards: int | None = None
     strict: bool = False
     store_curves: bool = False
 
@@ -226,6 +236,12 @@ def find_problems(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[
     margins = [name for name in ("epsilon", *ALIASES) if name in values]
     if len(margins) > 1:
         problems.append(f"{' and '.join(margins)} say the same thing: give one of them")
+    index, number = values.get("shard_index"), values.get("num_shards")
+    if not problems and (index, number) != (None, None):
+        if index is None or number is None:
+            problems.append("shard_index and num_shards go together: give both")
+        elif index >= number:
+            problems.append(f"shard_index = {index}: expected less than num_shards = {number}")
     return problems
 
 
@@ -313,6 +329,9 @@ OPTIONS: dict[str, Rule] = {
     "on_error": _one_of(OnError),
     "checksums": _FLAG,
     "workers": _optional(_whole(1)),
+    "engine": _one_of(Engine),
+    "shard_index": _optional(_whole(0)),
+    "num_shards": _optional(_whole(1)),
     "strict": _FLAG,
     "store_curves": _FLAG,
 }

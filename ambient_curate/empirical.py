@@ -5,7 +5,7 @@ from jaxtyping import Float64
 
 from ambient_curate.arms import Arm
 from ambient_curate.envelopes import MONTE_CARLO, FiniteSets
-from ambient_curate.episodes import pick_windows
+from ambient_curate.episodes import pick_evenly
 from ambient_curate.kernels import kernel_divergence
 from ambient_curate.measures import Measure
 
@@ -45,7 +45,7 @@ def measure_arm(
         episodes = np.sort(rng.choice(episodes, most, replace=False))
     each = max(1, most // episodes.size)
     counts = arm.windows.counts[episodes]
-    picked = [pick_windows(int(count), each) for count in counts]
+    picked = [pick_evenly(int(count), each) for count in counts]
     owner = np.repeat(np.arange(episodes.size), [len(numbers) for numbers in picked])
     windows = arm.windows.gather(episodes[owner], np.concatenate(picked))
     if arm.shift is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from ambient_curate.episodes import pick_windows
+from ambient_curate.episodes import pick_evenly
 from ambient_curate.errors import NotEnoughDataError
 
 MOST_EPISODES = 200  # a side; all pairs of their windows are compared
@@ -116,7 +116,7 @@ def compare_episodes(
         for side in (clean, corrupt)
         for i in rng.permutation(len(side))[:most_episodes]
     ]
-    windows = [episode[pick_windows(len(episode), most_windows)] for episode in drawn]
+    windows = [episode[pick_evenly(len(episode), most_windows)] for episode in drawn]
     counts = np.array([len(episode) for episode in windows], dtype=np.int64)
     values = np.concatenate(windows).astype(np.float64)
     if not counts.all() or not np.isfinite(values).all():
@@ -201,7 +201,7 @@ def episode_distances(
     """
     first = np.cumsum(counts) - counts
     most = max(1, SAMPLE // counts.size)
-    picks = [pick_windows(int(count), most) for count in counts]
+    picks = [pick_evenly(int(count), most) for count in counts]
     owner = np.repeat(np.arange(counts.size), [len(pick) for pick in picks])
     sample = windows[first[owner] + np.concatenate(picks)]
     square = np.concatenate([block for _, block in _square_distances(sample)])

@@ -112,8 +112,8 @@ class Dataset(Protocol):
         """Yield the episodes of one shard in source order; low-dimensional data only."""
 
 
-def pick_windows(count: int, most: int | None) -> np.ndarray:
-    """Numbers of the windows to score: all, or `most` of them at equal distances."""
+def pick_evenly(count: int, most: int | None) -> np.ndarray:
+    """Numbers below `count`: all, or `most` of them at equal distances."""
     if most is None or count <= most:
         return np.arange(count, dtype=np.int64)
     return ((np.arange(most) + 0.5) * count / most).astype(np.int64)

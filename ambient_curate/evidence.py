@@ -1,6 +1,6 @@
 """Evidence: the out-of-fold statistics of every episode of a member, kept between stages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -9,14 +9,16 @@ from jaxtyping import Float64, Int64
 
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
-from ambient_curate.engines import Interrupted, Stopped, map_items
+from ambient_curate.episodes import pick_evenly
 from ambient_curate.files import replace_whole
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Task
 from ambient_curate.scoring import EpisodeScore, ScoreOptions, noise_seed, score_episode
 from ambient_curate.study import Study
 
 SCORED = ScoreOptions(draws=2, most_windows=64)
 COMPARED = ScoreOptions(draws=2, most_windows=16, every=16)
+MOST = 8_192  # episodes of a member that are heard, evenly spaced
+PIECE = 128  # episodes in one piece of work
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,18 @@ class Look:
     judge : bool
         By the network that the episode's fold stopped and calibrated, instead of the one that has
         not met the fold at all. Neither was trained on it.
-    what : str
-        For the progress.
+    ending : str
+        Of its files' names.
     """
 
     options: ScoreOptions
     judge: bool
-    what: str
+    ending: str
 
 
-WHOLE = Look(SCORED, False, "scoring")
-OWN = Look(COMPARED, False, "comparing")
-OTHER = Look(COMPARED, True, "comparing again")
+WHOLE = Look(SCORED, False, "")
+OWN = Look(COMPARED, False, "-own")
+OTHER = Look(COMPARED, True, "-other")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,61 +73,134 @@ class Evidence:
         return self.episodes[row], self.statistics[row, column], self.histogram[row, column]
 
 
-def score_member(
+@dataclass(frozen=True, eq=False)
+class Hearing:
+    """Episodes that are scored in one way.
+
+    Parameters
+    ----------
+    label : str
+        Name of its files.
+    arm : Arm
+        A whole member, or the control.
+    heads : ndarray, int64, shape (episode, head)
+        Outputs to score each of `rows` against; -1: none.
+    rows : ndarray, int64, shape (episode,)
+        Places in ``arm.episodes``.
+    look : Look
+        Which network, and how much.
+    """
+
+    label: str
+    arm: Arm
+    heads: Int64[np.ndarray, "episode head"]
+    rows: Int64[np.ndarray, " episode"]
+    look: Look
+
+    @property
+    def pieces(self) -> int:
+        """Number of pieces of work."""
+        return -(-self.rows.size // PIECE)
+
+    def path(self, work: Path, piece: int) -> Path:
+        """Where the scores of a piece lie."""
+        return work / "scores" / f"{self.label}.{piece:03d}.npz"
+
+    def read(self, work: Path) -> Evidence:
+        """Read the scores of all pieces."""
+        parts = [load_evidence(self.path(work, piece)) for piece in range(self.pieces)]
+        return Evidence(
+            *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Evidence))
+        )
+
+
+def list_hearings(study: Study) -> dict[str, Hearing]:
+    """List what is scored before anything is said, by label: no more than `MOST` of a member.
+
+    The clean set and the control come first. Every member, but not the control, is also scored in
+    short by two networks, to compare them.
+    """
+    found: list[Hearing] = []
+    clean = study.clean
+    found += _hear("clean", clean, _clean_heads(study), (WHOLE, OWN, OTHER))
+    if study.control is not None:
+        heads = np.full((study.control.arm.episodes.size, 1), len(study.corrupt))
+        found += _hear("control", study.control.arm, heads, (WHOLE,))
+    for number, name in enumerate(sorted(study.frames)):
+        head = study.head(name)
+        if name != clean.dataset and head is not None:
+            arm = study.arms[head]
+            looks = (WHOLE, OWN, OTHER)
+            found += _hear(f"{number:05d}", arm, _heads_of(study, arm), looks)
+    return {hearing.label: hearing for hearing in found}
+
+
+def _hear(
+    label: str, arm: Arm, heads: Int64[np.ndarray, "episode head"], looks: Sequence[Look]
+) -> list[Hearing]:
+    rows = pick_evenly(arm.episodes.size, MOST)
+    return [Hearing(label + look.ending, arm, heads[rows], rows, look) for look in looks]
+
+
+def _clean_heads(study: Study) -> Int64[np.ndarray, "episode head"]:
+    """Every output, for every clean episode; the control's only for its opponents."""
+    episodes = study.clean.episodes
+    heads = np.tile(np.arange(len(study.arms)), (episodes.size, 1))
+    if study.control is not None and study.control.arm.opponents is not None:
+        admitted = np.isin(episodes, study.control.arm.opponents)
+        heads[~admitted, -1] = -1
+    return heads
+
+
+def _heads_of(study: Study, arm: Arm) -> Int64[np.ndarray, "episode head"]:
+    """List the outputs of every episode of a member: its own, then its group's (-1: none)."""
+    own = np.full((arm.episodes.size, 1), study.head(arm.dataset))
+    if study.groups is None:
+        return own
+    labels = study.groups[arm.dataset]
+    found = [study.head(arm.dataset, labels[episode]) for episode in arm.episodes]
+    return np.concatenate([own, np.array([[-1 if h is None else h] for h in found])], axis=1)
+
+
+def score_piece(
     study: Study,
     classifiers: Sequence[FoldClassifier],
-    arm: Arm,
-    heads: Int64[np.ndarray, "episode head"],
-    *,
-    look: Look,
-    workers: int,
-    progress: Progress,
-) -> Iterator[tuple[int, EpisodeScore]]:
-    """Score the episodes of `arm` in order, each by a network that was not trained on it.
+    hearing: Hearing,
+    piece: int,
+    task: Task,
+) -> Evidence:
+    """Score some episodes, each by a network that was not trained on it.
 
     Parameters
     ----------
     study, classifiers
         The study and its networks, one a fold.
-    arm : Arm
-        A whole member, or the control.
-    heads : ndarray, int64, shape (episode, head)
-        Outputs to score each episode of the arm against.
-    look : Look
-        Which network, and how much.
-    workers : int
-        Threads.
-    progress : Progress
+    hearing : Hearing
+        What is scored, and how.
+    piece : int
+        Which `PIECE` of its episodes.
+    task : Task
         Told of every episode.
-
-    Yields
-    ------
-    tuple of int and EpisodeScore
-        The episode's row in the member, and its scores.
     """
-    is_clean = arm.dataset == study.clean.dataset
+    arm, heads = hearing.arm, hearing.heads
     ids = study.frames[arm.dataset if arm.shift is None else study.clean.dataset].ids
-    back = 1 if look.judge else 0  # a fold validates the network of the fold before
-
-    def score(number: int, stopped: Stopped) -> tuple[int, EpisodeScore]:
-        if stopped():
-            raise Interrupted
-        episode = int(arm.episodes[number])
+    back = 1 if hearing.look.judge else 0  # a fold validates the network of the fold before
+    chosen = range(piece * PIECE, min((piece + 1) * PIECE, hearing.rows.size))
+    scores = []
+    for number in chosen:
+        episode = int(arm.episodes[hearing.rows[number]])
         score = score_episode(
             classifiers[(int(arm.fold[episode]) - back) % len(classifiers)],
             arm,
             episode,
             [int(head) for head in heads[number] if head >= 0],
-            is_clean=is_clean,
+            is_clean=arm is study.clean,
             seed=noise_seed(study.options.seed, arm.dataset, ids[episode]),
-            options=look.options,
+            options=hearing.look.options,
         )
-        return episode, score
-
-    with progress.task(f"{look.what} {arm.dataset}", total=arm.episodes.size) as task:
-        for result in map_items(score, range(arm.episodes.size), workers=workers):
-            yield result
-            task.advance(1)
+        scores.append((episode, score))
+        task.advance(1)
+    return gather_evidence(scores, heads[chosen.start : chosen.stop])
 
 
 def gather_evidence(

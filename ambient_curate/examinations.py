@@ -15,7 +15,7 @@ from ambient_curate.checks import (
 )
 from ambient_curate.curves import ACCURACY, BRIER, ArmCurves, C, Side
 from ambient_curate.energy import MOST_WINDOWS, compare_episodes
-from ambient_curate.episodes import pick_windows
+from ambient_curate.episodes import pick_evenly
 from ambient_curate.errors import NotEnoughDataError
 
 RELIABLE = "ok"
@@ -33,7 +33,7 @@ class _EpisodeWindows(Sequence[Float32[np.ndarray, "_ dim"]]):
 
     def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
         episode = self.episodes[number]
-        picked = pick_windows(int(self.arm.windows.counts[episode]), MOST_WINDOWS)
+        picked = pick_evenly(int(self.arm.windows.counts[episode]), MOST_WINDOWS)
         windows = self.arm.windows.gather(np.full_like(picked, episode), picked)
         return windows.flatten(1).numpy()
 

@@ -166,13 +166,27 @@ def load_frames(directory: Path) -> Frames:
         index=columns["index"].to_numpy(),
         offset=np.cumsum(length) - length,
         length=length,
-        task=columns["task"].to_pylist(),
+        task=_share_equal(columns["task"].to_pylist()),
         first_frame=columns["first_frame"].to_numpy(),
-        source=columns["source"].to_pylist(),
+        source=_share_equal(columns["source"].to_pylist()),
         digest=columns["digest"].to_pylist(),
-        labels=[json.loads(text) for text in columns["labels"].to_pylist()],
+        labels=_read_labels(columns["labels"].to_pylist()),
         rate_hz=next((rate for rate in columns["rate_hz"].to_pylist() if rate is not None), None),
     )
+
+
+def _share_equal(values: list[Any]) -> list[Any]:
+    """Keep one object of each value: there are many episodes, and few tasks and files."""
+    kept: dict[Any, Any] = {}
+    return [kept.setdefault(value, value) for value in values]
+
+
+def _read_labels(texts: list[str]) -> list[dict[str, Label]]:
+    """Read labels; episodes whose labels are equal share them."""
+    kept: dict[str, dict[str, Label]] = {}
+    return [
+        kept[text] if text in kept else kept.setdefault(text, json.loads(text)) for text in texts
+    ]
 
 
 def _write_episodes(

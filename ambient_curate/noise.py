@@ -8,7 +8,7 @@ they describe one channel (METHOD.md section 1).
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from numpy.typing import ArrayLike
 
 from ambient_curate.errors import ConfigError
@@ -163,6 +163,31 @@ def first_admissible_index(sigma_min: float, schedule: str) -> int | None:
     if admissible.size == 0:
         return None
     return int(admissible[-1] if schedule.startswith("flow-reversed") else admissible[0])
+
+
+def draw_pairs(
+    rng: np.random.Generator, windows: int, draws: int, dim: int
+) -> Float32[np.ndarray, "window draw dim"]:
+    """Draw standard normal noise for windows in antithetic pairs: half is the other, negated.
+
+    What is odd in the noise, most of what a probability near 1/2 varies by, cancels in their mean.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of the first half.
+    windows, draws, dim : int
+        Shape; `draws` is even.
+
+    Raises
+    ------
+    ValueError
+        If `draws` is odd.
+    """
+    if draws % 2:
+        raise ValueError(f"{draws} draws are no pairs")
+    half = rng.standard_normal((windows, draws // 2, dim), dtype=np.float32)
+    return np.concatenate([half, -half], axis=1)
 
 
 def _squaredcos(steps: int) -> Levels:

@@ -1,34 +1,41 @@
-"""Parts of the manifest: every row scored out of fold and written, a part a member."""
+"""Parts of the manifest: the rows of a shard, scored out of fold, written whole and only once."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Int64
 
 from ambient_curate.arms import Arm
+from ambient_curate.chunks import Chunk, read_chunks
 from ambient_curate.classifier import FoldClassifier
-from ambient_curate.engines import Interrupted, Stopped, map_items
-from ambient_curate.examinations import RELIABLE
-from ambient_curate.manifest import read_manifest, write_part
-from ambient_curate.progress import Progress
-from ambient_curate.rows import Curves, MemberRows, tabulate_rows, whole_rows
-from ambient_curate.scoring import ScoreOptions, WindowScores, noise_seed, score_windows
-from ambient_curate.stages import Answers
-from ambient_curate.study import Study
-from ambient_curate.tilts import (
-    Tally,
-    Tilt,
-    describe_tilt,
-    load_tallies,
-    save_tallies,
-    tally_episode,
-    unbiased_weights,
+from ambient_curate.crossing import expand_levels, sparse_levels
+from ambient_curate.estimates import (
+    Curves,
+    cross_curves,
+    draw_curves,
+    draw_lowest,
+    pool_episodes,
+    spread_of,
 )
+from ambient_curate.examinations import RELIABLE
+from ambient_curate.manifest import write_part
+from ambient_curate.mixtures import Mixture
+from ambient_curate.noise import schedule_levels
+from ambient_curate.progress import Task
+from ambient_curate.rows import Found, tabulate_shard
+from ambient_curate.runs import write_json_atomic
+from ambient_curate.shards import Shard, plan_shards, scored_windows
+from ambient_curate.students import Student, recite
+from ambient_curate.study import Study
+from ambient_curate.sums import RowSums, load_sums, save_sums, sum_rows
+from ambient_curate.tilts import Tally, Tilt, describe_tilt
 
-SCORED = {"episode": ScoreOptions(4, 64), "datapoint": ScoreOptions(8, None)}
+EPISODE_DRAWS = 4  # of noise, in pairs, a window, where a row is an episode
+WINDOW_DRAWS = 16  # where it is a window
+LOWEST_DRAWS = 2  # at the lowest level, where a student knows the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,218 +44,199 @@ class RowAnswers:
 
     Parameters
     ----------
-    sigma_min : mapping of str to ndarray, float64
-        Every episode or datapoint row by member, NaN for null.
+    sums : mapping of str to RowSums
+        Over the episodes or windows of every member.
     shares : mapping of str to float
-        Share of every dataset in the draw of windows that the weights are for; of datapoints only.
+        Share of every dataset in the draw of windows that the weights are for; of windows only.
     tilts : mapping of str to Tilt
         By corrupt dataset of the same.
     """
 
-    sigma_min: Mapping[str, Float64[np.ndarray, " row"]]
+    sums: Mapping[str, RowSums]
     shares: Mapping[str, float]
     tilts: Mapping[str, Tilt]
 
 
-def write_parts(
-    study: Study,
-    classifiers: Sequence[FoldClassifier],
-    answers: Answers,
-    work: Path,
-    metadata: Mapping[str, str],
-    *,
-    workers: int,
-    progress: Progress,
-) -> RowAnswers:
-    """Write the parts of the manifest that are not under ``work/manifest`` yet.
+def read_answers(study: Study, statuses: Mapping[str, str], work: Path) -> RowAnswers:
+    """Add up what the parts say, all of which are written."""
+    sums: dict[str, RowSums] = {}
+    for shard in plan_shards(study) if study.by_row else ():
+        found = load_sums(sums_path(work, shard.number))
+        name = shard.dataset
+        sums[name] = sums[name] + found if name in sums else found
+    if not study.by_window:
+        return RowAnswers(sums, {}, {})
+    mixture = Mixture(study, statuses)
+    pairs = zip(sums[study.clean.dataset].tallies, mixture.heads.values(), strict=True)
+    tilts = {
+        arm.dataset: describe_tilt(own, sums[arm.dataset].tallies[0], mixture.share_of(arm))
+        for own, arm in pairs
+    }
+    return RowAnswers(sums, mixture.shares, tilts)
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """What the parts of a run have in common, known once the evidence has been heard.
 
     Parameters
     ----------
-    study, classifiers
-        The study and its networks, one a fold.
-    answers : Answers
-        What the evidence says of every dataset and group.
-    work : Path
-        The run's working directory.
+    statuses : mapping of str to str
+        By corrupt dataset that was scored.
+    taught : sequence of str
+        Datasets whose windows are annotated by their students.
     metadata : mapping of str to str
         Of `rows.manifest_metadata`.
-    workers : int
-        Threads.
-    progress : Progress
-        Told of every episode.
     """
-    (work / "manifest").mkdir(exist_ok=True)
-    if not study.by_row:
-        columns = whole_rows(study, answers.arms, answers.statuses)
-        write_part(tabulate_rows(columns, metadata), _part(work, 0))
-        return RowAnswers({}, {}, {})
-    (work / "tallies").mkdir(exist_ok=True)
-    statuses = {name: status for (name, group), status in answers.statuses.items() if group is None}
-    writer = _Writer(study, classifiers, statuses, work, metadata)
-    for number, name in enumerate(sorted(study.frames)):
-        if not (_part(work, number).exists() and _tallies(work, number).exists()):
-            writer.write(number, name, workers, progress)
-    return writer.read_answers()
+
+    statuses: Mapping[str, str]
+    taught: Sequence[str]
+    metadata: Mapping[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write the plan for whoever writes parts."""
+        write_json_atomic(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "RowPlan":
+        """Read what `save` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def _part(work: Path, number: int) -> Path:
+def part_path(work: Path, number: int) -> Path:
+    """Where a part of the manifest lies."""
     return work / "manifest" / f"part-{number:05d}.parquet"
 
 
-def _tallies(work: Path, number: int) -> Path:
-    return work / "tallies" / f"{number:05d}.npz"
+def sums_path(work: Path, number: int) -> Path:
+    """Where the sums over its rows lie."""
+    return work / "sums" / f"{number:05d}.npz"
 
 
-Scored = tuple[int, tuple[Curves, Curves] | None, np.ndarray | None, list[Tally]]
+class PartWriter:
+    """Writes parts, one shard after another.
 
-
-class _Writer:
-    """Scores and writes one member after another."""
+    Parameters
+    ----------
+    study : Study
+        With granularity ``episode`` or ``datapoint``.
+    classifiers : sequence of FoldClassifier
+        One a fold.
+    students : mapping of str to sequence of Student
+        By dataset of ``plan.taught``: one a fold.
+    plan : RowPlan
+        What the parts have in common.
+    work : Path
+        The run's working directory.
+    """
 
     def __init__(
         self,
         study: Study,
         classifiers: Sequence[FoldClassifier],
-        statuses: Mapping[str, str],
+        students: Mapping[str, Sequence[Student]],
+        plan: RowPlan,
         work: Path,
-        metadata: Mapping[str, str],
     ) -> None:
-        self.study, self.classifiers, self.work = study, classifiers, work
-        self.metadata = metadata
-        self.statuses = {**statuses, study.clean.dataset: RELIABLE}
-        self.options = SCORED[study.options.granularity]
-        self.by_window = study.options.granularity == "datapoint"
-        # what trains beside the clean set: output of the network, and arm
-        self.mixed = {
-            head: arm
-            for head, arm in enumerate(study.corrupt)
-            if arm.group is None and self.statuses[arm.dataset] == RELIABLE
-        }
-        self.counts = {
-            arm.dataset: int(arm.windows.counts[arm.episodes].sum())
-            for arm in (study.clean, *self.mixed.values())
-        }
-        total = sum(self.counts.values())
-        self.shares = {name: count / total for name, count in self.counts.items()}
+        self.study, self.classifiers, self.students = study, classifiers, students
+        self.plan, self.work = plan, work
+        self.mixture = Mixture(study, plan.statuses)
+        self.sigma = classifiers[0].sigma
+        self.threshold = 0.5 - study.options.epsilon
+        self.levels = np.sort(schedule_levels(study.options.schedule))
 
-    def write(self, number: int, name: str, workers: int, progress: Progress) -> None:
-        """Write a member's part, after the sums over its windows."""
-        status = self.statuses.get(name, "too-few-episodes")
-        rows = MemberRows(self.study, name, self.classifiers[0].sigma, status, self.options.draws)
-        totals: list[Tally] = []
-        for episode, curves, weight, tallies in self._score(name, workers, progress):
-            rows.add(episode, curves, weight)
-            totals = [a + b for a, b in zip(totals, tallies, strict=True)] if totals else tallies
-        save_tallies(totals, _tallies(self.work, number))
-        write_part(tabulate_rows(rows.finish(), self.metadata), _part(self.work, number))
-
-    def _score(self, name: str, workers: int, progress: Progress) -> Iterator[Scored]:
-        """Score the episodes of a member that has an answer; the clean one's for the weights."""
-        score: Callable[[int], Scored]
-        head = next((head for head, arm in self.mixed.items() if arm.dataset == name), None)
-        if head is not None:
-            arm, score = self.mixed[head], partial(self._score_corrupt, head)
-        elif name == self.study.clean.dataset and self.by_window:
-            arm, score = self.study.clean, self._score_clean
+    def write(self, shard: Shard, task: Task) -> None:
+        """Score a shard and write its part, the sums over its rows first."""
+        name = shard.dataset
+        head, status = self.mixture.head_of(name), RELIABLE
+        found, tallies = Found(), list[Tally]()
+        if name == self.study.clean.dataset:
+            found, tallies = self._find_clean(shard, task)
+        elif head is not None:
+            find = self._find_windows if self.study.by_window else self._find_episodes
+            found, tallies = find(shard, head, task)
         else:
-            return
+            status = self.plan.statuses.get(name, "too-few-episodes")
+            task.advance(int(self._counts(shard).sum()))
+        table = tabulate_shard(self.study, shard, status, found, self.plan.metadata)
+        sigma_min = table["sigma_min"].to_numpy()
+        save_sums(sum_rows(sigma_min, self.levels, tallies), sums_path(self.work, shard.number))
+        write_part(table, part_path(self.work, shard.number))
 
-        def work(episode: int, stopped: Stopped) -> Scored:
-            if stopped():
-                raise Interrupted
-            return score(episode)
-
-        with progress.task(f"annotating {name}", total=arm.episodes.size) as task:
-            for result in map_items(work, arm.episodes.tolist(), workers=workers):
-                yield result
-                task.advance(1)
-
-    def _score_clean(self, episode: int) -> Scored:
-        """Score the windows of a clean episode at the lowest level: they train at every one."""
-        clean, heads = self.study.clean, list(self.mixed)
-        if not heads:  # it trains alone
-            return episode, None, np.ones(int(clean.windows.counts[episode])), []
-        blocks = self._windows(clean, episode, heads, every=self.classifiers[0].sigma.size)
-        c = np.concatenate([block.curves[:, 0] for block in blocks])
+    def _find_clean(self, shard: Shard, task: Task) -> tuple[Found, list[Tally]]:
+        """Clean windows train at every level; each has a weight against what trains with it."""
+        counts, heads = self._counts(shard), self.mixture.heads
+        if not self.study.by_window:
+            task.advance(int(counts.sum()))
+            return Found(np.zeros((3, counts.size))), []
+        c = np.empty((int(counts.sum()), len(heads)), dtype=np.float32)
+        if not heads:
+            task.advance(len(c))
+        for chunk in self._read(self.study.clean, shard, LOWEST_DRAWS, task) if heads else ():
+            c[chunk.rows] = self._draw_lowest(chunk)
         used = np.ones(len(c), dtype=bool)
+        pairs = enumerate(heads.values() if len(c) else ())
         tallies = [
-            self._tally(clean, episode, arm, c[:, i], used)
-            for i, arm in enumerate(self.mixed.values())
+            self.mixture.tally(self.study.clean, corrupt, c[:, i], used, counts)
+            for i, corrupt in pairs
         ]
-        return episode, None, self._weigh(c), tallies
+        return Found(np.zeros((3, len(c))), self.mixture.weigh(c)), tallies
 
-    def _score_corrupt(self, head: int, episode: int) -> Scored:
-        arm = self.mixed[head]
-        weighed = list(self.mixed) if self.by_window else []
-        blocks = list(self._windows(arm, episode, [head], lowest=weighed))
-        curves, errors = (
-            np.concatenate([getattr(block, name)[..., 0] for block in blocks])
-            for name in ("curves", "errors")
-        )
-        if not self.by_window:
-            return episode, (curves, errors), None, []
-        lowest = np.concatenate([block.lowest for block in blocks])
-        tally = self._tally(arm, episode, arm, curves[:, 0], self._usable(curves))
-        return episode, (curves, errors), self._weigh(lowest), [tally]
+    def _find_windows(self, shard: Shard, head: int, task: Task) -> tuple[Found, list[Tally]]:
+        arm, counts, heads = self.mixture.heads[head], self._counts(shard), list(self.mixture.heads)
+        n = int(counts.sum())
+        sigma_min, c = np.empty((3, n)), np.empty((n, len(heads)), dtype=np.float32)
+        curves = self._empty_curves(n)
+        students = self.students.get(shard.dataset)
+        for chunk in self._read(arm, shard, LOWEST_DRAWS if students else WINDOW_DRAWS, task):
+            if students:
+                means = recite(students[chunk.fold].network, chunk.windows)
+                up, down = students[chunk.fold].margins[:, None]
+            else:
+                drawn = self._draw(chunk, head)
+                means = drawn.means
+                up = down = spread_of(drawn.errors, np.full(len(means), WINDOW_DRAWS - 1.0))
+            sigma_min[:, chunk.rows] = cross_curves(means, up, down, self.sigma, self.threshold)
+            c[chunk.rows] = self._draw_lowest(chunk)
+            if curves is not None:
+                curves[chunk.rows] = expand_levels(means, self.sigma)
+        own, usable = c[:, heads.index(head)], sigma_min[0] == 0.0
+        tallies = [self.mixture.tally(arm, arm, own, usable, counts)] if n else []
+        return Found(sigma_min, self.mixture.weigh(c), curves), tallies
 
-    def _windows(
-        self,
-        arm: Arm,
-        episode: int,
-        heads: Sequence[int],
-        *,
-        lowest: Sequence[int] = (),
-        every: int = 1,
-    ) -> Iterator[WindowScores]:
-        name = self.study.frames[arm.dataset].ids[episode]
-        return score_windows(
-            self.classifiers[int(arm.fold[episode])],
-            arm,
-            episode,
-            heads,
-            lowest,
-            seed=noise_seed(self.study.options.seed, arm.dataset, name),
-            options=replace(self.options, every=every),
-        )
+    def _find_episodes(self, shard: Shard, head: int, task: Task) -> tuple[Found, list[Tally]]:
+        """Annotate episodes, whose curves are the means over their windows."""
+        counts = self._counts(shard)
+        means, errors = np.empty((2, int(counts.sum()), sparse_levels(self.sigma.size).size))
+        for chunk in self._read(self.mixture.heads[head], shard, EPISODE_DRAWS, task):
+            drawn = self._draw(chunk, head)
+            means[chunk.rows], errors[chunk.rows] = drawn.means, drawn.errors
+        pooled = pool_episodes(Curves(means, errors), counts)
+        spread = spread_of(pooled.errors, (EPISODE_DRAWS - 1.0) * counts)
+        sigma_min = cross_curves(pooled.means, spread, spread, self.sigma, self.threshold)
+        curves = self._empty_curves(counts.size)
+        if curves is not None:
+            curves[:] = expand_levels(pooled.means, self.sigma)
+        return Found(sigma_min, None, curves), []
 
-    def _usable(self, curves: np.ndarray) -> np.ndarray:
-        return np.all(curves > 0.5 - self.study.options.epsilon, axis=1)
+    def _counts(self, shard: Shard) -> Int64[np.ndarray, " episode"]:
+        """Scored windows of the shard's episodes that have any."""
+        counts = scored_windows(self.study, shard.dataset)[shard.episodes]
+        return counts[counts > 0]
 
-    def _weigh(self, c: np.ndarray) -> np.ndarray:
-        shares = [self.shares[arm.dataset] for arm in self.mixed.values()]
-        return unbiased_weights(c, np.array(shares))
+    def _empty_curves(self, rows: int) -> Float32[np.ndarray, "row level"] | None:
+        if not self.study.options.store_curves:
+            return None
+        return np.empty((rows, self.sigma.size), dtype=np.float32)
 
-    def _tally(
-        self, arm: Arm, episode: int, corrupt: Arm, c: np.ndarray, usable: np.ndarray
-    ) -> Tally:
-        """Tally an episode of the clean set or of a corrupt one, in the mixture of the two."""
-        share = self._share(corrupt)
-        own = share if arm is corrupt else 1.0 - share
-        if self.study.options.weighting == "window":
-            mass = own / self.counts[arm.dataset]
-        else:
-            mass = own / (arm.episodes.size * c.size)
-        return tally_episode(c, usable, mass, share)
+    def _read(self, arm: Arm, shard: Shard, draws: int, task: Task) -> Iterator[Chunk]:
+        for chunk in read_chunks(self.study, arm, shard, draws):
+            yield chunk
+            task.advance(len(chunk.rows))
 
-    def _share(self, corrupt: Arm) -> float:
-        """Share of a corrupt dataset's windows beside those of the clean set alone."""
-        count = self.counts[corrupt.dataset]
-        return count / (count + self.counts[self.study.clean.dataset])
+    def _draw(self, chunk: Chunk, head: int) -> Curves:
+        return draw_curves(self.classifiers[chunk.fold], chunk.windows, chunk.noise, head)
 
-    def read_answers(self) -> RowAnswers:
-        """Read back what the parts and the sums say."""
-        numbers = {name: number for number, name in enumerate(sorted(self.study.frames))}
-        sigma_min = {
-            name: read_manifest(_part(self.work, number))["sigma_min"].to_numpy()
-            for name, number in numbers.items()
-        }
-        if not self.by_window:
-            return RowAnswers(sigma_min, {}, {})
-        clean = load_tallies(_tallies(self.work, numbers[self.study.clean.dataset]))
-        tilts = {
-            arm.dataset: describe_tilt(
-                own, load_tallies(_tallies(self.work, numbers[arm.dataset]))[0], self._share(arm)
-            )
-            for own, arm in zip(clean, self.mixed.values(), strict=True)
-        }
-        return RowAnswers(sigma_min, self.shares, tilts)
+    def _draw_lowest(self, chunk: Chunk) -> Float32[np.ndarray, "window head"]:
+        heads = list(self.mixture.heads)
+        return draw_lowest(self.classifiers[chunk.fold], chunk.windows, chunk.noise, heads)

@@ -1,20 +1,20 @@
 """Rows of the manifest: the level above which a dataset, group, episode or window may train."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from ambient_curate.arms import ArmName
-from ambient_curate.crossing import last_crossing
-from ambient_curate.curves import CONFIDENCE, ArmCurves, C
+from ambient_curate.curves import ArmCurves, C
 from ambient_curate.manifest import manifest_schema, sort_rows, tabulate
+from ambient_curate.shards import Shard
 from ambient_curate.study import Study
 
-Curves = Float[np.ndarray, "window level"]
 Columns = dict[str, list[Any]]
 
 
@@ -83,149 +83,101 @@ def _empty(*names: str) -> Columns:
     return {name: [] for name in names}
 
 
-def curve_interval(
-    curves: Float[np.ndarray, "row level"],
-    errors: Float[np.ndarray, "row level"],
-    sigma: Float64[np.ndarray, " level"],
-    *,
-    epsilon: float,
-    draws: int,
-) -> Float64[np.ndarray, "3 row"]:
-    """Crossing of every curve, with a Monte-Carlo interval from its noise draws.
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What is said of the scored rows of a shard: its windows or episodes that are long enough.
 
-    The ends are the last crossings of the curve plus and minus Student's t times its standard
-    error: what another draw of noise would change, given the classifier.
-
-    Returns
-    -------
-    ndarray, float64, shape (3, row)
-        sigma_min, lower and upper.
+    Parameters
+    ----------
+    sigma_min : ndarray, float64, shape (3, row), or None
+        With its lower and its upper end; None: nothing is said.
+    weight : ndarray, float64, shape (row,), or None
+        Unbiased weights.
+    p_clean : ndarray, float32, shape (row, level), or None
+        Curves on the whole grid, where they are stored.
     """
-    from scipy.special import stdtrit
 
-    t = float(stdtrit(draws - 1, 0.5 + CONFIDENCE / 2))
-    threshold = 0.5 - epsilon
-    middle = last_crossing(curves, sigma, threshold)
-    lower = last_crossing(curves + t * errors, sigma, threshold)
-    upper = last_crossing(curves - t * errors, sigma, threshold)
-    return np.stack([middle, np.minimum(lower, middle), np.maximum(upper, middle)])
+    sigma_min: Float64[np.ndarray, "3 row"] | None = None
+    weight: Float64[np.ndarray, " row"] | None = None
+    p_clean: Float32[np.ndarray, "row level"] | None = None
 
 
-class MemberRows:
-    """Rows of one member's episodes or windows, added episode by episode.
+def tabulate_shard(
+    study: Study, shard: Shard, status: str, found: Found, metadata: Mapping[str, str]
+) -> pa.Table:
+    """Make the part of a shard: a row an episode or window, also of episodes that are too short.
 
     Parameters
     ----------
     study : Study
         With granularity ``episode`` or ``datapoint``.
-    name : str
-        The member.
-    sigma : ndarray, float64, shape (level,)
-        The grid.
+    shard : Shard
+        Of one member.
     status : str
         What a scored row says: ``ok``, or why the member has no answer.
-    draws : int
-        Noise draws a window.
+    found : Found
+        Of the scored rows.
+    metadata : mapping of str to str
+        Of `manifest_metadata`.
+
+    Raises
+    ------
+    ValueError
+        If `found` speaks of another number of rows than are scored.
     """
+    frames, windows = study.frames[shard.dataset], study.windows[shard.dataset]
+    counts = windows.counts[shard.episodes]
+    each = np.maximum(counts, 1) if study.by_window else np.ones_like(counts)
+    row = np.repeat(np.arange(counts.size), each)
+    start = (np.arange(row.size) - np.repeat(np.cumsum(each) - each, each)) * windows.stride
+    short = counts[row] == 0
+    first = frames.first_frame[shard.episodes][row]
+    fold = study.folds[shard.dataset][shard.episodes][row]
+    columns = {
+        "dataset": _repeat(shard.dataset, row.size),
+        "episode_id": pa.array([frames.ids[e] for e in shard.episodes]).take(pa.array(row)),
+        "episode_index": pa.array(frames.index[shard.episodes][row]),
+        "start": pa.array(start, mask=np.full(row.size, not study.by_window)),
+        "horizon": _repeat(study.options.horizon, row.size),
+        "index": pa.array(first + start, mask=first < 0),
+        "is_clean": _repeat(shard.dataset == study.clean.dataset, row.size),
+        "status": pa.array(["too-short", status]).take(pa.array(np.where(short, 0, 1))),
+        "fold": pa.array(fold, mask=short | (status == "too-few-episodes")),
+        **_said(found, ~short),
+    }
+    schema = manifest_schema(metadata)
+    arrays = [_as_column(columns.get(field.name), field.type, row.size) for field in schema]
+    return sort_rows(pa.Table.from_arrays(arrays, schema=schema))
 
-    def __init__(
-        self, study: Study, name: str, sigma: Float64[np.ndarray, " level"], status: str, draws: int
-    ) -> None:
-        self.study, self.name, self.sigma, self.status = study, name, sigma, status
-        self.draws = draws
-        self._next = 0
-        self.by_window = study.options.granularity == "datapoint"
-        self.is_clean = name == study.clean.dataset
-        self.columns = _empty(
-            "dataset",
-            "episode_id",
-            "episode_index",
-            "start",
-            "horizon",
-            "index",
-            "is_clean",
-            *_ANSWER,
-            "p_clean",
-            "weight",
-            "status",
-            "fold",
-        )
 
-    def add(
-        self,
-        episode: int,
-        curves: tuple[Curves, Curves] | None,
-        weight: Float64[np.ndarray, " window"] | None,
-    ) -> None:
-        """Add an episode, after those before it that have no scores.
+def _said(found: Found, scored: Bool[np.ndarray, " row"]) -> dict[str, pa.Array]:
+    """Columns of the answers, null where a row has none."""
+    columns: dict[str, pa.Array] = {}
+    if found.sigma_min is not None:
+        ends = np.concatenate([found.sigma_min, np.zeros((1, found.sigma_min.shape[1]))])
+        for name, values in zip(_ANSWER, ends, strict=True):
+            columns[name] = _spread(pa.array(values), scored)
+    if found.weight is not None:
+        columns["weight"] = _spread(pa.array(found.weight), scored)
+    if found.p_clean is not None:
+        flat = pa.array(found.p_clean.ravel())
+        levels = found.p_clean.shape[1]
+        ends_at = np.arange(0, len(flat) + 1, levels, dtype=np.int32)
+        columns["p_clean"] = _spread(pa.ListArray.from_arrays(ends_at, flat), scored)
+    return columns
 
-        Parameters
-        ----------
-        episode : int
-            Row of the member.
-        curves : tuple of ndarray, shape (window, level), or None
-            Mean probabilities of "clean" and their standard errors; None: clean.
-        weight : ndarray, float64, shape (window,), or None
-            Of each row, where a row is a window.
-        """
-        self._add_unscored(episode)
-        self._add(episode, curves, weight)
-        self._next = episode + 1
 
-    def finish(self) -> Columns:
-        """Add the remaining episodes, none of which has scores, and return the columns."""
-        self._add_unscored(self.study.frames[self.name].n_episodes)
-        return self.columns
+def _spread(values: pa.Array, scored: Bool[np.ndarray, " row"]) -> pa.Array:
+    """Give the scored rows their values in turn, and the others null."""
+    if len(values) != np.count_nonzero(scored):
+        raise ValueError(f"{len(values)} values for {np.count_nonzero(scored)} scored rows")
+    place = np.cumsum(scored) - 1
+    return values.take(pa.array(place, mask=~scored))
 
-    def _add_unscored(self, end: int) -> None:
-        for episode in range(self._next, end):
-            self._add(episode, None, None)
-        self._next = end
 
-    def _add(
-        self, episode: int, curves: tuple[Curves, Curves] | None, weight: np.ndarray | None
-    ) -> None:
-        windows = self.study.windows[self.name]
-        count = int(windows.counts[episode])
-        starts = np.arange(max(count, 1) if self.by_window else 1) * windows.stride
-        status = "too-short" if count == 0 else "ok" if self.is_clean else self.status
-        frames = self.study.frames[self.name]
-        first = int(frames.first_frame[episode])
-        fold = int(self.study.folds[self.name][episode])
-        n = len(starts)
-        values = {
-            "dataset": [self.name] * n,
-            "episode_id": [frames.ids[episode]] * n,
-            "episode_index": [int(frames.index[episode])] * n,
-            "start": starts.tolist() if self.by_window else [None],
-            "horizon": [self.study.options.horizon] * n,
-            "index": [None] * n if first < 0 else (first + starts).tolist(),
-            "is_clean": [self.is_clean] * n,
-            "weight": [None] * n if weight is None else weight.tolist(),
-            "status": [status] * n,
-            "fold": [fold if count and status != "too-few-episodes" else None] * n,
-            **self._answers(curves, n, status),
-        }
-        for key, value in values.items():
-            self.columns[key].extend(value)
+def _repeat(value: Any, n: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value), n)
 
-    def _answers(
-        self, scored: tuple[Curves, Curves] | None, n: int, status: str
-    ) -> dict[str, Sequence[Any]]:
-        if status == "ok" and self.is_clean:
-            return {**dict.fromkeys(_ANSWER, [0.0] * n), "p_clean": [None] * n}
-        if scored is None:
-            return dict.fromkeys((*_ANSWER, "p_clean"), [None] * n)
-        curves, errors = (values.astype(np.float64) for values in scored)
-        draws = self.draws
-        if not self.by_window:
-            draws = (draws - 1) * len(curves) + 1  # degrees of freedom of the pooled error
-            errors = np.sqrt(np.square(errors).sum(axis=0, keepdims=True)) / len(errors)
-            curves = curves.mean(axis=0, keepdims=True)
-        crossing = curve_interval(
-            curves, errors, self.sigma, epsilon=self.study.options.epsilon, draws=draws
-        )
-        stored = list(curves) if self.study.options.store_curves else [None] * n
-        return dict(zip(_ANSWER, (*crossing.tolist(), [0.0] * n), strict=True)) | {
-            "p_clean": stored
-        }
+
+def _as_column(values: pa.Array | None, kind: pa.DataType, n: int) -> pa.Array:
+    return pa.nulls(n, kind) if values is None else values.cast(kind)

@@ -1,23 +1,24 @@
 """The directory of a run: resumed by the same command, finished whole, owned by one writer."""
 
 import errno
-import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ambient_curate.errors import RunError
 from ambient_curate.files import replace_whole, sync
+from ambient_curate.locks import Lock
 
 RUN_SCHEMA = "ambient-curate/run"
 SCHEMA_VERSION = 1
 RESULTS = ("manifest", "curves.parquet", "reliability.parquet", "classifier")
+INPUTS = ("options", "sources", "versions", "threads")  # what a digest covers
 NUMERIC_STACK = (
     "ambient-curate",
     "h5py",
@@ -32,6 +33,7 @@ NUMERIC_STACK = (
 
 _REPORT = "report.html"  # written from a finished run, so it goes when the run goes
 _LOCK = ".lock"
+_READY = "ready.json"  # in .work: what several jobs have in common is there
 _DISCARDED = ".work-discarded"
 _SHOWN = 8  # differences in an error message
 
@@ -55,10 +57,22 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, digest: str, inputs: Mapping[str, Any]) -> None:
-        self.path = path
+        self.path, self.digest = path, digest
         self.work = path / ".work"
         self._inputs = dict(inputs)
+        self._lock: Lock | None = None
         self._header = {"schema": RUN_SCHEMA, "schema_version": SCHEMA_VERSION, "digest": digest}
+
+    @property
+    def ready(self) -> bool:
+        """Whether `share` was called, by this process or another."""
+        return (self.work / _READY).is_file()
+
+    def share(self) -> None:
+        """Let other jobs write to ``.work`` as well: what they have in common is there."""
+        write_json_atomic(self.work / _READY, self._header)
+        if self._lock is not None:
+            self._lock.share()
 
     @property
     def complete(self) -> bool:
@@ -139,6 +153,8 @@ class RunDirectory:
         for name in RESULTS:  # moved by a commit that did not reach run.json
             if (self.path / name).exists():
                 (self.path / name).rename(self.work / name)
+        for leftover in self.work.rglob(".*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
 
     def _discard(self) -> None:
         """Set aside what a run wrote, and nothing else, to be deleted once the next has begun.
@@ -195,17 +211,69 @@ def open_run(
             run._compare(header)
             yield run
         else:
-            with _lock(path):
+            with Lock(path / _LOCK) as run._lock:
+                run._lock.take()
                 run._prepare(force)
                 yield run
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(path).free / 1e6
+        _advise(path, error)
+
+
+@contextmanager
+def join_run(
+    path: Path, inputs: Mapping[str, Any], digest: str, *, tell: Callable[[str], None]
+) -> Iterator[RunDirectory]:
+    """Open a run for one of several jobs that write it together; they see the same files.
+
+    The first to come has the run for itself until it calls `RunDirectory.share`; the others wait,
+    and say so by `tell`. The rest is as in `open_run`; `commit` is not for a job.
+    """
+    run = RunDirectory(path, digest, inputs)
+    try:
+        _make_directory(path)
+        _find_header(path)
+        with Lock(path / _LOCK) as run._lock:
+            run._lock.join(lambda: run.ready or run.complete, tell)
+            if run.ready:
+                run._lock.share()
+                run._compare(_read_header(run.work / _READY))
+            elif not run.complete:
+                run._prepare(force=False)
+            yield run
+    except OSError as error:
+        _advise(path, error)
+
+
+@contextmanager
+def reopen_run(path: Path) -> Iterator[RunDirectory]:
+    """Open for writing the run that is there, with the inputs it was begun with.
+
+    Raises
+    ------
+    RunError
+        As `open_run`, and if there is no run.
+    """
+    file = path / ("run.json" if (path / "run.json").is_file() else ".work/options.json")
+    if not file.is_file():
         raise RunError(
-            f"the disk of {path} is full ({free:.0f} MB free)",
-            "make room and give the same command again: it continues where it stopped",
-        ) from error
+            f"{path} is no run: it has no run.json and no .work",
+            "give the directory that the jobs write to: their --out",
+        )
+    header = _read_header(file)
+    inputs = {key: header[key] for key in INPUTS if key in header}
+    with open_run(path, inputs, str(header.get("digest"))) as run:
+        yield run
+
+
+def _advise(path: Path, error: OSError) -> NoReturn:
+    """Turn a full disk into an expected failure."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    free = shutil.disk_usage(path).free / 1e6
+    raise RunError(
+        f"the disk of {path} is full ({free:.0f} MB free)",
+        "make room and give the same command again: it continues where it stopped",
+    ) from error
 
 
 def read_run(path: Path | str) -> dict[str, Any]:
@@ -317,33 +385,3 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the run; the kernel lets go when the process ends in whatever way."""
-    file = path / _LOCK
-    with os.fdopen(_acquire(file)):
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
-
-
-def _acquire(file: Path) -> int:
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode()
-            os.close(descriptor)
-            raise RunError(
-                f"{file.parent} is being written by process {pid}",
-                "wait for it or end it; then give the same command again",
-            ) from None
-        if os.fstat(descriptor).st_nlink:  # else its holder has just removed it
-            os.truncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-            return descriptor
-        os.close(descriptor)

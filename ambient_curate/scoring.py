@@ -1,4 +1,4 @@
-"""Out-of-fold scores: statistics of whole episodes at every level, and curves of windows."""
+"""Out-of-fold scores: statistics of whole episodes at every level."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
-from ambient_curate.episodes import pick_windows
+from ambient_curate.episodes import pick_evenly
 
 STATISTICS = ("c", "brier", "bce", "accuracy")
 BINS = 10
 BANDS = 6
 SMALLEST = 0.01  # probabilities are clipped to [SMALLEST, 1 - SMALLEST] in the cross-entropy
-ROWS = 8192  # rows of one network call
+ROWS = 2048  # rows of one network call: what the cache of a core holds
 BLOCK = 256  # windows scored together
 
 
@@ -28,7 +28,7 @@ class ScoreOptions:
     Attributes
     ----------
     draws : int
-        Noise draws a window, >= 1 (>= 2 for the errors of `score_windows`).
+        Noise draws a window, >= 1.
     most_windows : int or None
         Score at most this many windows, at equal distances; None: all.
     every : int
@@ -55,23 +55,6 @@ class EpisodeScore:
 
     statistics: Float64[np.ndarray, "head statistic level"]
     histogram: Float64[np.ndarray, "head band bin 2"]
-
-
-@dataclass(frozen=True, eq=False)
-class WindowScores:
-    """Scores of some windows of an episode, each averaged over its noise draws.
-
-    Parameters
-    ----------
-    curves, errors : ndarray, float32, shape (window, level, head)
-        Mean probability of "clean" for each asked head, and its standard error over the draws.
-    lowest : ndarray, float32, shape (window, other head)
-        The same mean at the lowest level alone, for other heads.
-    """
-
-    curves: Float32[np.ndarray, "window level head"]
-    errors: Float32[np.ndarray, "window level head"]
-    lowest: Float32[np.ndarray, "window other_head"]
 
 
 def noise_seed(seed: int, dataset: str, episode_id: str) -> list[int]:
@@ -118,49 +101,12 @@ def score_episode(
     return EpisodeScore(sums.statistics / count, sums.histogram / count)
 
 
-def score_windows(
-    classifier: FoldClassifier,
-    arm: Arm,
-    episode: int,
-    heads: Sequence[int],
-    lowest: Sequence[int] = (),
-    *,
-    seed: Sequence[int],
-    options: ScoreOptions,
-) -> Iterator[WindowScores]:
-    """Score the windows of one episode one by one, `BLOCK` at a time.
-
-    Every window has noise draws of its own, and each draw serves all levels of the window (common
-    random numbers): its curve is smooth, so that noise makes no crossings of its own.
-
-    Parameters
-    ----------
-    classifier, arm, episode, seed, options
-        As in `score_episode`.
-    heads : sequence of int
-        Corrupt arms whose curves are wanted.
-    lowest : sequence of int
-        Corrupt arms against which the windows are scored at the lowest level alone.
-    """
-    for windows, noise in _noise_windows(arm, episode, seed, options):
-        parts = [
-            classifier.predict(windows, noise, heads, levels)
-            for _, levels in _split_levels(classifier, noise, options.every)
-        ]
-        c = torch.cat(parts).transpose(0, 1)  # (window, level, draw, head)
-        at_lowest = torch.empty(len(windows), 0)
-        if lowest:
-            at_lowest = classifier.predict(windows, noise, lowest, slice(0, 1))[0].mean(dim=1)
-        error = c.std(dim=2) / options.draws**0.5
-        yield WindowScores(c.mean(dim=2).numpy(), error.numpy(), at_lowest.numpy())
-
-
 def _noise_windows(
     arm: Arm, episode: int, seed: Sequence[int], options: ScoreOptions
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Windows of an episode, `BLOCK` at a time, with their noise (window, draw, dim)."""
     rng = np.random.default_rng(seed)
-    picked = pick_windows(int(arm.windows.counts[episode]), options.most_windows)
+    picked = pick_evenly(int(arm.windows.counts[episode]), options.most_windows)
     for first in range(0, picked.size, BLOCK):
         number = picked[first : first + BLOCK]
         windows = arm.windows.gather(np.full_like(number, episode), number)

@@ -58,6 +58,8 @@ class Study:
         What relative windows refer to: ``"state"`` or ``"first action"``; None: absolute.
     skipped : tuple of dict
         Files left out, each with ``file`` and ``error``.
+    sources : dict by member
+        What was read: ``format``, and ``problems`` that did not stop the reader.
     """
 
     options: AnnotateOptions
@@ -71,6 +73,7 @@ class Study:
     normalizer: Normalizer
     reference: str | None
     skipped: tuple[dict[str, str], ...]
+    sources: dict[str, dict[str, Any]]
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -81,6 +84,11 @@ class Study:
     def by_row(self) -> bool:
         """Whether episodes or windows have rows of their own."""
         return self.options.granularity in ("episode", "datapoint")
+
+    @property
+    def by_window(self) -> bool:
+        """Whether every window has a row of its own."""
+        return self.options.granularity == "datapoint"
 
     def head(self, dataset: str, group: str | None = None) -> int | None:
         """Output that stands for a member or a group; None where it has too few episodes."""
@@ -104,9 +112,18 @@ def prepare_study(
     _require_corrupt(collection, name)
     members, skipped = _cache_members(collection, options, folder, progress)
     content = {
-        "options": asdict(replace(options, clean=name, out=None, workers=None)),
+        "options": asdict(
+            replace(options, clean=name, out=None, workers=None, shard_index=None, num_shards=None)
+        ),
         "members": members,
         "skipped": skipped,
+        "sources": {
+            member.name: {
+                "format": member.dataset.format,
+                "problems": list(member.dataset.problems),
+            }
+            for member in collection.members
+        },
     }
     write_json_atomic(folder / STUDY_FILE, content)
     return open_study(folder)
@@ -133,10 +150,9 @@ def open_study(folder: Path) -> Study:
     _require_folds(clean, options.folds)
     corrupt = _lay_arms(name, windows, folds, groups, options.folds)
     control = plant_control(clean, options.folds, options.epsilon)
-    skipped = tuple(content["skipped"])
     return Study(
         *(options, clean, corrupt, control, frames, windows, folds, groups),
-        *(normalizer, reference, skipped),
+        *(normalizer, reference, tuple(content["skipped"]), content["sources"]),
     )
 
 
@@ -303,4 +319,5 @@ def describe_member(study: Study, name: str) -> dict[str, Any]:
         "rate_hz": frames.rate_hz,
         "is_clean": name == study.clean.dataset,
         "outside": find_outside(study, name),
+        **study.sources[name],
     }

@@ -5,14 +5,10 @@ used crowd where p and q agree. Weights undo this, at the price of fewer effecti
 (METHOD.md section 3).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
-
-from ambient_curate.files import replace_whole
+from jaxtyping import Bool, Float, Float64, Int64
 
 REACH = 12.0  # |logit c| beyond which nothing changes
 BINS = 240
@@ -110,13 +106,14 @@ def unbiased_weights(
     return 1.0 / (1.0 - shares.sum() + (shares[present] * odds).sum(axis=1))
 
 
-def tally_episode(
+def tally_windows(
     c: Float[np.ndarray, " window"],
     usable: Bool[np.ndarray, " window"],
-    mass: float,
+    mass: Float64[np.ndarray, " window"],
     share: float,
+    first: Int64[np.ndarray, " episode"],
 ) -> Tally:
-    """Tally the windows of one episode in the mixture of p and one q_i.
+    """Tally windows of whole episodes in the mixture of p and one q_i.
 
     Parameters
     ----------
@@ -124,19 +121,21 @@ def tally_episode(
         Balanced P(clean) against q_i next to no noise.
     usable : ndarray, bool, shape (window,)
         Whether the window would train at every level; a clean one does.
-    mass : float
-        Of one window in the mixture; over all episodes of both they sum to 1.
+    mass : ndarray, float64, shape (window,)
+        In the mixture; over all episodes of both it sums to 1.
     share : float
         pi_i in [0, 1).
+    first : ndarray, int64, shape (episode,)
+        Where the windows of every episode begin, rising from 0.
     """
     weight = mass * unbiased_weights(c[:, None], np.array([share]))
     with np.errstate(divide="ignore"):
         logit = np.log(c.astype(np.float64)) - np.log1p(-c.astype(np.float64))
     where = np.clip(logit, -REACH, REACH)
-    sums = np.array([weight.sum(), np.square(weight).sum(), weight.sum() ** 2])
+    by_episode = np.add.reduceat(weight, first)
+    sums = np.array([weight.sum(), np.square(weight).sum(), np.square(by_episode).sum()])
     every, used, weighted = (
-        np.histogram(where, _EDGES, weights=each)[0]
-        for each in (np.full(c.size, mass), mass * usable, weight)
+        np.histogram(where, _EDGES, weights=each)[0] for each in (mass, mass * usable, weight)
     )
     return Tally(every, used, weighted, sums)
 
@@ -169,22 +168,3 @@ def describe_tilt(clean: Tally, corrupt: Tally, share: float) -> Tilt:
         windows=float(total**2 / squares),
         episodes=float(total**2 / by_episode),
     )
-
-
-def save_tallies(tallies: Sequence[Tally], path: Path) -> None:
-    """Write tallies as a file of plain arrays that appears only whole."""
-    with replace_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            mass=np.array([tally.mass for tally in tallies]),
-            usable=np.array([tally.usable for tally in tallies]),
-            weighted=np.array([tally.weighted for tally in tallies]),
-            sums=np.array([tally.sums for tally in tallies]),
-        )
-
-
-def load_tallies(path: Path) -> list[Tally]:
-    """Read what `save_tallies` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        columns = (stored[name] for name in ("mass", "usable", "weighted", "sums"))
-        return [Tally(*each) for each in zip(*columns, strict=True)]

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from ambient_curate.arms import ArmName, Control
 from ambient_curate.bounds import delta_at, tv_range_at
@@ -15,6 +14,7 @@ from ambient_curate.examinations import RELIABLE, UNRELIABLE, examine_control, f
 from ambient_curate.motion import Motion, name_dims
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.study import Study, find_outside
+from ambient_curate.sums import RowSums, sum_rows
 from ambient_curate.tilts import Tilt
 
 FEW_CLEAN = 20
@@ -49,7 +49,7 @@ def build_verdict(
     study: Study,
     arms: Mapping[ArmName, ArmCurves],
     findings: Mapping[ArmName, Sequence[Finding]],
-    sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
+    sums: Mapping[str, RowSums],
     tilts: Mapping[str, Tilt],
 ) -> list[dict[str, Any]]:
     """One row a dataset, the clean one first, and one a group.
@@ -62,8 +62,8 @@ def build_verdict(
         By dataset and group; absent where there were too few episodes.
     findings : mapping of (str, str or None) to sequence of Finding
         Of the same.
-    sigma_min : mapping of str to ndarray, float64
-        The rows of every member, NaN for null; empty where a row speaks for the whole.
+    sums : mapping of str to RowSums
+        Over the rows of every member; empty where a row speaks for the whole.
     tilts : mapping of str to Tilt
         By dataset, where a row is a window.
 
@@ -77,10 +77,10 @@ def build_verdict(
     rows = []
     for name in names:
         tilt = asdict(tilts[name]) if name in tilts else None
-        rows.append(_row(study, (name, None), arms, findings, sigma_min) | {"tilt": tilt})
+        rows.append(_row(study, (name, None), arms, findings, sums) | {"tilt": tilt})
         if study.groups is not None and name != clean:
             rows += [
-                _row(study, (name, label), arms, findings, sigma_min) | {"tilt": None}
+                _row(study, (name, label), arms, findings, sums) | {"tilt": None}
                 for label in sorted(set(study.groups[name]))
             ]
     return rows
@@ -94,7 +94,7 @@ def _row(
     key: ArmName,
     arms: Mapping[ArmName, ArmCurves],
     findings: Mapping[ArmName, Sequence[Finding]],
-    sigma_min: Mapping[str, Float64[np.ndarray, " row"]],
+    sums: Mapping[str, RowSums],
 ) -> dict[str, Any]:
     name, group = key
     is_clean = name == study.clean.dataset
@@ -125,7 +125,7 @@ def _row(
         "p_value": _p_value(findings.get(key, ())),
         "tv_lower": None if arm is None else null_if_nan(float(arm.envelope.tv_lower[0])),
         **_divergence(study, arm if status == "ok" else None, values[0]),
-        **_usable(study, values[0], sigma_min.get(name)),
+        **_usable(study, values[0], sums.get(name)),
     }
 
 
@@ -154,21 +154,18 @@ def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) ->
     }
 
 
-def _usable(
-    study: Study, sigma_min: float | None, rows: Float64[np.ndarray, " row"] | None
-) -> dict[str, Any]:
-    """Usable share of the trainer's levels, and the spread over a member's rows (NaN: null)."""
+def _usable(study: Study, sigma_min: float | None, rows: RowSums | None) -> dict[str, Any]:
+    """Usable share of the trainer's levels, and the spread over a member's rows (null: 1)."""
+    levels = np.sort(schedule_levels(study.options.schedule))
     quantiles = None
     if rows is None:
-        rows = np.array([np.nan if sigma_min is None else sigma_min])
+        rows = sum_rows(np.array([np.nan if sigma_min is None else sigma_min]), levels)
     else:
-        quantiles = np.quantile(np.nan_to_num(rows, nan=1.0), [0.1, 0.5, 0.9]).tolist()
-    levels = np.sort(schedule_levels(study.options.schedule))
-    banned = np.searchsorted(levels, np.nan_to_num(rows, nan=1.0), side="right")
+        quantiles = [rows.quantile(share) for share in (0.1, 0.5, 0.9)]
     return {
-        "usable": float(1.0 - banned.mean() / levels.size),
+        "usable": 1.0 - rows.banned / (rows.rows * levels.size),
         "quantiles": quantiles,
-        "nulls": int(np.isnan(rows).sum()),
+        "nulls": rows.nulls,
     }
 
 
@@ -179,7 +176,7 @@ def list_assumptions(study: Study) -> list[str]:
         f"a level is usable where E_q c > 1/2 - {epsilon:g}: Delta < {delta_at(epsilon):g} and "
         f"TV <= {tv_range_at(epsilon)[1]:.3f} there, if the classifier is the best possible one",
         "intervals are approximate: a bootstrap over folds and corrupt episodes (dataset, group), "
-        "or the noise draws alone (episode, datapoint)",
+        "or what other draws of noise would change, given the classifier (episode, datapoint)",
         "what is certified holds with 95 % for each dataset on its own, if its episodes are "
         "independent draws of one law"
         if study.options.weighting == "episode"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ambient_curate.config import Normalization, Representation
 
+ROWS = 65_536  # of values looked at together
 CONSTANT = 1e-6  # a dimension whose spread is this share of its magnitude carries float32 noise
 
 
@@ -159,8 +160,11 @@ def clean_values(windows: Windows) -> Float[np.ndarray, "n action"]:
 def share_outside(values: Float[np.ndarray, "n action"], normalizer: Normalizer) -> float:
     """Share of the values that lie outside the clean set's range in their dimension."""
     slack = CONSTANT * np.maximum(np.abs(normalizer.low), np.abs(normalizer.high))
-    outside = (values < normalizer.low - slack) | (values > normalizer.high + slack)
-    return float(outside.mean())
+    low, high, count = normalizer.low - slack, normalizer.high + slack, 0
+    for first in range(0, len(values), ROWS):  # the values may be a file larger than memory
+        part = values[first : first + ROWS]
+        count += int(np.count_nonzero((part < low) | (part > high)))
+    return count / values.size
 
 
 def draw_windows(

@@ -1,6 +1,7 @@
 """Fit, score and cross in memory: the path of `annotate` for distributions with known answers."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from ambient_curate.bounds import gaussian_delta
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
 from ambient_curate.empirical import compare_sets, measure_arm
-from ambient_curate.engines import map_items
 from ambient_curate.envelopes import build_envelope
 from ambient_curate.noise import grid
 from ambient_curate.scoring import ScoreOptions, noise_seed, score_episode
@@ -42,13 +42,9 @@ def cross(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        fits = list(
-            map_items(
-                lambda fold, _: fit_fold(p, q, fold, SIGMA, options),
-                range(options.folds),
-                workers=2,
-            )
-        )
+        with ThreadPoolExecutor(2) as pool:
+            folds = range(options.folds)
+            fits = list(pool.map(lambda fold: fit_fold(p, q, fold, SIGMA, options), folds))
         own = [_side(fits, p, list(range(len(q))), is_clean=True)]
         result = [
             _summarize(p, arm, own[0][head], _side(fits, arm, [head], is_clean=False)[0])

@@ -1,11 +1,12 @@
 """Studies of a few short episodes held in memory, and classifiers with random weights for them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from ambient_curate.arms import Arm
@@ -15,9 +16,13 @@ from ambient_curate.config import AnnotateOptions
 from ambient_curate.curves import ArmCurves
 from ambient_curate.envelopes import Envelope
 from ambient_curate.episodes import Episode
+from ambient_curate.jobs import PLAN, Jobs, plan_parts
+from ambient_curate.manifest import read_manifest
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
+from ambient_curate.parts import RowAnswers, RowPlan, read_answers
 from ambient_curate.progress import SILENT
+from ambient_curate.rows import manifest_metadata
 from ambient_curate.scoring import BANDS, BINS, STATISTICS, EpisodeScore
 from ambient_curate.selection import MemberOptions
 from ambient_curate.sources import CollectionSettings
@@ -96,7 +101,12 @@ def make_arm(name: str, episodes: Sequence[np.ndarray], fold: Sequence[int], **f
 
 
 def make_classifier(
-    heads: int, *, dim: int = HORIZON * ACTION, seed: int = 0, scale: float = 0.3
+    heads: int,
+    *,
+    dim: int = HORIZON * ACTION,
+    seed: int = 0,
+    scale: float = 0.3,
+    sigma: np.ndarray = SIGMA,
 ) -> FoldClassifier:
     """Random weights everywhere, so that every output is alive; `scale` 0: it says 1/2."""
     generator = torch.Generator().manual_seed(seed)
@@ -106,14 +116,14 @@ def make_classifier(
         basis.contiguous(),
         torch.rand(dim, generator=generator).sort().values,
         tuple(torch.rand(heads, dim, generator=generator) for _ in range(3)),
-        (-4.0, float(log_snr(SIGMA[0]))),
+        (-4.0, float(log_snr(sigma[0]))),
         generator=generator,
     ).requires_grad_(False)
     for parameter in network.parameters():
         parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    slope = scale * (1.0 + torch.rand(heads, SIGMA.size, generator=generator))
-    intercept = scale * torch.randn(heads, SIGMA.size, generator=generator)
-    return FoldClassifier(network, slope, intercept, SIGMA)
+    slope = scale * (1.0 + torch.rand(heads, sigma.size, generator=generator))
+    intercept = scale * torch.randn(heads, sigma.size, generator=generator)
+    return FoldClassifier(network, slope, intercept, sigma)
 
 
 def make_envelope(lower: float = 0.0, upper: float = 1.0) -> Envelope:
@@ -142,21 +152,71 @@ def make_score(heads: int, *, seed: int = 0, levels: int = SIGMA.size) -> Episod
     )
 
 
-def make_curves(
-    windows: int, *, c: float = 0.5, error: float = 0.01
-) -> tuple[np.ndarray, np.ndarray]:
-    """Curves of windows that are `c` at every level, and their standard errors."""
-    curves = np.full((windows, SIGMA.size), c, dtype=np.float32)
-    return curves, np.full_like(curves, error)
-
-
-def make_networks(study: Study, *, blind: bool = False) -> list[FoldClassifier]:
+def make_networks(
+    study: Study, *, blind: bool = False, sigma: np.ndarray = SIGMA
+) -> list[FoldClassifier]:
     """Untrained networks that see a difference only at low noise, or none at all."""
-    rise = torch.linspace(-2.0, 1.0, SIGMA.size).repeat(len(study.arms), 1)
-    made = [make_classifier(len(study.arms), seed=fold) for fold in range(study.options.folds)]
+    heads, folds = len(study.arms), range(study.options.folds)
+    rise = torch.linspace(-2.0, 1.0, sigma.size).repeat(heads, 1)
+    made = [make_classifier(heads, seed=fold, sigma=sigma) for fold in folds]
     if blind:
         return [replace(c, slope=0.0 * c.slope, intercept=0.0 * rise) for c in made]
     return [replace(c, intercept=rise) for c in made]
+
+
+def make_tepid(study: Study, sigma: np.ndarray = SIGMA) -> list[FoldClassifier]:
+    """They say about 1/2, so that windows of both sides have the same c, and some are usable."""
+    return [
+        replace(each, slope=0.015 * each.slope, intercept=0.0 * each.intercept)
+        for each in make_networks(study, sigma=sigma)
+    ]
+
+
+def make_jobs(study: Study, work: Path, networks: Sequence[FoldClassifier]) -> Jobs:
+    """Jobs whose networks are given instead of fitted."""
+    work.mkdir(exist_ok=True)
+    jobs = Jobs(work, study)
+    jobs.__dict__["classifiers"] = list(networks)
+    return jobs
+
+
+def carry_out(jobs: Jobs, tasks: Iterable[str]) -> None:
+    for task in tasks:
+        jobs.perform(task, SILENT)
+
+
+def make_plan(
+    study: Study, unreliable: str = "", taught: Sequence[str] = (), sigma: np.ndarray = SIGMA
+) -> RowPlan:
+    """A plan of parts; `unreliable` are the members, of one letter, that are not believed."""
+    statuses = {
+        arm.dataset: "classifier-unreliable" if arm.dataset in list(unreliable) else "ok"
+        for arm in study.corrupt
+    }
+    return RowPlan(statuses, taught, manifest_metadata(study, sigma, "digest"))
+
+
+def write_parts(
+    study: Study,
+    work: Path,
+    plan: RowPlan,
+    networks: Sequence[FoldClassifier],
+    index: int = 0,
+    count: int = 1,
+) -> RowAnswers:
+    """Write the parts that are missing, or every so-manyth; then read what the rows say."""
+    jobs = make_jobs(study, work, networks)
+    plan.save(work / PLAN)
+    carry_out(jobs, plan_parts(study, work, index, count).tasks)
+    if plan_parts(study, work).tasks:
+        return RowAnswers({}, {}, {})  # others have yet to write theirs
+    return read_answers(study, plan.statuses, work)
+
+
+def read_rows(work: Path, name: str | None = None) -> list[dict[str, Any]]:
+    """Read the rows of all parts as they are, or those of one member."""
+    tables = [read_manifest(path) for path in sorted((work / "manifest").iterdir())]
+    return [row for row in pa.concat_tables(tables).to_pylist() if name in (None, row["dataset"])]
 
 
 def files(folder: Path) -> dict[str, bytes]:

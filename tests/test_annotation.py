@@ -9,14 +9,17 @@ from types import ModuleType
 import collection_writer
 import numpy as np
 import pytest
+from small_worker import make_small
 
-from ambient_curate import parts, stages
-from ambient_curate.annotation import annotate
+from ambient_curate import answers, jobs, parts
+from ambient_curate.annotation import annotate, annotate_share, merge
 from ambient_curate.checks import Finding
 from ambient_curate.classifier import FitOptions
 from ambient_curate.curves import ArmCurves
 from ambient_curate.errors import ConfigError, NotEnoughDataError, RunError
+from ambient_curate.progress import Task
 from ambient_curate.results import Run
+from ambient_curate.shards import Shard
 from ambient_curate.training import TrainOptions
 
 GRANULARITIES = ("dataset", "group", "episode", "datapoint")
@@ -31,7 +34,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     small = functools.partial(
         FitOptions, train=train, windows=512, held_out=256, batch=64, every=20
     )
-    monkeypatch.setattr(stages, "FitOptions", small)
+    monkeypatch.setattr(jobs, "FitOptions", small)
 
 
 @pytest.fixture
@@ -49,7 +52,9 @@ def collection(tmp_path: Path) -> Path:
 
 
 def run(collection: Path, out: Path, **options: object) -> Run:
-    return annotate(collection, out=out, horizon=HORIZON, folds=3, **options)
+    return annotate(
+        collection, out=out, **{"horizon": HORIZON, "folds": 3, "workers": 1, **options}
+    )
 
 
 def contents(path: Path) -> dict[str, str]:
@@ -103,14 +108,14 @@ def test_windows_that_train_together_have_weights_and_shares(
     collection: Path, tmp_path: Path, granularity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that have an answer, clean ones too; here the jittered are not believed."""
-    examine = stages.examine_arm
+    examine = answers.examine_arm
 
     def doubt(arm: ArmCurves, *arguments: object, **named: object) -> list[Finding]:
         found = [replace(each, passed=True) for each in examine(arm, *arguments, **named)]
         return [*found, Finding("balance", arm.dataset != "jitter", {}, "skewed")]
 
-    monkeypatch.setattr(stages, "examine_arm", doubt)
-    monkeypatch.setattr(stages, "examine_control", lambda *_: [])
+    monkeypatch.setattr(answers, "examine_arm", doubt)
+    monkeypatch.setattr(answers, "examine_control", lambda *_: [])
     result = run(collection, tmp_path / "run", granularity=granularity)
     rows, verdict = result.manifest().to_pylist(), result.info["verdict"]
     told = {row["dataset"]: row["status"] for row in verdict}
@@ -143,12 +148,14 @@ def test_jitter_is_found_and_walks_of_the_same_law_are_not(
 @pytest.mark.parametrize(
     ("granularity", "module", "name", "call"),
     [
-        ("dataset", stages, "score_member", 3),
-        ("datapoint", stages, "score_member", 3),
-        ("datapoint", parts, "score_windows", 12),
+        pytest.param("dataset", jobs, "score_piece", 3, marks=pytest.mark.slow),
+        pytest.param("datapoint", jobs, "save_evidence", 5, marks=pytest.mark.slow),
+        pytest.param("episode", parts, "draw_curves", 2, marks=pytest.mark.slow),
+        pytest.param("datapoint", parts, "draw_curves", 2, marks=pytest.mark.slow),
+        ("datapoint", parts, "write_part", 2),
     ],
 )
-def test_workers_and_interruptions_leave_the_same_bytes(
+def test_an_interrupted_run_continues_to_the_same_bytes(
     collection: Path,
     tmp_path: Path,
     granularity: str,
@@ -157,26 +164,105 @@ def test_workers_and_interruptions_leave_the_same_bytes(
     call: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = run(collection, tmp_path / "plain", granularity=granularity, workers=1)
-    score = getattr(module, name)
+    plain = run(collection, tmp_path / "plain", granularity=granularity)
+    work = getattr(module, name)
     calls = []
 
     def interrupt_once(*args: object, **kwargs: object) -> object:
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return score(*args, **kwargs)
+        return work(*args, **kwargs)
 
     monkeypatch.setattr(module, name, interrupt_once)
     with pytest.raises(KeyboardInterrupt):
-        run(collection, tmp_path / "broken", granularity=granularity, workers=2)
+        run(collection, tmp_path / "broken", granularity=granularity)
     assert not (tmp_path / "broken" / "run.json").exists()
     fits = contents(tmp_path / "broken" / ".work" / "classifier")
-    resumed = run(collection, tmp_path / "broken", granularity=granularity, workers=2)
+    assert len(fits) == 4
+    resumed = run(collection, tmp_path / "broken", granularity=granularity)
     assert contents(resumed.path) == contents(plain.path)
     assert {f"classifier/{name}": digest for name, digest in fits.items()}.items() <= contents(
         plain.path
     ).items()
+
+
+def test_two_processes_write_the_bytes_of_one(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With students, and a dozen parts."""
+    make_small(monkeypatch.setattr)
+    one, two = (
+        run(collection, tmp_path / str(n), granularity="datapoint", workers=n) for n in (1, 2)
+    )
+    assert contents(one.path) == contents(two.path)
+    assert [student["dataset"] for student in one.info["students"]] == ["jitter", "walks"]
+    assert len(list((one.path / "manifest").iterdir())) > 10
+
+
+def test_a_piece_of_work_that_fails_twice_is_named_and_the_others_are_done(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(monkeypatch.setattr)
+    write = jobs.PartWriter.write
+
+    def fail(self: jobs.PartWriter, shard: Shard, task: Task) -> None:
+        if shard.number == 3:
+            raise ValueError("no luck")
+        write(self, shard, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.PartWriter, "write", fail)
+        with pytest.raises(RunError, match=r"1 of \d+ .* failed twice \(write 3: .*no luck"):
+            run(collection, tmp_path / "run", granularity="datapoint")
+    written = sorted(path.name for path in (tmp_path / "run/.work/manifest").iterdir())
+    assert len(written) > 10 and "part-00003.parquet" not in written
+    run(collection, tmp_path / "run", granularity="datapoint")
+    plain = run(collection, tmp_path / "plain", granularity="datapoint")
+    assert contents(tmp_path / "run") == contents(plain.path)
+
+
+def test_a_share_is_not_a_run(collection: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="annotate_share"):
+        run(collection, tmp_path / "run", shard_index=0, num_shards=2)
+    with pytest.raises(ValueError, match="num_shards"):
+        annotate_share(collection, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="give both"):
+        run(collection, tmp_path / "run", shard_index=0)
+    with pytest.raises(ConfigError, match="less than num_shards = 2"):
+        run(collection, tmp_path / "run", shard_index=2, num_shards=2)
+    with pytest.raises(RunError, match="is no run"):
+        merge(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "granularity", [pytest.param("dataset", marks=pytest.mark.slow), "datapoint"]
+)
+def test_shares_one_after_another_and_a_merge_give_the_same_bytes(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granularity: str
+) -> None:
+    make_small(monkeypatch.setattr)
+    named = {"granularity": granularity, "horizon": HORIZON, "folds": 3, "workers": 1}
+    plain = annotate(collection, out=tmp_path / "plain", **named)
+    out = tmp_path / "shared"
+    shares = [
+        annotate_share(collection, out=out, shard_index=i, num_shards=3, **named) for i in (2, 0)
+    ]
+    assert all(share.done < share.total or granularity == "dataset" for share in shares)
+    if granularity == "datapoint":
+        with pytest.raises(RunError, match=r"parts of .* are missing: 1, 4, 7, \.\.\."):
+            merge(out)
+        with pytest.raises(RunError, match="other inputs"):
+            annotate_share(
+                *(collection,), out=out, shard_index=1, num_shards=3, **{**named, "seed": 1}
+            )
+    last = annotate_share(collection, out=out, shard_index=1, num_shards=3, **named)
+    assert last.done == last.total
+    merged = merge(out)
+    assert not merged.already_complete and merge(out).already_complete
+    assert contents(merged.path) == contents(plain.path)
+    late = annotate_share(collection, out=out, shard_index=1, num_shards=3, **named)
+    assert (late.done, late.total) == (last.total, last.total)
 
 
 def test_a_complete_run_is_recognised_and_another_refused(collection: Path, tmp_path: Path) -> None:

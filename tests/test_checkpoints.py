@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_study import ACTION, HORIZON, SIGMA, make_classifier
 
-from ambient_curate.checkpoints import load_fold, save_fold
+from ambient_curate.checkpoints import load_fold, load_student, save_fold, save_student
 from ambient_curate.errors import CheckpointError
+from ambient_curate.students import SCALES, CurveNetwork, Student, recite
 
 HEADS = 2
 
@@ -95,3 +96,91 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load_fold(path)
     assert not told.exists()
+
+
+def make_student(width: int = 7) -> Student:
+    generator, base = torch.Generator().manual_seed(0), make_classifier(1).network
+    network = CurveNetwork(
+        *(base.mean, base.basis, base.variance, SIGMA.size), width=width, generator=generator
+    )
+    network.standardize(torch.randn(50, len(SCALES) * HORIZON * ACTION, generator=generator))
+    margins = np.random.default_rng(0).random((2, SIGMA.size)) / 3.0
+    return Student(network.requires_grad_(False).eval(), margins, 1.0 / 3.0)
+
+
+@pytest.fixture
+def student_file(tmp_path: Path) -> Path:
+    path = tmp_path / "a-0.safetensors"
+    save_student(make_student(), path)
+    return path
+
+
+def test_a_student_that_is_read_says_the_same_bits(student_file: Path) -> None:
+    expected, found = make_student(), load_student(student_file)
+    windows = torch.randn(9, HORIZON, ACTION, generator=torch.Generator().manual_seed(1))
+    said = recite(found.network, windows)
+    assert said.tolist() == recite(expected.network, windows).tolist()
+    assert said.std() > 0.01
+    state = found.network.state_dict()
+    for name, tensor in expected.network.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+    assert (found.margins.dtype, found.margins.shape) == (np.float64, (2, SIGMA.size))
+    assert found.margins.tolist() == expected.margins.tolist()
+    assert found.error == expected.error == 1.0 / 3.0
+    assert not found.network.training
+    assert not any(parameter.requires_grad for parameter in found.network.parameters())
+
+
+def test_a_student_is_written_as_the_same_bytes_every_time(student_file: Path) -> None:
+    first = student_file.read_bytes()
+    save_student(load_student(student_file), student_file)
+    assert student_file.read_bytes() == first
+    assert [path.name for path in student_file.parent.iterdir()] == [student_file.name]
+
+
+def test_margins_that_know_nothing_come_back(student_file: Path) -> None:
+    student = make_student()
+    save_student(Student(student.network, np.full((2, SIGMA.size), np.inf), 0.0), student_file)
+    assert np.isinf(load_student(student_file).margins).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-4, 0.01, 0.5, 0.999999])
+def test_a_cut_student_is_refused(student_file: Path, share: float) -> None:
+    whole = student_file.read_bytes()
+    student_file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match=r"a-0\.safetensors holds no student") as error:
+        load_student(student_file)
+    assert "--force" in str(error.value.hint)
+
+
+def test_a_classifier_is_no_student_and_a_student_no_classifier(
+    stored: Path, student_file: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="holds no student of this version"):
+        load_student(stored)
+    with pytest.raises(CheckpointError, match="holds no classifier of this version"):
+        load_fold(student_file)
+    for path in (student_file.with_name("none"), student_file.parent):
+        with pytest.raises(CheckpointError):
+            load_student(path)
+
+
+FOREIGN_STUDENTS = {
+    "no margins": lambda t: {k: v for k, v in t.items() if k != "margins"},
+    "margins of one side": lambda t: t | {"margins": t["margins"][:1].clone()},
+    "margins of one row": lambda t: t | {"margins": t["margins"][0].clone()},
+    "one level less": lambda t: t | {"margins": t["margins"][:, 1:].clone()},
+    "no error": lambda t: {k: v for k, v in t.items() if k != "error"},
+    "two errors": lambda t: t | {"error": torch.zeros(2, dtype=torch.float64)},
+    "a wider layer": lambda t: t | {"network.layers.0.bias": torch.ones(8)},
+    "a layer less": lambda t: {k: v for k, v in t.items() if ".layers.2." not in k},
+    "a wider mean": lambda t: t | {"network.mean": torch.ones(HORIZON * ACTION + 1)},
+    "margins of three sides": lambda t: t | {"margins": t["margins"][[0, 1, 1]].clone()},
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN_STUDENTS)
+def test_tensors_that_make_no_student_are_refused(student_file: Path, change: str) -> None:
+    save_file(FOREIGN_STUDENTS[change](load_file(student_file)), student_file)
+    with pytest.raises(CheckpointError, match="holds no student of this version"):
+        load_student(student_file)

@@ -22,7 +22,7 @@ from ambient_curate.energy import (
     permute_episodes,
     scale_directions,
 )
-from ambient_curate.episodes import pick_windows
+from ambient_curate.episodes import pick_evenly
 from ambient_curate.errors import NotEnoughDataError
 
 SIGMA = 0.0251
@@ -46,7 +46,7 @@ def compare(clean: Episodes, corrupt: Episodes, seed: int = 0, **options: int) -
 
 def mean_distances(side: Episodes, noise: float = NOISE) -> np.ndarray:
     """The definition, episode by episode."""
-    asked = [e[pick_windows(len(e), SAMPLE // len(side))] for e in side]
+    asked = [e[pick_evenly(len(e), SAMPLE // len(side))] for e in side]
     pairs = itertools.permutations(asked, 2)
     square = np.concatenate([cdist(e, f, "sqeuclidean").ravel() for e, f in pairs])
     width = np.sqrt(np.quantile(square, NEAREST) + noise**2) / 2
@@ -193,7 +193,7 @@ def test_a_tremor_in_quiet_directions_is_seen_only_once_directions_are_scaled() 
     clean = [motion_windows(move(rng)) for _ in range(10)]
     corrupt = [motion_windows(add_tremor(move(rng), rng)) for _ in range(10)]
     assert compare(clean, corrupt).p_value <= 0.002
-    plain = distances_of([e[pick_windows(len(e), MOST_WINDOWS)] for e in [*clean, *corrupt]])
+    plain = distances_of([e[pick_evenly(len(e), MOST_WINDOWS)] for e in [*clean, *corrupt]])
     assert permute_episodes(plain, 10, rng)[1] > 0.1
 
 
@@ -257,7 +257,7 @@ def test_a_bounded_number_of_episodes_is_read() -> None:
 def test_windows_are_picked_at_equal_distances() -> None:
     rng = np.random.default_rng(7)
     clean, corrupt = (draw_side(rng, [1, 30, 7, 100, 5]) for _ in range(2))
-    picked = [[e[pick_windows(len(e), 6)] for e in side] for side in (clean, corrupt)]
+    picked = [[e[pick_evenly(len(e), 6)] for e in side] for side in (clean, corrupt)]
     assert compare(clean, corrupt, most_windows=6) == compare(*picked)
     assert compare(clean, corrupt, most_windows=6) != compare(clean, corrupt)
 

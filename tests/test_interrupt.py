@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -15,18 +16,13 @@ import numpy as np
 import pytest
 from collection_writer import SHARD, make_episodes, write_hdf5, write_npz, write_rlds
 from command import check_failure, run_command, snapshot
+from small_worker import make_small
 
-from ambient_curate import console, runs, stages
-from ambient_curate.classifier import FitOptions
+from ambient_curate import console, runs
 from ambient_curate.progress import Task
-from ambient_curate.training import TrainOptions
 
-ANNOTATE = ("annotate", "set", "--folds", "3", "--workers", "2")
-
-
-SMALL = functools.partial(
-    FitOptions, train=TrainOptions(steps=6), windows=64, held_out=32, batch=16, every=6
-)
+COMMAND = ("annotate", "set", "--folds", "3")
+ANNOTATE = (*COMMAND, "--workers", "1")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +37,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its copy `set` in the current directory, of the same times; a fit takes no second."""
-    monkeypatch.setattr(stages, "FitOptions", SMALL)
+    make_small(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(collection, "set"))
 
@@ -54,7 +50,7 @@ def finished(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     def make(granularity: str) -> Path:
         out = tmp_path_factory.mktemp("finished") / "run"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stages, "FitOptions", SMALL)
+            make_small(patch.setattr)
             patch.chdir(collection.parent)
             outcome = run_command(*ANNOTATE, "--granularity", granularity, "--out", str(out))
         assert outcome[0] == 0, outcome
@@ -87,23 +83,30 @@ def interrupt_at(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "ConsoleProgress", Pressing)
 
 
-MOMENTS = ("reading clean", "reading noisy", "fold 1 of 3", "fold 3 of 3", "scoring noisy")
-QUICK = [("dataset", moment) for moment in ("reading noisy", "fold 1 of 3", "scoring noisy")]
-SLOW = [(granularity, moment) for granularity in ("episode", "datapoint") for moment in MOMENTS]
+MOMENTS = (
+    *("reading clean", "reading noisy", "fold 1 of 3", "fold 3 of 3", "scoring noisy"),
+    *("teaching noisy", "annotating noisy"),
+)
+QUICK = [("dataset", "reading noisy"), ("dataset", "fold 1 of 3")]
+QUICK += [("datapoint", "annotating noisy")]
+SLOW = [("episode", m) for m in MOMENTS if m != "teaching noisy"]
+SLOW += [("dataset", "scoring noisy"), *(("datapoint", m) for m in MOMENTS[:-1])]
 
 
 @pytest.mark.parametrize(
     ("granularity", "moment"),
     QUICK + [pytest.param(*each, marks=pytest.mark.slow) for each in SLOW],
 )
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_after_ctrl_c_the_same_command_continues_to_the_same_bytes(
     folder: Path,
     finished: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     granularity: str,
     moment: str,
+    workers: str,
 ) -> None:
-    command = (*ANNOTATE, "--granularity", granularity)
+    command = (*COMMAND, "--workers", workers, "--granularity", granularity)
     before = snapshot(folder)
     with monkeypatch.context() as patch:
         interrupt_at(moment, patch)
@@ -139,6 +142,77 @@ def test_ctrl_c_from_outside_ends_the_console_script(
     done = subprocess.run([script, *ANNOTATE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Path("set_run/run.json").exists()
+
+
+def run_small(*words: str) -> subprocess.Popen[str]:
+    """Start the command line, with small sizes here and in its workers, on its own."""
+    program = [sys.executable, str(Path(__file__).with_name("small_worker.py")), *words]
+    return subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a command that succeeds; return what it told."""
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return stdout + stderr
+
+
+def count_workers(run: Path) -> int:
+    """Processes whose command line names the working directory of a run."""
+    name = str(run / ".work").encode()
+    found = 0
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            found += name in file.read_bytes().split(b"\0")
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_moment_leaves_no_worker_and_continues_to_the_same_bytes(
+    folder: Path, finished: Callable[[str], Path]
+) -> None:
+    """SIGKILL, to the command alone, at 20 moments all over a run by two processes."""
+    start = time.monotonic()
+    words = (*COMMAND, "--workers", "2", "--granularity", "datapoint", "--out")
+    finish(run_small(*words, "whole"))
+    seconds = time.monotonic() - start
+    assert content(Path("whole")) == content(finished("datapoint"))
+    moments = np.random.default_rng(0).uniform(0.1, 1.0, 20)
+    for number, moment in enumerate(sorted(moments)):
+        out = Path(f"run-{number}")
+        process = run_small(*words, str(out))
+        time.sleep(moment * seconds)
+        process.kill()
+        process.communicate()
+        deadline = time.monotonic() + 10.0
+        while count_workers(out) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert count_workers(out) == 0
+        left = sorted(str(f.relative_to(out)) for f in out.rglob("*.parquet"))
+        finish(run_small(*words, str(out)))
+        print(f"killed after {moment * seconds:.1f} of {seconds:.1f} s: {len(left)} tables stood")
+        assert content(out) == content(Path("whole"))
+
+
+@pytest.mark.slow
+def test_array_jobs_and_a_merge_write_what_one_process_would(
+    folder: Path, finished: Callable[[str], Path]
+) -> None:
+    """Eight jobs at once; one of them is killed and given again."""
+    words = (*COMMAND, "--granularity", "datapoint", "--workers", "1", "--out", "run")
+    jobs = [run_small(*words, "--num-shards", "8", "--shard-index", str(i)) for i in range(8)]
+    jobs[1].kill()
+    jobs[1].communicate()
+    told = [finish(job) for i, job in enumerate(jobs) if i != 1]
+    assert all("ambient-curate merge run" in text for text in told)
+    check_failure(run_command("merge", "run"), "parts of run are missing", "--shard-index")
+    finish(run_small(*words, "--num-shards", "8", "--shard-index", "1"))
+    code, stdout, stderr = run_command("merge", "run")
+    assert code == 0 and "noisy" in stdout, stderr
+    assert content(Path("run")) == content(finished("datapoint"))
+    assert "already complete" in run_command("merge", "run")[2]
 
 
 @pytest.fixture

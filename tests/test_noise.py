@@ -159,3 +159,38 @@ def test_a_level_equal_to_sigma_min_is_not_admissible() -> None:
     assert noise.first_admissible_index(float(levels[3]), "squaredcos_cap_v2:100") == 4
     assert noise.first_admissible_index(0.0, "flow-reversed:4") == 3
     assert noise.first_admissible_index(1.0, "flow:10") is None
+
+
+@given(st.integers(0, 4), st.integers(0, 3), st.integers(1, 5))
+def test_noise_is_drawn_in_pairs_of_which_one_is_the_other_negated(
+    windows: int, pairs: int, dim: int
+) -> None:
+    rng, plain = np.random.default_rng([windows, pairs]), np.random.default_rng([windows, pairs])
+    drawn = noise.draw_pairs(rng, windows, 2 * pairs, dim)
+    first = plain.standard_normal((windows, pairs, dim), dtype=np.float32)
+    assert drawn.dtype == np.float32
+    assert drawn.shape == (windows, 2 * pairs, dim)
+    np.testing.assert_array_equal(drawn[:, :pairs], first)
+    np.testing.assert_array_equal(drawn[:, pairs:], -first)
+    assert rng.random() == plain.random()  # and nothing else was drawn
+
+
+def test_what_is_odd_in_the_noise_cancels_in_the_mean_of_a_pair() -> None:
+    """A probability near 1/2 is nearly 1/2 plus an odd function: pairs beat as many draws."""
+    rng = np.random.default_rng(0)
+    pairs = noise.draw_pairs(rng, 2_000, 2, 3).astype(np.float64)
+    plain = rng.standard_normal((2_000, 2, 3))
+    np.testing.assert_array_equal(np.tanh(pairs).sum(axis=1), 0.0)
+    assert pairs.std() == pytest.approx(1.0, abs=0.03)
+    assert np.unique(pairs).size > 0.99 * pairs.size
+    of_pairs, of_draws = (
+        (1.0 / (1.0 + np.exp(-0.5 * z.sum(axis=2) - 0.2))).mean(axis=1).std()
+        for z in (pairs, plain)
+    )
+    assert of_pairs < 0.15 * of_draws
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_an_odd_number_of_draws_is_no_pairs(draws: int) -> None:
+    with pytest.raises(ValueError, match="are no pairs"):
+        noise.draw_pairs(np.random.default_rng(0), 2, draws, 3)

@@ -1,34 +1,27 @@
 """Rows: one for everything a trainer may ask about, null with a reason where there is no answer."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import t as student
-from small_study import (
-    HORIZON,
-    SIGMA,
-    make_arm_curves,
-    make_curves,
-    make_episodes,
-    make_study,
-)
+from small_study import HORIZON, SIGMA, make_arm_curves, make_episodes, make_study
 
-from ambient_curate.crossing import last_crossing
 from ambient_curate.manifest import read_manifest, write_part
 from ambient_curate.rows import (
     Columns,
-    MemberRows,
-    curve_interval,
+    Found,
     manifest_metadata,
     tabulate_rows,
+    tabulate_shard,
     whole_rows,
 )
 from ambient_curate.schema import METADATA_KEYS
+from ambient_curate.shards import Shard
 from ambient_curate.study import Study
 
 LENGTHS = (6, 2, 9, 5, 4)
@@ -36,7 +29,7 @@ FIRST = (100, 110, 120, 130, 140)
 STRIDE = 2
 STARTS = {0: [0, 2], 1: [0], 2: [0, 2, 4, 6], 3: [0, 2], 4: [0]}
 ANSWER = ("sigma_min", "sigma_min_lower", "sigma_min_upper", "sigma_max")
-EPSILON = 0.05
+SCORED = {"episode": 4, "datapoint": 9}  # rows of b that have a whole window
 
 
 def study_of(folder: Path, granularity: str, **options: Any) -> Study:
@@ -55,34 +48,42 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Study]:
     }
 
 
-def write(study: Study, columns: Columns, folder: Path) -> list[dict[str, Any]]:
+def written(table: pa.Table, folder: Path) -> list[dict[str, Any]]:
     """Rows as a reader finds them: every test passes the schema's rules."""
-    table = tabulate_rows(columns, manifest_metadata(study, SIGMA, "digest"))
     write_part(table, folder / "part-00000.parquet")
     return read_manifest(folder / "part-00000.parquet").to_pylist()
 
 
-Scored = dict[int, tuple[np.ndarray, np.ndarray]]
+def write(study: Study, columns: Columns, folder: Path) -> list[dict[str, Any]]:
+    return written(tabulate_rows(columns, manifest_metadata(study, SIGMA, "digest")), folder)
 
 
 def rows_of(
-    study: Study, scored: Scored, folder: Path, name: str = "b", status: str = "ok"
+    study: Study,
+    found: Found,
+    folder: Path,
+    name: str = "b",
+    status: str = "ok",
+    episodes: Sequence[int] = range(len(LENGTHS)),
 ) -> list[dict[str, Any]]:
-    member = MemberRows(study, name, SIGMA, status, draws=4)
-    for episode, curves in scored.items():
-        member.add(episode, curves, None)
-    return write(study, member.finish(), folder)
+    shard = Shard(0, name, np.array(episodes))
+    metadata = manifest_metadata(study, SIGMA, "digest")
+    return written(tabulate_shard(study, shard, status, found, metadata), folder)
 
 
-def scores(c: float = 0.3) -> Scored:
-    return {e: make_curves(len(s), c=c) for e, s in STARTS.items() if e != 1}
+def answers(rows: int, *, curves: bool = True) -> Found:
+    """Every row's own: its number decides."""
+    number = np.arange(rows)
+    sigma_min = 0.5 + number / 100.0 + np.array([[0.0], [-0.3], [0.2]])
+    p_clean = np.linspace(0.1, 0.5, SIGMA.size) + number[:, None] / 100.0
+    return Found(sigma_min, None, p_clean.astype(np.float32) if curves else None)
 
 
 def test_every_window_has_a_row_with_its_place_in_the_source(
     studies: dict[str, Study], tmp_path: Path
 ) -> None:
     study = studies["datapoint"]
-    rows = rows_of(study, scores(), tmp_path)
+    rows = rows_of(study, answers(9), tmp_path)
     places = [(e, start) for e, starts in STARTS.items() for start in starts]
     assert [(r["episode_index"], r["start"]) for r in rows] == places
     for row in rows:
@@ -97,44 +98,73 @@ def test_every_window_has_a_row_with_its_place_in_the_source(
         assert (row["sigma_min"] is None) == (episode == 1)
 
 
-def test_the_answers_are_those_of_the_windows_own_curves(
-    studies: dict[str, Study], tmp_path: Path
+@pytest.mark.parametrize("granularity", ["episode", "datapoint"])
+def test_what_was_found_stands_in_the_scored_rows_in_their_order(
+    studies: dict[str, Study], tmp_path: Path, granularity: str
 ) -> None:
-    found = scores()
-    for curves, _ in found.values():
-        curves[:] = np.sort(np.random.default_rng(0).random(curves.shape, dtype=np.float32) / 2)
-    rows = iter(rows_of(studies["datapoint"], found, tmp_path))
-    for episode, starts in STARTS.items():
-        for number, _ in enumerate(starts):
-            row = next(rows)
-            if episode == 1:
-                assert [row[name] for name in (*ANSWER, "p_clean")] == [None] * 5
-                continue
-            curve = found[episode][0][number]
-            expected = float(last_crossing(curve, SIGMA, 0.5 - EPSILON))
-            assert row["sigma_min"] == pytest.approx(expected, abs=1e-6)
-            assert row["sigma_min_lower"] <= row["sigma_min"] <= row["sigma_min_upper"]
-            assert row["sigma_max"] == 0.0
-            assert row["p_clean"] == curve.tolist()
+    found = answers(SCORED[granularity])
+    assert found.sigma_min is not None
+    assert found.p_clean is not None
+    rows = rows_of(studies[granularity], found, tmp_path)
+    scored = iter(range(SCORED[granularity]))
+    for row in rows:
+        if row["episode_index"] == 1:
+            assert [row[name] for name in (*ANSWER, "p_clean")] == [None] * 5
+            continue
+        number = next(scored)
+        assert [row[name] for name in ANSWER] == [*found.sigma_min[:, number], 0.0]
+        assert row["p_clean"] == found.p_clean[number].tolist()
+    assert list(scored) == []
 
 
 def test_an_episode_has_one_row_that_speaks_for_its_windows(
     studies: dict[str, Study], tmp_path: Path
 ) -> None:
-    found = scores()
-    curves = np.linspace(0.2, 0.5, SIGMA.size) + np.array([[0.1], [0.0], [-0.1], [-0.08]])
-    found[2] = curves.astype(np.float32), np.full_like(curves, 0.03, np.float32)
-    rows = rows_of(studies["episode"], found, tmp_path)
+    rows = rows_of(studies["episode"], answers(4), tmp_path)
     assert [row["episode_index"] for row in rows] == [0, 1, 2, 3, 4]
     assert {row["start"] for row in rows} == {None}
     assert [row["index"] for row in rows] == list(FIRST)
     assert [row["status"] for row in rows] == ["ok", "too-short", "ok", "ok", "ok"]
-    mean = curves.mean(axis=0)
-    error = student.ppf(0.975, 4 * 3) * 0.03 / 4**0.5  # four windows of four draws
-    for name, curve in zip(ANSWER, (mean, mean + error, mean - error), strict=False):
-        expected = float(last_crossing(curve, SIGMA, 0.5 - EPSILON))
-        assert rows[2][name] == pytest.approx(expected, abs=1e-5)
-    np.testing.assert_allclose(rows[2]["p_clean"], mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", ["episode", "datapoint"])
+def test_a_shard_has_the_rows_of_its_own_episodes(
+    studies: dict[str, Study], tmp_path: Path, granularity: str
+) -> None:
+    """Those of 2, of 1 and of 4: given in another order, sorted in the part."""
+    study, found = studies[granularity], answers(2 if granularity == "episode" else 5)
+    assert found.sigma_min is not None
+    rows = rows_of(study, found, tmp_path, episodes=[4, 1, 2])
+    every = [(1, 0), *((2, start) for start in STARTS[2]), (4, 0)]
+    expected = [(1, None), (2, None), (4, None)] if granularity == "episode" else every
+    assert [(row["episode_index"], row["start"]) for row in rows] == expected
+    folds = {e: None if e == 1 else int(study.folds["b"][e]) for e in (1, 2, 4)}
+    assert len(set(folds.values())) > 1
+    for row in rows:
+        episode = row["episode_index"]
+        assert (row["episode_id"], row["fold"]) == (f"demo_{episode}", folds[episode])
+        assert row["index"] == FIRST[episode] + (row["start"] or 0)
+    order = [None, *found.sigma_min[0, 1:], found.sigma_min[0, 0]]
+    assert [row["sigma_min"] for row in rows] == order
+
+
+def test_a_shard_of_stubs_alone_is_a_part_too(studies: dict[str, Study], tmp_path: Path) -> None:
+    for granularity in ("episode", "datapoint"):
+        (row,) = rows_of(studies[granularity], answers(0), tmp_path, episodes=[1])
+        assert (row["episode_index"], row["status"], row["sigma_min"]) == (1, "too-short", None)
+
+
+@pytest.mark.parametrize("granularity", ["episode", "datapoint"])
+@pytest.mark.parametrize("more", [-1, 1])
+@pytest.mark.parametrize("kept", ["sigma_min", "weight", "p_clean"])
+def test_answers_for_more_or_fewer_rows_than_are_scored_are_refused(
+    studies: dict[str, Study], tmp_path: Path, granularity: str, more: int, kept: str
+) -> None:
+    rows = SCORED[granularity]
+    every = replace(answers(rows + more), weight=np.ones(rows + more))
+    found = Found(**{kept: getattr(every, kept)})
+    with pytest.raises(ValueError, match=f"^{rows + more} values for {rows} scored rows$"):
+        rows_of(studies[granularity], found, tmp_path)
 
 
 @pytest.mark.parametrize("granularity", ["episode", "datapoint"])
@@ -142,7 +172,8 @@ def test_clean_rows_are_usable_everywhere(
     studies: dict[str, Study], tmp_path: Path, granularity: str
 ) -> None:
     study = studies[granularity]
-    rows = rows_of(study, {}, tmp_path, "clean")
+    found = Found(np.zeros((3, SCORED[granularity])))
+    rows = rows_of(study, found, tmp_path, "clean")
     assert len(rows) == (5 if granularity == "episode" else sum(map(len, STARTS.values())))
     for row in rows:
         assert row["is_clean"]
@@ -158,7 +189,7 @@ def test_clean_rows_are_usable_everywhere(
 def test_a_member_without_an_answer_has_null_rows_that_say_why(
     studies: dict[str, Study], tmp_path: Path, status: str
 ) -> None:
-    rows = rows_of(studies["datapoint"], {}, tmp_path, status=status)
+    rows = rows_of(studies["datapoint"], Found(), tmp_path, status=status)
     assert len(rows) == sum(map(len, STARTS.values()))
     for row in rows:
         short = row["episode_index"] == 1
@@ -172,11 +203,9 @@ def test_a_member_without_an_answer_has_null_rows_that_say_why(
 def test_every_window_carries_its_own_weight_whether_clean_or_not(
     studies: dict[str, Study], tmp_path: Path, name: str
 ) -> None:
-    member = MemberRows(studies["datapoint"], name, SIGMA, "ok", draws=4)
     weights = {e: 10.0 * e + np.arange(len(s)) for e, s in STARTS.items() if e != 1}
-    for episode, weight in weights.items():
-        member.add(episode, make_curves(weight.size) if name == "b" else None, weight)
-    for row in write(studies["datapoint"], member.finish(), tmp_path):
+    found = Found(np.full((3, 9), 0.25 * (name == "b")), np.concatenate([*weights.values()]))
+    for row in rows_of(studies["datapoint"], found, tmp_path, name):
         episode = row["episode_index"]
         if episode == 1:  # no whole window
             assert row["weight"] is None
@@ -185,8 +214,10 @@ def test_every_window_carries_its_own_weight_whether_clean_or_not(
             assert row["sigma_min"] is not None
 
 
-def test_curves_are_stored_only_where_asked_for(tmp_path: Path) -> None:
-    rows = rows_of(study_of(tmp_path / "frames", "datapoint"), scores(), tmp_path)
+def test_curves_are_stored_only_where_they_are_given(
+    studies: dict[str, Study], tmp_path: Path
+) -> None:
+    rows = rows_of(studies["datapoint"], answers(9, curves=False), tmp_path)
     assert {row["p_clean"] for row in rows} == {None}
     assert any(row["sigma_min"] is not None for row in rows)
 
@@ -195,10 +226,25 @@ def test_rows_of_a_source_out_of_order_are_sorted(tmp_path: Path) -> None:
     """A reader may yield episode 10 before 9: positions decide, not the reading order."""
     members = {"clean": make_episodes("clean", LENGTHS), "b": make_episodes("b", LENGTHS)[::-1]}
     study = make_study(tmp_path / "frames", members, granularity="datapoint")
-    rows = rows_of(study, {}, tmp_path, status="too-few-episodes")
+    rows = rows_of(study, Found(), tmp_path, status="too-few-episodes")
     found = [(row["episode_index"], row["start"]) for row in rows]
     assert found == sorted(found)
     assert {episode for episode, _ in found} == set(range(5))
+
+
+def test_episodes_of_one_position_are_sorted_by_their_windows(tmp_path: Path) -> None:
+    """Two files of a folder may both begin with episode 0."""
+    both = make_episodes("b", LENGTHS)
+    both = [replace(e, id=f"{i} of two", index=e.index // 2) for i, e in enumerate(both)]
+    members = {"clean": make_episodes("clean", LENGTHS), "b": both}
+    study = make_study(tmp_path / "frames", members, granularity="datapoint")
+    rows = rows_of(study, answers(16), tmp_path)
+    found = [(row["episode_index"], row["start"], row["episode_id"]) for row in rows]
+    assert found == sorted(found)
+    own = {i: [r["sigma_min"] for r in rows if r["episode_id"][0] == str(i)] for i in range(5)}
+    assert [len(values) for values in own.values()] == [4, 1, 7, 3, 2]
+    values = [value for each in own.values() for value in each if value is not None]
+    assert values == sorted(values)  # as they were found, episode by episode
 
 
 def test_a_dataset_has_one_row_that_speaks_for_it(
@@ -262,32 +308,3 @@ def test_the_metadata_are_those_of_the_study(studies: dict[str, Study]) -> None:
     assert float(found["epsilon"]) == study.options.epsilon
     plain = ("granularity", "representation", "weighting", "run_digest")
     assert [found[key] for key in plain] == ["datapoint", "absolute", "episode", "abc"]
-
-
-@given(
-    st.lists(st.lists(st.floats(0.0, 1.0), min_size=8, max_size=8), min_size=1, max_size=4),
-    st.floats(0.0, 0.3),
-    st.integers(2, 30),
-)
-def test_an_interval_holds_its_crossing_and_is_a_point_without_errors(
-    curves: list[list[float]], error: float, draws: int
-) -> None:
-    rows = np.array(curves)
-    middle, lower, upper = curve_interval(
-        rows, np.full_like(rows, error), SIGMA, epsilon=EPSILON, draws=draws
-    )
-    assert (lower <= middle).all()
-    assert (middle <= upper).all()
-    assert middle.tolist() == last_crossing(rows, SIGMA, 0.5 - EPSILON).tolist()
-    if error == 0.0:
-        assert lower.tolist() == middle.tolist() == upper.tolist()
-
-
-def test_the_ends_of_an_interval_are_crossings_of_the_curve_plus_and_minus_t_errors() -> None:
-    curve, errors = np.linspace(0.1, 0.5, SIGMA.size)[None], np.full((1, SIGMA.size), 0.02)
-    found = curve_interval(curve, errors, SIGMA, epsilon=EPSILON, draws=8)
-    reach = student.ppf(0.975, 7) * 0.02
-    shifted = [curve, curve + reach, curve - reach]
-    expected = [last_crossing(each, SIGMA, 0.5 - EPSILON)[0] for each in shifted]
-    np.testing.assert_allclose(found[:, 0], expected)
-    assert found[1, 0] < found[0, 0] < found[2, 0]

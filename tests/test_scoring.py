@@ -12,18 +12,16 @@ from torch import Tensor
 from ambient_curate import scoring
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
-from ambient_curate.episodes import pick_windows
+from ambient_curate.episodes import pick_evenly
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
 from ambient_curate.scoring import (
     BANDS,
     BINS,
     ScoreOptions,
-    WindowScores,
     band_of,
     noise_seed,
     score_episode,
-    score_windows,
 )
 from ambient_curate.windows import Windows
 
@@ -73,16 +71,6 @@ def score(
     return score_episode(
         classifier, arm, episode, heads, is_clean=is_clean, seed=SEED, options=options
     )
-
-
-def score_each(
-    classifier: FoldClassifier, arm: Arm, episode: int, heads: Sequence[int], options: ScoreOptions
-) -> WindowScores:
-    """All windows of an episode, of however many blocks."""
-    every = range(len(classifier.slope))
-    blocks = list(score_windows(classifier, arm, episode, heads, every, seed=SEED, options=options))
-    names = ("curves", "errors", "lowest")
-    return WindowScores(*(np.concatenate([getattr(b, name) for b in blocks]) for name in names))
 
 
 class LevelBlind(FoldClassifier):
@@ -151,35 +139,9 @@ def test_statistics_are_those_of_a_plain_loop(is_clean: bool) -> None:
         assert means[0].std() > 0.01  # the classifier is not blind
 
 
-def test_windows_are_scored_one_by_one_as_by_a_plain_loop() -> None:
-    classifier, arm = make_classifier(), make_arm()
-    found = score_each(classifier, arm, 0, [2, 0], ScoreOptions(3))
-    for head in range(HEADS):
-        c = naive_probabilities(classifier, arm, 0, head, 3)
-        np.testing.assert_allclose(found.lowest[:, head], c[:, :, 0].mean(axis=1), atol=1e-5)
-        if head == 1:  # not asked for
-            continue
-        column = (2, 0).index(head)
-        np.testing.assert_allclose(found.curves[..., column], c.mean(axis=1), atol=1e-5)
-        error = c.std(axis=1, ddof=1) / 3**0.5
-        np.testing.assert_allclose(found.errors[..., column], error, atol=1e-5)
-        assert c.mean(axis=1).std(axis=0).max() > 0.01  # the windows differ
-
-
-def test_the_windows_of_an_episode_average_to_its_statistics() -> None:
-    """The two ways to score draw the same noise: what rows say agrees with what is said of all."""
-    classifier, arm = make_classifier(), make_arm()
-    for options in (ScoreOptions(2), ScoreOptions(3, 4), ScoreOptions(2, None, 3)):
-        found = score_each(classifier, arm, 2, [0, 1], options)
-        whole = score(classifier, arm, 2, [0, 1], is_clean=True, options=options)
-        np.testing.assert_allclose(found.curves.mean(axis=0).T, whole.statistics[:, 0], atol=1e-6)
-
-
 def test_all_levels_of_a_window_share_their_noise() -> None:
-    found = score_each(alike(LevelBlind), make_arm(), 2, [0], ScoreOptions(4))
-    assert (found.curves == found.curves[:, :1]).all()
-    assert (found.lowest == found.curves[:, 0]).all()
-    assert np.unique(found.curves[:, 0]).size == len(found.curves)  # and no two windows do
+    found = score(alike(LevelBlind), make_arm(), 2, [0], is_clean=True, options=ScoreOptions(4))
+    assert (found.statistics == found.statistics[..., :1]).all()
 
 
 @pytest.mark.parametrize("rows", [40, 8192])
@@ -188,7 +150,6 @@ def test_every_so_manyth_level_is_scored_from_the_lowest(
 ) -> None:
     classifier, arm = make_classifier(), make_arm()
     every = score(classifier, arm, 0, [1, 0], is_clean=False, options=ScoreOptions(2))
-    curves = score_each(classifier, arm, 0, [1, 0], ScoreOptions(2))
     monkeypatch.setattr(scoring, "ROWS", rows)
     for step in (3, 8):
         options = ScoreOptions(2, None, step)
@@ -196,10 +157,6 @@ def test_every_so_manyth_level_is_scored_from_the_lowest(
         np.testing.assert_allclose(
             some.statistics, every.statistics[..., ::step], rtol=1e-4, atol=1e-6
         )
-        found = score_each(classifier, arm, 0, [1, 0], options)
-        np.testing.assert_allclose(found.curves, curves.curves[:, ::step], atol=1e-6)
-        np.testing.assert_allclose(found.errors, curves.errors[:, ::step], atol=1e-6)
-        np.testing.assert_allclose(found.lowest, curves.lowest, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "block"), [(8, 256), (8192, 3), (1, 4)])
@@ -209,8 +166,7 @@ def test_the_size_of_a_batch_changes_nothing(
     def score_once() -> tuple[np.ndarray, ...]:
         classifier, arm = make_classifier(), make_arm()
         whole = score(classifier, arm, 2, [1], is_clean=True, options=ScoreOptions(2))
-        each = score_each(classifier, arm, 2, [1], ScoreOptions(2))
-        return whole.statistics, whole.histogram, each.curves, each.errors, each.lowest
+        return whole.statistics, whole.histogram
 
     expected = score_once()
     monkeypatch.setattr(scoring, "ROWS", rows)
@@ -295,7 +251,7 @@ def test_the_shift_of_an_arm_is_added_to_every_window() -> None:
 
 @given(st.integers(1, 300), st.one_of(st.none(), st.integers(1, 80)))
 def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | None) -> None:
-    picked = pick_windows(count, most)
+    picked = pick_evenly(count, most)
     assert picked.size == (count if most is None else min(count, most))
     assert picked[0] >= 0
     assert picked[-1] < count
@@ -306,24 +262,12 @@ def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | N
     assert abs(picked.mean() - (count - 1) / 2) <= 1.0  # neither end is favoured
 
 
-def test_the_lowest_level_is_scored_for_the_heads_that_are_asked_for() -> None:
-    classifier, arm, options = make_classifier(), make_arm(), ScoreOptions(2)
-    every = score_each(classifier, arm, 0, [1], options)
-    for heads in ([], [2, 0]):
-        (found,) = score_windows(classifier, arm, 0, [1], heads, seed=SEED, options=options)
-        np.testing.assert_array_equal(found.lowest, every.lowest[:, heads])
-        np.testing.assert_array_equal(found.curves, every.curves)
-
-
 def test_a_limited_episode_is_scored_at_the_picked_windows_only() -> None:
     arm, options = make_arm(), ScoreOptions(2, 4)
-    found = score_each(alike(NoiseBlind), arm, 2, [0], options)
-    picked = arm.windows.of_episode(2)[pick_windows(10, 4)].flatten(1).sum(dim=1)
-    expected = torch.sigmoid(picked).numpy()
-    assert found.curves.shape == (4, SIGMA.size, 1)
-    np.testing.assert_allclose(found.lowest[:, 0], expected)
-    whole = score(alike(NoiseBlind), arm, 2, [0], is_clean=True, options=options)
-    np.testing.assert_allclose(whole.statistics[0, 0], expected.mean(), rtol=1e-6)
+    picked = arm.windows.of_episode(2)[pick_evenly(10, 4)].flatten(1).sum(dim=1)
+    found = score(alike(NoiseBlind), arm, 2, [0], is_clean=True, options=options)
+    expected = torch.sigmoid(picked).double().numpy().mean()
+    np.testing.assert_allclose(found.statistics[0, 0], expected, rtol=1e-6)
 
 
 def test_seeds_tell_every_identity_apart() -> None:

@@ -242,10 +242,51 @@ def test_a_study_opens_from_its_files_alone(tmp_path: Path) -> None:
     assert again.options == first.options
     assert again.normalizer.as_dict() == first.normalizer.as_dict()
     assert (again.reference, again.skipped) == (first.reference, first.skipped)
+    assert again.sources == first.sources
     for arm, other in zip(again.arms, first.arms, strict=True):
         assert (arm.dataset, arm.group) == (other.dataset, other.group)
         assert arm.episodes.tolist() == other.episodes.tolist()
         assert arm.fold.tolist() == other.fold.tolist()
+
+
+def test_what_was_read_is_kept_with_what_did_not_stop_the_reader(tmp_path: Path) -> None:
+    collection = make_collection(members("a"))
+    (other,) = (member for member in collection.members if member.name == "a")
+    assert isinstance(other.dataset, MemoryDataset)
+    other.dataset.problems = ["its splits disagree"]
+    expected = {
+        "a": {"format": "memory", "problems": ["its splits disagree"]},
+        "clean": {"format": "memory", "problems": []},
+    }
+    assert prepare(collection, tmp_path).sources == expected
+    other.dataset.problems = []
+    study = open_study(tmp_path)
+    assert study.sources == expected
+    assert describe_member(study, "a")["problems"] == ["its splits disagree"]
+
+
+def test_who_does_the_work_and_where_leaves_the_same_study(tmp_path: Path) -> None:
+    other = replace(OPTIONS, out=tmp_path / "out", workers=3, shard_index=1, num_shards=4)
+    for name, options in (("one", OPTIONS), ("other", other)):
+        prepare(make_collection(members("a")), tmp_path / name, options)
+    one, two = ((tmp_path / name / "study.json").read_bytes() for name in ("one", "other"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("granularity", "expected"),
+    [
+        ("dataset", (False, False)),
+        ("group", (False, False)),
+        ("episode", (True, False)),
+        ("datapoint", (True, True)),
+    ],
+)
+def test_a_study_knows_whether_episodes_or_windows_have_rows(
+    tmp_path: Path, granularity: str, expected: tuple[bool, bool]
+) -> None:
+    study = make_study(tmp_path, members("a"), granularity=granularity)
+    assert (study.by_row, study.by_window) == expected
 
 
 def test_a_damaged_cache_is_told_not_used(tmp_path: Path) -> None:
@@ -290,6 +331,8 @@ def test_a_member_is_described_in_numbers(tmp_path: Path) -> None:
         "rate_hz": 20.0,
         "is_clean": False,
         "outside": pytest.approx(outside),
+        "format": "memory",
+        "problems": [],
     }
     assert describe_member(study, "clean")["is_clean"] is True
     assert find_outside(study, "clean") == 0.0

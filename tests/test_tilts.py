@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,7 @@ from ambient_curate.tilts import (
     Tally,
     Tilt,
     describe_tilt,
-    load_tallies,
-    save_tallies,
-    tally_episode,
+    tally_windows,
     unbiased_weights,
 )
 
@@ -27,6 +24,11 @@ ATOMS = np.array([-1.0, 0.0, 1.0])
 P, Q = np.array([0.0, 0.5, 0.5]), np.array([0.5, 0.5, 0.0])
 EXACT = P / (P + Q)
 MIXTURE = (1.0 - SHARE) * P + SHARE * Q
+
+
+def tally_episode(c: np.ndarray, usable: np.ndarray, mass: float, share: float) -> Tally:
+    """One episode whose windows have equal mass."""
+    return tally_windows(c, usable, np.full(c.size, mass), share, np.array([0]))
 
 
 def tally_law(law: np.ndarray, usable: Sequence[bool], own: float) -> Tally:
@@ -166,17 +168,38 @@ def make_episodes(seed: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
 
 
 def tally_all(episodes: Sequence[tuple[np.ndarray, np.ndarray, float]], own: float) -> Tally:
-    return reduce(add, (tally_episode(c, usable, own * m, PAIR) for c, usable, m in episodes))
+    c, usable = (np.concatenate([each[i] for each in episodes]) for i in (0, 1))
+    counts = np.array([each[0].size for each in episodes])
+    mass = np.repeat([own * each[2] for each in episodes], counts)
+    return tally_windows(c, usable, mass, PAIR, np.cumsum(counts) - counts)
+
+
+def assert_close(found: Tally, expected: Tally) -> None:
+    for field in fields(Tally):
+        one, other = (getattr(each, field.name) for each in (found, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+
+
+def test_episodes_at_once_are_tallied_as_each_alone() -> None:
+    episodes = make_episodes(3)
+    alone = [tally_episode(c, usable, 0.4 * m, PAIR) for c, usable, m in episodes]
+    assert_close(tally_all(episodes, 0.4), reduce(add, alone))
+
+
+def test_every_window_brings_its_own_mass() -> None:
+    (c, usable, _), *_ = make_episodes(4)
+    mass = np.random.default_rng(4).random(c.size)
+    alone = [
+        tally_episode(c[i : i + 1], usable[i : i + 1], float(mass[i]), PAIR) for i in range(c.size)
+    ]
+    assert_close(tally_windows(c, usable, mass, PAIR, np.arange(c.size)), reduce(add, alone))
 
 
 def test_parts_of_a_tally_sum_to_the_whole_in_any_order() -> None:
     episodes = make_episodes(0)
     whole = tally_all(episodes, PAIR)
     for split in (1, 3):
-        parts = tally_all(episodes[split:], PAIR) + tally_all(episodes[:split], PAIR)
-        for field in fields(Tally):
-            expected = getattr(whole, field.name)
-            np.testing.assert_allclose(getattr(parts, field.name), expected, rtol=1e-12)
+        assert_close(tally_all(episodes[split:], PAIR) + tally_all(episodes[:split], PAIR), whole)
     c, usable, mass = episodes[2]
     first, last = ([(c[part], usable[part], mass)] for part in (slice(40), slice(40, None)))
     halves = tally_all(first, 1.0) + tally_all(last, 1.0)
@@ -252,20 +275,3 @@ def test_equal_laws_and_laws_that_never_train_tilt_nothing() -> None:
     never = tally_episode(np.full(4, 0.01), ~all_of_them, PAIR / 4, PAIR)
     banned = describe_tilt(sides[0], never, PAIR)
     assert (banned.usable, banned.tv) == (0.0, 0.0)
-
-
-def test_tallies_come_back_exactly_and_none_as_none(tmp_path: Path) -> None:
-    path = tmp_path / "00003.npz"
-    for tallies in ([tally_all(make_episodes(seed), 0.3) for seed in range(3)], []):
-        save_tallies(tallies, path)
-        first = path.read_bytes()
-        found = load_tallies(path)
-        assert len(found) == len(tallies)
-        for one, other in zip(found, tallies, strict=True):
-            for field in fields(Tally):
-                before, after = getattr(other, field.name), getattr(one, field.name)
-                assert before.dtype == after.dtype
-                assert before.tolist() == after.tolist()
-        save_tallies(found, path)
-        assert path.read_bytes() == first
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ambient_curate import classifier, stages
+from ambient_curate import classifier, jobs
 from ambient_curate.annotation import annotate
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FitOptions
@@ -46,7 +46,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(collection: Path, out: Path) -> tuple[str, dict[str, bool]]:
     """Status of the corrupt set, and which checks passed."""
-    found: Run = annotate(collection, out=out, horizon=HORIZON, folds=FOLDS)
+    found: Run = annotate(collection, out=out, horizon=HORIZON, folds=FOLDS, workers=1)
     row = found.info["verdict"][1]
     print(row["status"], row["sigma_min"], [row["lower"], row["upper"]])
     for check in found.info["checks"]:
@@ -65,7 +65,7 @@ def test_a_network_of_ten_steps_is_not(
 ) -> None:
     """It starts from normal laws, which agree: it sees nothing where a plain test is sure."""
     hardly = partial(FitOptions, train=TrainOptions(steps=10, warm_up=1), every=10)
-    monkeypatch.setattr(stages, "FitOptions", hardly)
+    monkeypatch.setattr(jobs, "FitOptions", hardly)
     status, checks = run(collection, tmp_path / "run")
     assert status == "classifier-unreliable"
     assert not checks["blindness"]

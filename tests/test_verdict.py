@@ -15,6 +15,7 @@ from ambient_curate.crossing import stretch
 from ambient_curate.curves import ArmCurves
 from ambient_curate.noise import schedule_levels
 from ambient_curate.study import Study
+from ambient_curate.sums import RowSums, sum_rows
 from ambient_curate.tilts import Tilt
 from ambient_curate.verdict import (
     TOO_FEW,
@@ -79,13 +80,17 @@ BLIND = Finding("blindness", False, {"p_value": 0.001}, "the network sees none")
 SKEWED = Finding("balance", False, {"offset": 0.2}, "the offset is too large")
 
 
+def sums(sigma_min: list[float]) -> RowSums:
+    return sum_rows(np.array(sigma_min), np.sort(schedule_levels(SCHEDULE)))
+
+
 def line(study: Study, sigma_min: float, *found_of: Finding, **rows: list[float]) -> dict[str, Any]:
     """The verdict on member a."""
     found = build_verdict(
         study,
         {("a", None): curves(sigma_min)},
         {("a", None): found_of},
-        {name: np.array(values) for name, values in rows.items()},
+        {name: sums(values) for name, values in rows.items()},
         {},
     )
     assert [row["dataset"] for row in found] == ["clean", "a", "own"]  # the clean one first
@@ -149,7 +154,7 @@ def test_a_blind_classifier_gives_no_number(study: Study) -> None:
 def test_rows_are_spread_with_nulls_as_one(study: Study) -> None:
     row = line(study, 0.3, a=[0.0, 0.5, np.nan, 0.2, np.nan], own=[np.nan], clean=[0.0])
     assert row["nulls"] == 2
-    assert row["quantiles"] == np.quantile([0.0, 0.5, 1.0, 0.2, 1.0], [0.1, 0.5, 0.9]).tolist()
+    assert row["quantiles"] == [0.0, 0.5, 1.0]  # of 0, .2, .5, 1 and 1: no mean of two
     # 4, 3, 0, 4 and 0 of the four levels
     assert row["usable"] == pytest.approx((4 + 3 + 4) / 20)
     assert (row["sigma_min"], row["index"]) == (0.3, 0)  # the dataset's own are kept beside them
@@ -191,7 +196,7 @@ def test_the_p_value_is_that_of_the_test_without_a_classifier(folder: Path) -> N
 def test_a_tilt_stands_beside_the_dataset_it_is_of(study: Study) -> None:
     tilt = Tilt(usable=0.5, mixture=0.976, clean=0.5, weighted=0.49, windows=80.5, episodes=12.0)
     arms = {("a", None): curves(0.3)}
-    found = build_verdict(study, arms, {}, {"a": np.array([0.0, 1.0])}, {"a": tilt})
+    found = build_verdict(study, arms, {}, {"a": sums([0.0, 1.0])}, {"a": tilt})
     assert [row["tilt"] for row in found] == [None, asdict(tilt), None]
     assert json.loads(json.dumps(found[1]["tilt"])) == found[1]["tilt"]
 

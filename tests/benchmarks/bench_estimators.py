@@ -2,13 +2,15 @@
 
     python tests/benchmarks/bench_estimators.py [WINDOWS]
 
-One fold's classifier is fitted to normal laws (500 and 5,000 episodes of one window, 8 dimensions)
+One fold's classifier is fitted to normal laws (500 and 25,000 episodes of one window, 8 dimensions)
 and to the real tape recordings with planted corruption (every fourth command held), if they lie
 beside this checkout. The oracle of every window is the crossing of its curve over 65,532
-evaluations. Against it stand the rows of the manifest and the procedure of the released image
-annotator, as its paper describes it: fresh noise at 2,048 random levels, here of the grid that the
-classifier is calibrated on, four draws each, exponential smoothing of span 32 along the levels, the
-first crossing. The same windows serve all.
+evaluations, in antithetic pairs. Against it stand what the manifest's rows come from, a student or
+8 pairs of noise draws at 33 levels; what was tried and left: plain draws, fewer, all levels; and
+the procedure of the released image annotator, as its paper describes it: fresh noise at 2,048
+random levels, here of the grid that the classifier is calibrated on, four draws each, exponential
+smoothing of span 32 along the levels, the first crossing. The same windows serve all. What a
+student is taught with counts as for five folds, over 100,000 windows.
 """
 
 import sys
@@ -28,8 +30,9 @@ from threadpoolctl import threadpool_limits
 
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
-from ambient_curate.crossing import last_crossing
-from ambient_curate.parts import SCORED
+from ambient_curate.crossing import last_crossing, sparse_levels
+from ambient_curate.noise import draw_pairs
+from ambient_curate.students import StudentOptions, recite, teach_student
 
 THRESHOLD = 0.45  # 1/2 less the default epsilon
 WINDOWS = 500
@@ -38,38 +41,55 @@ FOLDS, FOLD = 5, 0
 LEVELS, DRAWS, SPAN = 2_048, 4, 32  # of the released annotator
 TAPE = Path(__file__).resolve().parents[3] / "shared" / "data" / "so101_tape"
 
-Estimator = Callable[[FoldClassifier, torch.Tensor, np.random.Generator], tuple[float, int]]
+Estimator = Callable[[FoldClassifier, torch.Tensor, np.random.Generator], np.ndarray]
+ALL, SPARSE = np.arange(SIGMA.size), sparse_levels(SIGMA.size)
+SET = 100_000  # windows among which what a student is taught with is shared
 
 
-def average_curve(
-    classifier: FoldClassifier, window: torch.Tensor, draws: int, rng: np.random.Generator
+def average_curves(
+    classifier: FoldClassifier,
+    windows: torch.Tensor,
+    draws: int,
+    rng: np.random.Generator,
+    levels: np.ndarray,
+    *,
+    antithetic: bool = False,
 ) -> np.ndarray:
-    """Mean probability of "clean" at every level, each draw of noise serving all of them."""
-    total = np.zeros(SIGMA.size)
-    for first in range(0, draws, 64):
-        shape = (1, min(64, draws - first), window.numel())
-        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-        c = classifier.predict(window[None], noise, [0], slice(None))
-        total += c[:, 0, :, 0].sum(dim=1).double().numpy()
-    return total / draws
+    """Mean probability of "clean" at some levels, each draw of noise serving all of them."""
+    curves = np.zeros((len(windows), levels.size))
+    for number, window in enumerate(windows):
+        for first in range(0, draws, 64):
+            now = min(64, draws - first)
+            shape = 1, now, window.numel()
+            noise = draw_pairs(rng, *shape) if antithetic else rng.standard_normal(shape)
+            noise = torch.from_numpy(noise.astype(np.float32))
+            c = classifier.predict(window[None], noise, [0], levels)
+            curves[number] += c[:, 0, :, 0].sum(dim=1).double().numpy() / draws
+    return curves
 
 
-def common_numbers(draws: int) -> Estimator:
-    """The last crossing of a curve of common random numbers."""
+def draw(draws: int, levels: np.ndarray, *, antithetic: bool = False) -> Estimator:
+    """Make the last crossing of a curve of common random numbers."""
 
     def estimate(
-        classifier: FoldClassifier, window: torch.Tensor, rng: np.random.Generator
-    ) -> tuple[float, int]:
-        curve = average_curve(classifier, window, draws, rng)
-        return float(last_crossing(curve, SIGMA, THRESHOLD)), draws * SIGMA.size
+        classifier: FoldClassifier, windows: torch.Tensor, rng: np.random.Generator
+    ) -> np.ndarray:
+        curves = average_curves(classifier, windows, draws, rng, levels, antithetic=antithetic)
+        return last_crossing(curves, SIGMA[levels], THRESHOLD)
 
     return estimate
 
 
 def released_procedure(
+    classifier: FoldClassifier, windows: torch.Tensor, rng: np.random.Generator
+) -> np.ndarray:
+    """First crossings of smoothed curves of fresh noise at random levels."""
+    return np.array([_first_crossing(classifier, window, rng) for window in windows])
+
+
+def _first_crossing(
     classifier: FoldClassifier, window: torch.Tensor, rng: np.random.Generator
-) -> tuple[float, int]:
-    """The first crossing of a smoothed curve of fresh noise at random levels."""
+) -> float:
     numbers, times = np.unique(rng.integers(SIGMA.size, size=LEVELS), return_counts=True)
     parts = []
     for number, count in zip(numbers.tolist(), times.tolist(), strict=True):
@@ -81,7 +101,7 @@ def released_procedure(
     above = smooth > THRESHOLD
     level = SIGMA[np.repeat(numbers, times)]
     first = float(level[np.argmax(above)]) if above.any() else 1.0
-    return (0.0 if above[0] else first), LEVELS * DRAWS
+    return 0.0 if above[0] else first
 
 
 def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
@@ -90,7 +110,7 @@ def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
     mean = rng.normal(size=(4, 2))
     mean *= 0.9 / np.linalg.norm(mean)
     clean = gaussian_episodes(rng, 500, 0.0 * mean, 0.1)
-    corrupt = gaussian_episodes(rng, 5_000, mean, 0.1)
+    corrupt = gaussian_episodes(rng, 25_000, mean, 0.1)
     yield "normal laws", make_arm("clean", clean, 4, FOLDS), make_arm("q", corrupt, 4, FOLDS)
     if not TAPE.is_dir():
         print(f"no {TAPE}: left out")
@@ -108,34 +128,50 @@ def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
     rows = torch.cat([corrupt.windows.of_episode(int(e)) for e in corrupt.in_folds([FOLD])])
     picked = np.random.default_rng(1).permutation(len(rows))[:count]
     windows = rows[np.sort(picked)]
-    exact = np.array(
-        [
-            last_crossing(
-                average_curve(classifier, window, ORACLE_DRAWS, np.random.default_rng([2, number])),
-                SIGMA,
-                THRESHOLD,
-            )
-            for number, window in enumerate(windows)
-        ]
+    exact = draw(ORACLE_DRAWS, ALL, antithetic=True)(classifier, windows, np.random.default_rng(2))
+    options = StudentOptions(windows=min(StudentOptions.windows, len(rows) - StudentOptions.judges))
+    start = time.perf_counter()
+    student = teach_student(classifier, corrupt, FOLD, 0, options)
+    print(
+        f"{name}: {len(rows):,} windows in the fold, a student taught in "
+        f"{time.perf_counter() - start:.1f} s; its judges say it errs by {student.error:.4f}"
     )
-    ways: dict[str, Estimator] = {
-        "released procedure": released_procedure,
-        "rows of the manifest": common_numbers(SCORED["datapoint"].draws),
+
+    def ask_student(
+        _: FoldClassifier, windows: torch.Tensor, __: np.random.Generator
+    ) -> np.ndarray:
+        return last_crossing(recite(student.network, windows), SIGMA[SPARSE], THRESHOLD)
+
+    taught = 3 + FOLDS * options.answers * SPARSE.size // SET
+    ways: dict[str, tuple[int, Estimator]] = {
+        "released procedure": (LEVELS * DRAWS, released_procedure),
+        "8 draws, 129 levels": (8 * SIGMA.size, draw(8, ALL)),
+        "16 draws, 33 levels": (16 * SPARSE.size, draw(16, SPARSE)),
+        "8 pairs, 129 levels": (16 * SIGMA.size, draw(16, ALL, antithetic=True)),
+        "8 pairs, 33 levels": (16 * SPARSE.size, draw(16, SPARSE, antithetic=True)),
+        "1 pair, 33 levels": (2 * SPARSE.size, draw(2, SPARSE, antithetic=True)),
+        "student": (taught, ask_student),
     }
-    for way, estimate in ways.items():
+    for way, (evaluations, estimate) in ways.items():
         start = time.perf_counter()
-        found = [
-            estimate(classifier, window, np.random.default_rng([3, number]))
-            for number, window in enumerate(windows)
-        ]
+        error = estimate(classifier, windows, np.random.default_rng(3)) - exact
         seconds = time.perf_counter() - start
-        error = np.array([value for value, _ in found]) - exact
         print(
-            f"{name:12} {way:21} {found[0][1]:6,} evaluations  mean error "
+            f"{name:12} {way:21} {evaluations:6,} evaluations  mean error "
             f"{np.abs(error).mean():.4f}  95 % {np.quantile(np.abs(error), 0.95):.3f}  bias "
-            f"{error.mean():+.4f}  {1e3 * seconds / len(windows):7.1f} ms",
+            f"{error.mean():+.4f}  {1e3 * seconds / len(windows):8.3f} ms",
             flush=True,
         )
+    curves = recite(student.network, windows)
+    up, down = student.margins
+    lower, upper = (
+        last_crossing(moved, SIGMA[SPARSE], THRESHOLD) for moved in (curves + up, curves - down)
+    )
+    held = np.mean((lower <= exact) & (exact <= upper))
+    print(
+        f"{name:12} the student's intervals hold {held:.3f}, mean width "
+        f"{np.mean(upper - lower):.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,264 @@
+"""Jobs: what there is to do for a run, task by task, each leaving a file that appears only whole.
+
+A task is a line of text, so that it can be carried out by this process, by another, or by another
+machine that sees the same files; what exists is not done again.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from ambient_curate.arms import Arm
+from ambient_curate.checkpoints import load_fold, load_student, save_fold, save_student
+from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
+from ambient_curate.crews import serve
+from ambient_curate.evidence import PIECE, Hearing, list_hearings, save_evidence, score_piece
+from ambient_curate.mixtures import Mixture
+from ambient_curate.noise import grid
+from ambient_curate.parts import PartWriter, RowPlan, part_path, sums_path
+from ambient_curate.progress import Progress
+from ambient_curate.runs import write_json_atomic
+from ambient_curate.shards import Shard, plan_shards, scored_windows
+from ambient_curate.students import TRUSTED, Student, StudentOptions, teach_student
+from ambient_curate.study import Study, open_study
+
+FRAMES, CLASSIFIER, STUDENTS, PLAN = "frames", "classifier", "students", "plan.json"
+
+
+class Jobs:
+    """Carries out tasks; what they need is read from the run when it is first needed.
+
+    Parameters
+    ----------
+    work : Path
+        The run's working directory.
+    study : Study or None
+        Its study, if it is open already.
+    """
+
+    def __init__(self, work: Path, study: Study | None = None) -> None:
+        self.work = work
+        if study is not None:
+            self.study = study
+
+    @cached_property
+    def study(self) -> Study:
+        """The study, from its files."""
+        return open_study(self.work / FRAMES)
+
+    @cached_property
+    def classifiers(self) -> list[FoldClassifier]:
+        """The networks, once all are fitted."""
+        return load_classifiers(self.study, self.work)
+
+    @cached_property
+    def hearings(self) -> dict[str, Hearing]:
+        """What is scored, by label."""
+        return list_hearings(self.study)
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """What the parts are of, by number."""
+        return plan_shards(self.study)
+
+    @cached_property
+    def writer(self) -> PartWriter:
+        """The writer of parts, once their plan is made."""
+        plan = RowPlan.load(self.work / PLAN)
+        students = load_students(self.study, self.work)
+        taught = {name: students[name] for name in plan.taught}
+        return PartWriter(self.study, self.classifiers, taught, plan, self.work)
+
+    def perform(self, task: str, progress: Progress) -> None:
+        """Carry out one task, named by one of the functions below."""
+        kind, *rest = task.split()
+        match kind:
+            case "fit":
+                self._fit(*rest, progress=progress)
+            case "score":
+                self._score(*rest, progress=progress)
+            case "teach":
+                self._teach(*rest, progress=progress)
+            case "write":
+                self._write(*rest, progress=progress)
+            case _:
+                raise ValueError(f"no such task: {task}")
+
+    def _fit(self, fold: str, *, progress: Progress) -> None:
+        options, number = self.study.options, int(fold)
+        sizes = FitOptions(
+            folds=options.folds, seed=options.seed, by_window=options.weighting == "window"
+        )
+        with progress.task(f"fold {number + 1} of {options.folds}", sizes.train.steps) as task:
+            fitted = fit_fold(
+                *(self.study.clean, self.study.arms, number, grid(options.schedule), sizes),
+                task=task,
+            )
+        save_fold(fitted, _fold_path(self.work, number))
+
+    def _score(self, label: str, piece: str, *, progress: Progress) -> None:
+        hearing = self.hearings[label]
+        with progress.task(f"scoring {hearing.arm.dataset}", hearing.rows.size) as task:
+            evidence = score_piece(self.study, self.classifiers, hearing, int(piece), task)
+        save_evidence(evidence, hearing.path(self.work, int(piece)))
+
+    def _teach(self, member: str, fold: str, *, progress: Progress) -> None:
+        name, number, options = sorted(self.study.frames)[int(member)], int(fold), self._sizes
+        head = self.study.head(name)
+        if head is None:
+            raise ValueError(f"{name} has no output")
+        with progress.task(f"teaching {name}", options.answers) as task:
+            student = teach_student(
+                *(self.classifiers[number], self.study.arms[head], number, head, options),
+                task=task,
+            )
+        save_student(student, _student_path(self.work, int(member), number))
+
+    def _write(self, number: str, *, progress: Progress) -> None:
+        shard = self.shards[int(number)]
+        windows = int(scored_windows(self.study, shard.dataset).sum())
+        with progress.task(f"annotating {shard.dataset}", windows) as task:
+            self.writer.write(shard, task)
+
+    @property
+    def _sizes(self) -> StudentOptions:
+        return student_sizes(self.study)
+
+
+def student_sizes(study: Study) -> StudentOptions:
+    """Sizes of the students of a study."""
+    return StudentOptions(seed=study.options.seed, epsilon=study.options.epsilon)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tasks that may be carried out in any order, or at once.
+
+    Parameters
+    ----------
+    tasks : list of str
+        Those whose files are not there.
+    totals : dict of str to int
+        How much there is to do, by the name under which the tasks report it.
+    """
+
+    tasks: list[str]
+    totals: dict[str, int]
+
+
+def plan_fits(study: Study, work: Path) -> Stage:
+    """Every fold's network."""
+    (work / CLASSIFIER).mkdir(exist_ok=True)
+    missing = [n for n in range(study.options.folds) if not _fold_path(work, n).exists()]
+    return Stage([f"fit {fold}" for fold in missing], {})
+
+
+def plan_scores(study: Study, work: Path) -> Stage:
+    """Out-of-fold scores of a bounded number of episodes of every member."""
+    (work / "scores").mkdir(exist_ok=True)
+    tasks, totals = [], dict[str, int]()
+    for label, hearing in list_hearings(study).items():
+        missing = [n for n in range(hearing.pieces) if not hearing.path(work, n).exists()]
+        tasks += [f"score {label} {piece}" for piece in missing]
+        name = f"scoring {hearing.arm.dataset}"
+        done = (hearing.pieces - len(missing)) * PIECE
+        totals[name] = totals.get(name, 0) + max(hearing.rows.size - done, 0)
+    return Stage(tasks, totals)
+
+
+def plan_students(study: Study, statuses: Mapping[str, str], work: Path) -> Stage:
+    """Students of the datasets that have an answer and enough windows in every fold."""
+    (work / STUDENTS).mkdir(exist_ok=True)
+    tasks, totals = [], dict[str, int]()
+    if study.by_window:
+        for arm in Mixture(study, statuses).heads.values():
+            member = sorted(study.frames).index(arm.dataset)
+            if not _worth_teaching(study, arm):
+                continue
+            folds = range(study.options.folds)
+            missing = [n for n in folds if not _student_path(work, member, n).exists()]
+            tasks += [f"teach {member} {fold}" for fold in missing]
+            totals[f"teaching {arm.dataset}"] = len(missing) * student_sizes(study).answers
+    return Stage(tasks, totals)
+
+
+def _worth_teaching(study: Study, arm: Arm) -> bool:
+    counts = np.bincount(arm.fold[arm.episodes], weights=arm.windows.counts[arm.episodes])
+    return bool(counts.min() >= student_sizes(study).least)
+
+
+def plan_parts(study: Study, work: Path, index: int = 0, count: int = 1) -> Stage:
+    """Parts of the manifest, with their sums: those whose number is `index` modulo `count`."""
+    for folder in ("manifest", "sums"):
+        (work / folder).mkdir(exist_ok=True)
+    shards = plan_shards(study)
+    missing = [
+        shard
+        for shard in shards[index::count]
+        if not (part_path(work, shard.number).exists() and sums_path(work, shard.number).exists())
+    ]
+    totals = dict[str, int]()
+    for shard in missing:
+        name = f"annotating {shard.dataset}"
+        windows = int(scored_windows(study, shard.dataset)[shard.episodes].sum())
+        totals[name] = totals.get(name, 0) + windows
+    return Stage([f"write {shard.number}" for shard in missing], totals)
+
+
+def describe_classifier(study: Study, work: Path) -> None:
+    """Say beside the networks what their outputs stand for."""
+    outputs = [{"dataset": arm.dataset, "group": arm.group} for arm in study.arms]
+    write_json_atomic(
+        work / CLASSIFIER / "config.json",
+        {"outputs": outputs, "folds": study.options.folds, "clean": study.clean.dataset},
+    )
+
+
+def describe_students(study: Study, work: Path) -> list[dict[str, Any]]:
+    """Say how far the students of every dataset err, and whether they annotate."""
+    found = []
+    for name, students in load_students(study, work).items():
+        error = float(np.mean([student.error for student in students]))
+        found.append({"dataset": name, "error": error, "trusted": error <= TRUSTED})
+    return found
+
+
+def load_classifiers(study: Study, work: Path) -> list[FoldClassifier]:
+    """Read the networks, once all are fitted."""
+    return [load_fold(_fold_path(work, fold)) for fold in range(study.options.folds)]
+
+
+def load_students(study: Study, work: Path) -> dict[str, list[Student]]:
+    """Read the students, of the datasets that have one a fold."""
+    folds, found = range(study.options.folds), {}
+    for member, name in enumerate(sorted(study.frames)):
+        paths = [_student_path(work, member, fold) for fold in folds]
+        if all(path.exists() for path in paths):
+            found[name] = [load_student(path) for path in paths]
+    return found
+
+
+def _fold_path(work: Path, fold: int) -> Path:
+    return work / CLASSIFIER / f"fold-{fold}.safetensors"
+
+
+def _student_path(work: Path, member: int, fold: int) -> Path:
+    return work / STUDENTS / f"{member:05d}-{fold}.safetensors"
+
+
+def main() -> None:
+    """Carry out the tasks that arrive on stdin, for the run whose working directory is given."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        serve(Jobs(Path(sys.argv[1])).perform)
+
+
+if __name__ == "__main__":
+    main()

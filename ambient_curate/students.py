@@ -1,0 +1,323 @@
+"""Students: small networks that know a window's whole curve, taught by a fold's classifier.
+
+One curve sigma -> E_z c(x_sigma, sigma) takes many draws of noise. Windows are alike, and a network
+regressed on few draws of many windows averages over the noise of all of them: one evaluation of it
+says what hundreds of the classifier's do, and better (METHOD.md section 5).
+"""
+
+import copy
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ambient_curate.arms import Arm
+from ambient_curate.classifier import FoldClassifier
+from ambient_curate.crossing import find_shifts, last_crossing, sparse_levels
+from ambient_curate.noise import draw_pairs
+from ambient_curate.progress import Task
+from ambient_curate.training import TrainOptions, train
+
+SCALES = (0.03, 0.3)  # of noise: a coordinate is seen finely, and more coarsely
+ROWS = 128  # windows times draws that the classifier answers for at once
+TRUSTED = 0.03  # largest mean error of sigma_min with which students annotate
+SMALLEST = 1e-4  # of the scale of margins: the curve is 1/2 at full noise, and known
+MISSED = 0.025  # share of windows beyond either end of their interval
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """Sizes of a student's fit; the defaults serve, tests make them small.
+
+    Attributes
+    ----------
+    seed : int
+        With fold and head it decides every draw.
+    epsilon : float
+        Margin of the rule.
+    least : int
+        Windows a fold must have: fewer are annotated faster without a student.
+    windows : int
+        Sample of a fold's windows that it learns from.
+    draws : int
+        Noise draws of each, at all its levels.
+    judges : int
+        Further windows, which tell how far it errs.
+    judge_draws : int
+        Noise draws of each of them.
+    width : int
+        Units of a layer.
+    held_out : float
+        Share of the sample that decides when to stop.
+    train : TrainOptions
+        Of the training loop.
+    batch : int
+        Windows in a batch.
+    every : int
+        Steps between two looks at the held-out windows.
+    patience : int
+        Looks without improvement after which training stops.
+    """
+
+    seed: int = 0
+    epsilon: float = 0.05
+    least: int = 4_096
+    windows: int = 2_048
+    draws: int = 16
+    judges: int = 192
+    judge_draws: int = 64
+    width: int = 128
+    held_out: float = 0.125
+    train: TrainOptions = field(
+        default_factory=lambda: TrainOptions(steps=3_000, learning_rate=2e-3, warm_up=100)
+    )
+    batch: int = 64
+    every: int = 50
+    patience: int = 6
+
+    @property
+    def answers(self) -> int:
+        """Noise draws for which the classifier is asked, at all levels of a student each."""
+        return self.windows * self.draws + self.judges * self.judge_draws
+
+
+class CurveNetwork(nn.Module):
+    """Curves of windows at some levels of the grid.
+
+    Parameters
+    ----------
+    mean, basis, variance : Tensor
+        Of the fold's `networks.NoiseClassifier`: the coordinates in which windows are seen.
+    levels : int
+        Outputs.
+    width : int
+        Units of a layer.
+    generator : torch.Generator
+        Source of the initial weights.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    variance: Tensor
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        mean: Float32[Tensor, " dim"],
+        basis: Float32[Tensor, "dim dim"],
+        variance: Float32[Tensor, " dim"],
+        levels: int,
+        *,
+        width: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        features = len(SCALES) * mean.numel()
+        for name, value in (("mean", mean), ("basis", basis), ("variance", variance)):
+            self.register_buffer(name, value.clone())
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("spread", torch.ones(features))
+        sizes = (features, width, width, levels)
+        self.layers = nn.ModuleList(
+            nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+            for inputs, outputs in pairwise(sizes)
+        )
+        for layer, inputs in zip(self.layers, sizes, strict=False):
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+
+    def describe(
+        self, windows: Float32[Tensor, "n horizon action"]
+    ) -> Float32[Tensor, "n feature"]:
+        """Coordinates at several scales, as yet unscaled."""
+        u = (windows.flatten(1) - self.mean) @ self.basis
+        seen = [torch.asinh(u * torch.rsqrt(self.variance + scale**2)) for scale in SCALES]
+        return torch.cat(seen, dim=1)
+
+    def standardize(self, features: Float32[Tensor, "n feature"]) -> None:
+        """Scale features by those of a sample from now on."""
+        self.centre.copy_(features.mean(dim=0))
+        self.spread.copy_(features.std(dim=0).clamp_min(1e-6))
+
+    def forward(self, features: Float32[Tensor, "n feature"]) -> Float32[Tensor, "n level"]:
+        """Logits of the curves."""
+        x = (features - self.centre) / self.spread
+        for layer in self.layers[:-1]:
+            x = F.silu(layer(x))
+        logits: Tensor = self.layers[-1](x)
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """What a network learnt of one fold's windows of one arm, and how far that can be trusted.
+
+    Parameters
+    ----------
+    network : CurveNetwork
+        In evaluation mode.
+    margins : ndarray, float64, shape (2, level)
+        How far a curve is moved up for the lower end of sigma_min's interval, and down for the
+        upper one: so far that it holds the sigma_min of further windows as often as it should.
+    error : float
+        Mean distance, over held-out windows, of its sigma_min from that of many noise draws, less
+        what is due to the noise of these.
+    """
+
+    network: CurveNetwork
+    margins: Float64[np.ndarray, "2 level"]
+    error: float
+
+
+def teach_student(
+    classifier: FoldClassifier,
+    arm: Arm,
+    fold: int,
+    head: int,
+    options: StudentOptions,
+    *,
+    task: Task | None = None,
+) -> Student:
+    """Teach a student the curves of one fold's windows, and examine it on others of them.
+
+    The classifier's answers are out of fold and hold no labels, so that a student may learn from
+    windows of the fold that it speaks of later.
+
+    Parameters
+    ----------
+    classifier : FoldClassifier
+        Of `fold`.
+    arm : Arm
+        A corrupt one with at least ``windows + judges`` windows in the fold.
+    fold, head : int
+        The held-out fold, and the arm's output.
+    options : StudentOptions
+        Seed, rule and sizes.
+    task : Task or None
+        Told of the noise draws that were answered.
+    """
+    rng = np.random.default_rng([options.seed, fold, head])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    sample = _sample_windows(arm, fold, options.windows + options.judges, rng)
+    judges, pupils = sample[: options.judges], sample[options.judges :]
+    answers = ask(classifier, pupils, head, rng, draws=options.draws, task=task)
+    base, levels = classifier.network, sparse_levels(classifier.sigma.size)
+    network = CurveNetwork(
+        *(base.mean, base.basis, base.variance, levels.size),
+        width=options.width,
+        generator=generator,
+    )
+    features = network.describe(pupils)
+    network.standardize(features)
+    network = _train(network, features, answers, generator, options)
+    halves = [
+        ask(classifier, judges, head, rng, draws=options.judge_draws // 2, task=task)
+        for _ in range(2)
+    ]
+    residual = recite(network, pupils) - answers.double().numpy()
+    return _examine(
+        network,
+        np.sqrt(np.square(residual).mean(axis=0)),
+        recite(network, judges),
+        torch.stack(halves).double().numpy(),
+        classifier.sigma[levels],
+        0.5 - options.epsilon,
+    )
+
+
+def _examine(
+    network: CurveNetwork,
+    scale: np.ndarray,
+    said: np.ndarray,
+    halves: np.ndarray,
+    sigma: np.ndarray,
+    threshold: float,
+) -> Student:
+    """Compare what is said of the judges with their many draws; `scale` gives margins a shape.
+
+    The draws err too: by half of what separates the crossings of their halves.
+    """
+    scale = np.maximum(scale, SMALLEST)
+    exact = last_crossing(halves.mean(axis=0), sigma, threshold)
+    apart = np.abs(last_crossing(said, sigma, threshold) - exact).mean()
+    noise = 0.5 * np.abs(np.subtract(*last_crossing(halves, sigma, threshold))).mean()
+    error = float(np.sqrt(max(apart**2 - noise**2, 0.0)))
+    up, down = find_shifts(said - threshold, scale, sigma, exact, missed=MISSED)
+    margins = np.minimum(np.stack([up * scale, down * scale]), 1.0)  # 1: nothing is known
+    return Student(network, margins, error)
+
+
+def recite(
+    network: CurveNetwork, windows: Float32[Tensor, "n horizon action"]
+) -> Float64[np.ndarray, "n level"]:
+    """Mean probability of "clean" at each of the `crossing.sparse_levels`, as learnt."""
+    with torch.inference_mode():
+        return torch.sigmoid(network(network.describe(windows))).double().numpy()
+
+
+def ask(
+    classifier: FoldClassifier,
+    windows: Float32[Tensor, "n horizon action"],
+    head: int,
+    rng: np.random.Generator,
+    *,
+    draws: int,
+    task: Task | None = None,
+) -> Float32[Tensor, "n level"]:
+    """Mean probability of "clean" over pairs of draws, each at all `crossing.sparse_levels`."""
+    levels = sparse_levels(classifier.sigma.size)
+    parts = []
+    for chunk in torch.split(windows, max(1, ROWS // draws)):
+        noise = torch.from_numpy(draw_pairs(rng, len(chunk), draws, chunk[0].numel()))
+        parts.append(classifier.predict(chunk, noise, [head], levels)[..., 0].mean(dim=2).T)
+        if task is not None:
+            task.advance(len(chunk) * draws)
+    return torch.cat(parts)
+
+
+def _sample_windows(
+    arm: Arm, fold: int, count: int, rng: np.random.Generator
+) -> Float32[Tensor, "n horizon action"]:
+    """Different windows of a fold, in random order."""
+    episodes = arm.in_folds([fold])
+    ends = np.cumsum(arm.windows.counts[episodes])
+    picked = rng.choice(int(ends[-1]), size=count, replace=False)
+    row = np.searchsorted(ends, picked, side="right")
+    number = picked - np.concatenate([[0], ends])[row]
+    return arm.windows.gather(episodes[row], number)
+
+
+def _train(
+    network: CurveNetwork,
+    features: Tensor,
+    answers: Tensor,
+    generator: torch.Generator,
+    options: StudentOptions,
+) -> CurveNetwork:
+    """Regress on the answers until those held out are met no better; return the best average."""
+    held = int(options.held_out * len(features))
+    seen, unseen = features[held:], features[:held]
+    average = copy.deepcopy(network).requires_grad_(False)
+    best, kept, waited = np.inf, copy.deepcopy(average.state_dict()), 0
+
+    def loss_at(step: int) -> Tensor:
+        rows = torch.randint(len(seen), (options.batch,), generator=generator)
+        return F.binary_cross_entropy_with_logits(network(seen[rows]), answers[held:][rows])
+
+    for step, _ in train(network, average, loss_at, options.train):
+        if step % options.every and step != options.train.steps:
+            continue
+        missed = float((torch.sigmoid(average(unseen)) - answers[:held]).square().mean())
+        if missed < best:
+            best, kept, waited = missed, copy.deepcopy(average.state_dict()), 0
+        else:
+            waited += 1
+        if waited >= options.patience:
+            break
+    average.load_state_dict(kept)
+    return average.eval()

@@ -1,0 +1,164 @@
+"""How long the rows of a large collection take, and how much memory, by its size.
+
+    python tests/benchmarks/bench_annotation.py [WINDOWS ...] [--workers N] [--repeats 3]
+
+For every number of windows (by default 1e5, 1e6, 1e7) a collection is written: 100 clean episodes
+and as many jittered ones as hold the windows, 165 frames of 7 dimensions each, windows of 16. It is
+read, fitted, scored and taught once; the rows are then written `repeats` times. A table gives the
+median time a window, and the peak anonymous memory of the largest process and of all together.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+HORIZON, LENGTH, ACTION = 16, 165, 7
+EPISODES_PER_FILE = 500
+
+
+def write_member(folder: Path, episodes: int, jitter: float, seed: int) -> None:
+    """Smooth motions with white noise of standard deviation `jitter`, in files of some hundreds."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for number, first in enumerate(range(0, episodes, EPISODES_PER_FILE)):
+        shape = (min(EPISODES_PER_FILE, episodes - first), LENGTH, ACTION)
+        motion = rng.standard_normal(shape, dtype=np.float32).cumsum(axis=1).cumsum(axis=1)
+        motion /= np.abs(motion).max(axis=1, keepdims=True)
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        np.save(folder / f"{number:05d}.npy", motion + np.float32(jitter) * noise)
+
+
+class Memory:
+    """Peak anonymous memory of a process and its children, looked at many times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.largest, self.together = pid, 0, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            found = [_anonymous(pid) for pid in _family(self.pid)]
+            self.largest = max(self.largest, *found, 0)
+            self.together = max(self.together, sum(found))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look as long as the block lasts."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+
+def _family(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _anonymous(pid: int) -> int:
+    """Bytes; 0 of a process that has ended."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int) -> None:
+    """Prepare once, then write the rows repeatedly; print the seconds and peaks of each."""
+    import os
+
+    from ambient_curate import annotation
+    from ambient_curate.jobs import plan_parts
+    from ambient_curate.progress import SILENT
+    from ambient_curate.runs import open_run
+
+    changes = {"out": out, "granularity": "datapoint", "workers": workers}
+    order = annotation._place_order(collection, None, changes)
+    with open_run(out, order.inputs, "bench") as run, annotation._single_threads():
+        start = time.perf_counter()
+        with annotation._hire(run.work, order.options) as engine:
+            study, _ = annotation._prepare(run, order, engine, SILENT)
+        print(json.dumps({"prepared": time.perf_counter() - start}), flush=True)
+        for _ in range(repeats):
+            for folder in ("manifest", "sums"):
+                shutil.rmtree(run.work / folder, ignore_errors=True)
+            memory = Memory(os.getpid())
+            with memory.watched(), annotation._hire(run.work, order.options) as engine:
+                start = time.perf_counter()
+                annotation._carry_out(plan_parts(study, run.work), engine, SILENT)
+                seconds = time.perf_counter() - start
+            found = {"seconds": seconds, "largest": memory.largest, "together": memory.together}
+            print(json.dumps(found), flush=True)
+        students = json.loads((run.work / "plan.json").read_text())["taught"]
+        print(json.dumps({"taught": students}), flush=True)
+
+
+def measure(windows: int, workers: int, repeats: int) -> dict[str, float]:
+    """Run a size in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        each = LENGTH - HORIZON + 1
+        write_member(folder / "set" / "clean", 100, 0.0, 0)
+        write_member(folder / "set" / "jittered", -(-windows // each), 0.02, 1)
+        words = ["--child", name, "--workers", str(workers), "--repeats", str(repeats)]
+        done = subprocess.run(
+            [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
+        )
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [each for each in said if "seconds" in each]
+    return {
+        "windows": windows,
+        "prepared": said[0]["prepared"],
+        "seconds": statistics.median(row["seconds"] for row in rows),
+        "largest": max(row["largest"] for row in rows),
+        "together": max(row["together"] for row in rows),
+        "taught": float(bool(said[-1]["taught"])),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("windows", nargs="*", type=float, default=[1e5, 1e6, 1e7])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child is not None:
+        annotate_repeatedly(given.child / "set", given.child / "run", given.workers, given.repeats)
+        return
+    print("   windows  before (s)  rows (s)  us/window  windows/s  largest (MB)  all (MB)  student")
+    for windows in given.windows:
+        found = measure(int(windows), given.workers, given.repeats)
+        print(
+            f"{found['windows']:10,.0f}  {found['prepared']:10.1f}  {found['seconds']:8.2f}  "
+            f"{found['seconds'] / found['windows'] * 1e6:9.1f}  "
+            f"{found['windows'] / found['seconds']:9,.0f}  {found['largest'] / 1e6:12.0f}  "
+            f"{found['together'] / 1e6:8.0f}  {'yes' if found['taught'] else 'no':>7}",
+            flush=True,
+        )
+    hours = 3.6e8 * found["seconds"] / found["windows"] / 3600.0
+    print(f"projected, not measured: 3.6e8 windows, as Open X-Embodiment has, in {hours:.1f} h")
+
+
+if __name__ == "__main__":
+    main()
