@@ -276,7 +276,7 @@ def _draw(run: "Run", figure: Figure) -> "Axes":
 def _print_run(run: "Run", format: Format) -> None:
     """Print the verdict to stdout; a person also gets its assumptions, on stderr."""
     if format == "json":
-        parts = ("verdict", "control", "assumptions", "warnings", "skipped")
+        parts = ("verdict", "control", "students", "assumptions", "warnings", "skipped")
         _echo_json({part: run.info[part] for part in parts})
         return
     from ambient_curate.console import render_table

@@ -150,6 +150,12 @@ def _trainer_time(row: Mapping[str, Any], schedule: str) -> str:
 def caveats(info: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a reader of a verdict must know: assumptions, warnings, what was skipped."""
     yield from (f"assumption: {text}" for text in info["assumptions"])
+    for student in info["students"]:
+        who = "students" if student["trusted"] else "noise draws, since its students err too much"
+        yield (
+            f"{student['dataset']}: its windows are annotated by {who} (mean error of sigma_min "
+            f"{student['error']:.3f})"
+        )
     yield from (f"warning: {text}" for text in info["warnings"])
     yield from (f"skipped: {entry['file']}: {entry['error']}" for entry in info["skipped"])
 

@@ -43,6 +43,7 @@ UNSOUND = {**SIM, "status": "classifier-unreliable", "sigma_min": None, "reason"
 CONTROL = {"expected": 0.2, "found": 0.19, "lower": 0.1, "upper": 0.3, "recovered": True}
 INFO = {
     **{"verdict": [CLEAN, SIM], "control": CONTROL, "epsilon": 0.05, "skipped": []},
+    **{"students": []},
     **{"schedule": "flow:10"},
     **{"assumptions": ["p(A)"], "warnings": ["few clean episodes"]},
 }

@@ -139,8 +139,19 @@ def test_the_test_without_a_classifier_is_told_with_its_p_value() -> None:
 
 def test_caveats_hold_everything_a_reader_must_know() -> None:
     skipped = [{"file": "a.npz", "error": "empty"}]
-    info = {"assumptions": ["p(A)"], "warnings": ["few"], "skipped": skipped}
-    assert list(caveats(info)) == ["assumption: p(A)", "warning: few", "skipped: a.npz: empty"]
+    students = [
+        {"dataset": "a", "error": 0.0123, "trusted": True},
+        {"dataset": "b", "error": 0.0456, "trusted": False},
+    ]
+    info = {"assumptions": ["p(A)"], "warnings": ["few"], "skipped": skipped, "students": students}
+    assert list(caveats(info)) == [
+        "assumption: p(A)",
+        "a: its windows are annotated by students (mean error of sigma_min 0.012)",
+        "b: its windows are annotated by noise draws, since its students err too much (mean error "
+        "of sigma_min 0.046)",
+        "warning: few",
+        "skipped: a.npz: empty",
+    ]
 
 
 def make_member(name: str, **changes: Any) -> MemberInspection:
