@@ -237,11 +237,14 @@ def find_problems(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[
     if len(margins) > 1:
         problems.append(f"{' and '.join(margins)} say the same thing: give one of them")
     index, number = values.get("shard_index"), values.get("num_shards")
-    if not problems and (index, number) != (None, None):
-        if index is None or number is None:
-            problems.append("shard_index and num_shards go together: give both")
-        elif index >= number:
-            problems.append(f"shard_index = {index}: expected less than num_shards = {number}")
+    if problems or index is number is None:
+        return problems
+    if number is None:
+        return [f"shard_index = {index} without num_shards: give both"]
+    if index is None:
+        return [f"num_shards = {number} without shard_index: give both"]
+    if index >= number:
+        return [f"shard_index = {index}: expected less than num_shards = {number}"]
     return problems
 
 
