@@ -198,9 +198,14 @@ def merge(path: Path | str) -> Run:
     with reopen_run(path) as run:
         if run.complete:
             return replace(open_run_results(path), already_complete=True)
+        if not run.ready:
+            raise RunError(
+                f"{path} has nothing to merge yet: no job has read, fitted and scored",
+                "give the annotate command again: it continues where it stopped",
+            )
         study = open_study(run.work / FRAMES)
         missing = plan_parts(study, run.work).tasks if study.by_row else []
-        if not run.ready or missing:
+        if missing:
             raise RunError(
                 f"{len(missing)} of {len(plan_shards(study))} parts of {path} are missing: "
                 + ", ".join(task.split()[1] for task in missing[:_SHOWN])

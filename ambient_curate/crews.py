@@ -94,7 +94,7 @@ class Alone:
 
     def run(self, tasks: Iterable[str], progress: Progress) -> list[Failure]:
         """Carry out tasks, see `Engine.run`."""
-        agenda = _Agenda(tasks, progress)
+        agenda = Agenda(tasks, progress)
         while agenda.waiting:
             task, attempt = agenda.waiting.popleft()
             try:
@@ -133,7 +133,7 @@ class Crew:
 
     def run(self, tasks: Iterable[str], progress: Progress) -> list[Failure]:
         """Carry out tasks, see `Engine.run`; whatever is raised, no process outlives it."""
-        agenda = _Agenda(tasks, progress)
+        agenda = Agenda(tasks, progress)
         try:
             with selectors.DefaultSelector() as busy:
                 while agenda.waiting or busy.get_map():
@@ -172,7 +172,7 @@ class Crew:
             self._workers.pop().close()
 
 
-class _Agenda:
+class Agenda:
     """Tasks that wait, each with the number of its attempt, and those that were given up."""
 
     def __init__(self, tasks: Iterable[str], progress: Progress) -> None:

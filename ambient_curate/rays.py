@@ -4,7 +4,6 @@ import functools
 import os
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from ambient_curate.crews import ATTEMPTS, Failure, describe, is_full_disk
+from ambient_curate.crews import Agenda, Failure, describe, is_full_disk
 from ambient_curate.errors import ConfigError, CurateError
 from ambient_curate.jobs import Jobs
 from ambient_curate.progress import Progress, Task
@@ -74,28 +73,23 @@ class RayCrew:
     def run(self, tasks: Iterable[str], progress: Progress) -> list[Failure]:
         """Carry out tasks, see `crews.Engine.run`."""
         remote = self._ray.remote(num_cpus=1, max_retries=0)(perform)
-        waiting = deque((task, 1) for task in tasks)
+        agenda = Agenda(tasks, progress)
         most = AHEAD * max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
         begun: dict[Any, tuple[str, int]] = {}
-        failures: list[Failure] = []
         try:
-            while waiting or begun:
-                while waiting and len(begun) < most:
-                    task, attempt = waiting.popleft()
+            while agenda.waiting or begun:
+                while agenda.waiting and len(begun) < most:
+                    task, attempt = agenda.waiting.popleft()
                     begun[remote.remote(str(self._work), self._token, task)] = task, attempt
                 (done,), _ = self._ray.wait([*begun], num_returns=1)
                 task, attempt = begun.pop(done)
                 reason = self._hear(done, progress)
-                if reason is not None and attempt < ATTEMPTS:
-                    progress.message(f"{task}: {reason}; it will be tried again")
-                    waiting.append((task, attempt + 1))
-                elif reason is not None:
-                    progress.message(f"{task}: {reason}; it is given up")
-                    failures.append(Failure(task, reason))
+                if reason is not None:
+                    agenda.fail(task, attempt, reason)
         finally:
             for reference in begun:
                 self._ray.cancel(reference, force=True)
-        return failures
+        return agenda.failures
 
     def _hear(self, done: Any, progress: Progress) -> str | None:
         """Report what a task did; return why it failed, if it did."""

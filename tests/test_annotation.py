@@ -19,6 +19,7 @@ from ambient_curate.curves import ArmCurves
 from ambient_curate.errors import ConfigError, NotEnoughDataError, RunError
 from ambient_curate.progress import Task
 from ambient_curate.results import Run
+from ambient_curate.runs import open_run
 from ambient_curate.shards import Shard
 from ambient_curate.training import TrainOptions
 
@@ -233,6 +234,12 @@ def test_a_share_is_not_a_run(collection: Path, tmp_path: Path) -> None:
         run(collection, tmp_path / "run", shard_index=2, num_shards=2)
     with pytest.raises(RunError, match="is no run"):
         merge(tmp_path / "none")
+    (tmp_path / "run/.work").mkdir(parents=True)
+    inputs = {"options": {}, "sources": {}, "versions": {}, "threads": 1}
+    with open_run(tmp_path / "run", inputs, "digest"):
+        pass
+    with pytest.raises(RunError, match="nothing to merge yet"):
+        merge(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
