@@ -53,7 +53,9 @@ class Arm:
 
 
 def assign_folds(
-    ids: Mapping[str, Sequence[str]], digests: Mapping[str, Sequence[str]], folds: int
+    ids: Mapping[str, Sequence[str]],
+    digests: Mapping[str, Sequence[str] | np.ndarray],
+    folds: int,
 ) -> dict[str, np.ndarray]:
     """Give every episode a fold: its rank in the order of hash(id) within its dataset, mod `folds`.
 
@@ -62,8 +64,10 @@ def assign_folds(
 
     Parameters
     ----------
-    ids, digests : mapping of str to sequence of str
-        By dataset: the episodes' ids and content digests.
+    ids : mapping of str to sequence of str
+        By dataset: the episodes' ids.
+    digests : mapping of str to sequence of str or of bytes
+        Digests of their content.
     folds : int
         Number of folds.
 
@@ -77,17 +81,29 @@ def assign_folds(
     >>> assign_folds({"a": ["x", "y", "z"]}, {"a": ["1", "2", "1"]}, 2)["a"].tolist()
     [0, 1, 0]
     """
-    fold_of: dict[str, int] = {}
-    result = {}
+    result: dict[str, np.ndarray] = {}
+    known, fold_of = np.empty(0, "S1"), np.empty(0, np.int64)
     for dataset, names in ids.items():
-        order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
-        rank = 0
-        for i in order:
-            if digests[dataset][i] not in fold_of:
-                fold_of[digests[dataset][i]] = rank % folds
-                rank += 1
-        result[dataset] = np.array([fold_of[digest] for digest in digests[dataset]], dtype=np.int64)
+        different, copy_of = np.unique(np.asarray(digests[dataset]), return_inverse=True)
+        first = np.full(different.size, len(names))
+        np.minimum.at(first, copy_of, _rank_by_hash(names))
+        seen = np.isin(different, known)
+        fold = np.empty(different.size, np.int64)
+        fold[seen] = fold_of[np.searchsorted(known, different[seen])]
+        new = np.flatnonzero(~seen)
+        fold[new[np.argsort(first[new])]] = np.arange(new.size) % folds
+        result[dataset] = fold[copy_of]
+        known, at = np.unique(np.append(known, different[new]), return_index=True)
+        fold_of = np.append(fold_of, fold[new])[at]
     return result
+
+
+def _rank_by_hash(names: Sequence[str]) -> Int64[np.ndarray, " name"]:
+    hashes = (hashlib.sha256(name.encode()).digest() for name in names)
+    order = np.argsort(np.fromiter(hashes, "S32", len(names)), kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    return rank
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, Shaped
 from tensordict import MemoryMappedTensor, TensorDict
 
 from ambient_curate.episodes import Episode, Label
@@ -21,6 +22,7 @@ from ambient_curate.errors import DatasetError
 
 EPISODES_FILE = "episodes.parquet"
 _KEYS = ("action", "state")
+_ROWS = 4_096  # episodes of the table in memory while it is written
 _SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -32,10 +34,35 @@ _SCHEMA = pa.schema(
         "rate_hz": pa.float64(),
         "first_frame": pa.int64(),
         "source": pa.string(),
-        "digest": pa.string(),
+        "digest": pa.binary(32),
         "labels": pa.string(),
     }
 )
+_REPEATED = ("task", "source", "labels")
+
+
+class Texts(Sequence[Any]):
+    """A column of texts that keeps Arrow's compact form: there may be millions of episodes.
+
+    Parameters
+    ----------
+    column : ChunkedArray
+        Strings, dictionary-encoded or not; a null is given as None.
+    """
+
+    def __init__(self, column: pa.ChunkedArray | pa.Array) -> None:
+        chunked = isinstance(column, pa.ChunkedArray)
+        self.column = column.combine_chunks() if chunked else column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, number: int) -> Any:  # type: ignore[override]
+        return self.column[number].as_py()
+
+    def take(self, rows: Int64[np.ndarray, " row"]) -> "Texts":
+        """Those of some rows."""
+        return Texts(self.column.take(pa.array(rows)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,42 +78,46 @@ class Frames:
         ``"action"``, float32 (frame, action), and, when every episode has one, ``"state"``,
         float32 (frame, state), in the dataset's own units. Memory-mapped copy-on-write: pages are
         read when they are touched, and writes never reach the files.
-    ids : list of str
+    ids : Texts
         `Episode.id`; no two are equal.
     index : ndarray, int64, shape (episode,)
         Position of the episode in the source.
     offset, length : ndarray, int64, shape (episode,)
         First frame in `data`, and number of frames.
-    task : list of str or None
+    task : sequence of str or None
         Task or language instruction.
     first_frame : ndarray, int64, shape (episode,)
         Global index of the first frame in the source; -1 where the source has none.
-    source : list of str
+    source : sequence of str
         The file that holds the episode, with forward slashes.
-    digest : list of str
-        SHA-256 (hexadecimal) of the shape and bytes of the actions: equal for exact duplicates.
-    labels : list of dict
-        Episode-level columns.
+    digest : ndarray, 32 bytes, shape (episode,)
+        SHA-256 of the shape and bytes of the actions: equal for exact duplicates.
+    label_texts : sequence of str
+        Episode-level columns, as JSON.
     rate_hz : float or None
         Control rate of the first episode that tells one.
     """
 
     data: TensorDict
-    ids: list[str]
+    ids: Texts
     index: Int64[np.ndarray, " episode"]
     offset: Int64[np.ndarray, " episode"]
     length: Int64[np.ndarray, " episode"]
-    task: list[str | None]
+    task: Sequence[str | None]
     first_frame: Int64[np.ndarray, " episode"]
-    source: list[str]
-    digest: list[str]
-    labels: list[dict[str, Label]]
+    source: Sequence[str]
+    digest: Shaped[np.ndarray, " episode"]
+    label_texts: Sequence[str]
     rate_hz: float | None
 
     @property
     def n_episodes(self) -> int:
         """Number of episodes."""
         return len(self.ids)
+
+    def labels(self) -> Iterator[dict[str, Label]]:
+        """Yield the episode-level columns of every episode."""
+        yield from map(json.loads, self.label_texts)
 
     @property
     def n_frames(self) -> int:
@@ -138,8 +169,11 @@ def write_frames(
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     try:
-        table = _write_episodes(episodes, partial, source_root)
-        pq.write_table(table, partial / EPISODES_FILE, write_page_checksum=True)
+        _write_episodes(episodes, partial, source_root)
+        table = _read_table(partial / EPISODES_FILE)
+        _check_ids(table)
+        if pc.min(table["state_dim"]).as_py() == 0:
+            _frames_file(partial, "state").unlink()
         # The tensors lie where tensordict wants them, so this adds only its meta.json.
         _map_frames(partial, table, mode="r+").memmap_(prefix=str(partial), existsok=True)
         partial.rename(directory)
@@ -158,48 +192,39 @@ def load_frames(directory: Path) -> Frames:
         version, or the sizes of its files disagree with the table.
     """
     table = _read_table(directory / EPISODES_FILE)
-    columns = {name: table[name] for name in table.column_names}
-    length = columns["length"].to_numpy()
+    length = table["length"].to_numpy()
+    rates = table["rate_hz"].drop_null()
     return Frames(
         data=_map_frames(directory, table, mode="r").lock_(),
-        ids=columns["id"].to_pylist(),
-        index=columns["index"].to_numpy(),
+        ids=Texts(table["id"]),
+        index=table["index"].to_numpy(),
         offset=np.cumsum(length) - length,
         length=length,
-        task=_share_equal(columns["task"].to_pylist()),
-        first_frame=columns["first_frame"].to_numpy(),
-        source=_share_equal(columns["source"].to_pylist()),
-        digest=columns["digest"].to_pylist(),
-        labels=_read_labels(columns["labels"].to_pylist()),
-        rate_hz=next((rate for rate in columns["rate_hz"].to_pylist() if rate is not None), None),
+        task=Texts(table["task"]),
+        first_frame=table["first_frame"].to_numpy(),
+        source=Texts(table["source"]),
+        digest=_bytes_of(table["digest"]),
+        label_texts=Texts(table["labels"]),
+        rate_hz=rates[0].as_py() if len(rates) else None,
     )
 
 
-def _share_equal(values: list[Any]) -> list[Any]:
-    """Keep one object of each value: there are many episodes, and few tasks and files."""
-    kept: dict[Any, Any] = {}
-    return [kept.setdefault(value, value) for value in values]
+def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
+    chunk = column.combine_chunks()
+    buffer = chunk.buffers()[1]
+    return np.frombuffer(buffer, "S32", count=len(chunk), offset=32 * chunk.offset)
 
 
-def _read_labels(texts: list[str]) -> list[dict[str, Label]]:
-    """Read labels; episodes whose labels are equal share them."""
-    kept: dict[str, dict[str, Label]] = {}
-    return [
-        kept[text] if text in kept else kept.setdefault(text, json.loads(text)) for text in texts
-    ]
-
-
-def _write_episodes(
-    episodes: Iterable[Episode], directory: Path, source_root: Path | None
-) -> pa.Table:
-    """Append the frames of every episode to the raw files; return the table of the episodes."""
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+def _write_episodes(episodes: Iterable[Episode], directory: Path, source_root: Path | None) -> None:
+    """Append every episode's frames to the raw files, and what is known of it to the table."""
+    rows: list[dict[str, Any]] = []
     widths: dict[str, tuple[int, str]] = {}
-    sources: dict[str, Path] = {}
     with ExitStack() as stack:
         files = {k: stack.enter_context(_frames_file(directory, k).open("wb")) for k in _KEYS}
+        writer = stack.enter_context(
+            pq.ParquetWriter(directory / EPISODES_FILE, _SCHEMA, write_page_checksum=True)
+        )
         for episode in episodes:
-            _check_id(episode, sources)
             action = np.ascontiguousarray(episode.action, np.float32)
             _check_width("action", action, episode, widths)
             files["action"].write(action.data)
@@ -207,18 +232,18 @@ def _write_episodes(
                 state = np.ascontiguousarray(episode.state, np.float32)
                 _check_width("state", state, episode, widths)
                 files["state"].write(state.data)
-            for name, value in _row(episode, action, source_root).items():
-                columns[name].append(value)
-    if not sources:
-        raise ValueError("there is no episode to write")
-    if min(columns["state_dim"]) == 0:
-        _frames_file(directory, "state").unlink()
-    return pa.table(columns, schema=_SCHEMA)
+            rows.append(_row(episode, action, source_root))
+            if len(rows) == _ROWS:
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+                rows = []
+        if not widths:
+            raise ValueError("there is no episode to write")
+        writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
 
 
 def _row(
     episode: Episode, action: Float32[np.ndarray, "frame action"], root: Path | None
-) -> dict[str, str | float | None]:
+) -> dict[str, str | bytes | float | None]:
     source = episode.source if root is None else episode.source.relative_to(root)
     digest = hashlib.sha256(np.array(action.shape, np.int64).tobytes())
     digest.update(action.data)
@@ -232,20 +257,23 @@ def _row(
         "rate_hz": episode.rate_hz,
         "first_frame": -1 if episode.first_frame is None else episode.first_frame,
         "source": source.as_posix(),
-        "digest": digest.hexdigest(),
+        "digest": digest.digest(),
         "labels": json.dumps(dict(episode.labels)),
     }
 
 
-def _check_id(episode: Episode, sources: dict[str, Path]) -> None:
-    """Refuse a second episode of the same id: ids are what rows of a manifest are joined on."""
-    if episode.id in sources:
+def _check_ids(table: pa.Table) -> None:
+    """Refuse two episodes of one id: ids are what rows of a manifest are joined on."""
+    found = pc.value_counts(table["id"])
+    shared = found.filter(pc.greater(found.field("counts"), 1))
+    if len(shared):
+        id_ = shared[0]["values"].as_py()
+        first, second, *_ = table.filter(pc.equal(table["id"], id_))["source"].to_pylist()
         raise DatasetError(
-            f"two episodes share the id {episode.id!r}: one of {sources[episode.id]}, "
-            f"one of {episode.source}; an id must be unique in its dataset",
+            f"two episodes share the id {id_!r}: one of {first}, one of {second}; an id must be "
+            "unique in its dataset",
             "rename one of them or split the dataset in two",
         )
-    sources[episode.id] = episode.source
 
 
 def _check_width(
@@ -277,14 +305,23 @@ def _frames_file(directory: Path, key: str) -> Path:
 def _read_table(path: Path) -> pa.Table:
     """Read and check the episode table."""
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(
+            path, page_checksum_verification=True, read_dictionary=list(_REPEATED)
+        )
+        whole = _plain(table.schema).equals(_SCHEMA)
     except FileNotFoundError:
         raise _damaged(path.parent, f"{path.name} is missing") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise _damaged(path.parent, f"{path.name} cannot be read: {error}") from error
-    if not table.schema.equals(_SCHEMA):
+    if not whole:
         raise _damaged(path.parent, f"{path.name} has columns of another version")
     return table
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Give the schema as it was before repeated texts were read as a dictionary."""
+    types = (f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema)
+    return pa.schema(dict(zip(schema.names, types, strict=True)))
 
 
 def _map_frames(directory: Path, table: pa.Table, *, mode: Literal["r", "r+"]) -> TensorDict:

@@ -41,14 +41,14 @@ def label_groups(
         return {name: [task or UNNAMED for task in member.task] for name, member in frames.items()}
     if group_by.startswith("cluster:"):
         return _cluster(windows, int(group_by.removeprefix("cluster:")), seed)
-    columns = sorted({key for m in frames.values() for labels in m.labels for key in labels})
+    columns = sorted({key for m in frames.values() for labels in m.labels() for key in labels})
     if group_by not in columns:
         raise ConfigError(
             f"no episode has a column {group_by!r} to group by",
             f"use task, cluster:K, or one of: {', '.join(columns) or '(no columns)'}",
         )
     return {
-        name: [str(labels.get(group_by, UNNAMED)) for labels in member.labels]
+        name: [str(labels.get(group_by, UNNAMED)) for labels in member.labels()]
         for name, member in frames.items()
     }
 

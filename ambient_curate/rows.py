@@ -135,7 +135,7 @@ def tabulate_shard(
     fold = study.folds[shard.dataset][shard.episodes][row]
     columns = {
         "dataset": _repeat(shard.dataset, row.size),
-        "episode_id": pa.array([frames.ids[e] for e in shard.episodes]).take(pa.array(row)),
+        "episode_id": frames.ids.take(shard.episodes[row]).column,
         "episode_index": pa.array(frames.index[shard.episodes][row]),
         "start": pa.array(start, mask=np.full(row.size, not study.by_window)),
         "horizon": _repeat(study.options.horizon, row.size),

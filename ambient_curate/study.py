@@ -242,8 +242,8 @@ def _assign_folds(
     order = [clean, *(name for name in frames if name != clean)]
     whole = {name: np.flatnonzero(windows[name].counts) for name in order}
     dealt = assign_folds(
-        {name: [frames[name].ids[e] for e in whole[name]] for name in order},
-        {name: [frames[name].digest[e] for e in whole[name]] for name in order},
+        {name: frames[name].ids.take(whole[name]) for name in order},
+        {name: frames[name].digest[whole[name]] for name in order},
         folds,
     )
     result = {name: np.full(frames[name].n_episodes, -1) for name in order}

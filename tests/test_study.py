@@ -313,7 +313,7 @@ def test_what_was_skipped_is_listed_by_the_first_study_and_by_the_next(tmp_path:
 
 def test_a_limit_leaves_the_first_episodes(tmp_path: Path) -> None:
     study = make_study(tmp_path, members("a"), limit=4)
-    assert study.frames["a"].ids == ["demo_0", "demo_1", "demo_2", "demo_3"]
+    assert list(study.frames["a"].ids) == ["demo_0", "demo_1", "demo_2", "demo_3"]
 
 
 def test_a_member_is_described_in_numbers(tmp_path: Path) -> None:
