@@ -50,6 +50,13 @@ class Normalizer:
         offset, scale = torch.from_numpy(self.offset), torch.from_numpy(self.scale)
         return ((windows.double() - offset) * scale).float()
 
+    def undo(self, scaled: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
+        """Inverse of `apply`; a constant dimension gets its constant."""
+        moving = self.scale != 0.0
+        back = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=moving)
+        values = scaled.double() * torch.from_numpy(back) + torch.from_numpy(self.offset)
+        return values.float()
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         arrays = {name: getattr(self, name).tolist() for name in ("offset", "scale", "low", "high")}
@@ -131,10 +138,15 @@ class Windows:
     ) -> Float32[Tensor, "window horizon action"]:
         """Read windows: the `number`-th (from 0) whole window of each `episode`."""
         first = torch.from_numpy(self.offset[episode] + number * self.stride)
-        frames = first[:, None] + torch.arange(self.horizon)
+        return self.read(first[:, None] + torch.arange(self.horizon))
+
+    def read(
+        self, frames: Int64[Tensor, "window horizon"]
+    ) -> Float32[Tensor, "window horizon action"]:
+        """Read windows of any frames; the first of each is what it refers to."""
         windows = self.action[frames]
         if self.represent != "absolute":
-            windows = self._centre(windows, first)
+            windows = self._centre(windows, frames[:, 0])
         return windows if self.normalizer is None else self.normalizer.apply(windows)
 
     def _centre(self, windows: Tensor, first: Tensor) -> Tensor:
@@ -147,6 +159,29 @@ class Windows:
         """Read all whole windows of one episode, by start."""
         number = np.arange(self.counts[episode], dtype=np.int64)
         return self.gather(np.full_like(number, episode), number)
+
+
+def restore_actions(
+    windows: Float32[Tensor, "window horizon action"],
+    represent: Representation,
+    reference: Float32[Tensor, "window action"] | None,
+) -> Float32[Tensor, "window horizon action"]:
+    """Give the actions that represented, unscaled windows stand for.
+
+    Parameters
+    ----------
+    windows : Tensor, float32, shape (window, horizon, action)
+        In the dataset's units.
+    represent : {"absolute", "relative", "delta"}
+        As in `Windows`.
+    reference : Tensor, float32, shape (window, action), or None
+        What relative windows and differences refer to; None: absolute ones.
+    """
+    if represent == "absolute" or reference is None:
+        return windows
+    if represent == "delta":
+        windows = windows.cumsum(dim=1)
+    return windows + reference[:, None]
 
 
 def clean_values(windows: Windows) -> Float[np.ndarray, "n action"]:
