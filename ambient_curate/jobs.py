@@ -24,7 +24,7 @@ from ambient_curate.mixtures import Mixture
 from ambient_curate.noise import grid
 from ambient_curate.parts import PartWriter, RowPlan, part_path, sums_path
 from ambient_curate.progress import Progress
-from ambient_curate.runs import write_json_atomic
+from ambient_curate.records import write_json_atomic
 from ambient_curate.shards import Shard, plan_shards, scored_windows
 from ambient_curate.students import TRUSTED, Student, StudentOptions, teach_student
 from ambient_curate.study import Study, open_study

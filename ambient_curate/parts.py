@@ -25,8 +25,8 @@ from ambient_curate.manifest import write_part
 from ambient_curate.mixtures import Mixture
 from ambient_curate.noise import schedule_levels
 from ambient_curate.progress import Task
+from ambient_curate.records import write_json_atomic
 from ambient_curate.rows import Found, tabulate_shard
-from ambient_curate.runs import write_json_atomic
 from ambient_curate.shards import Shard, plan_shards, scored_windows
 from ambient_curate.students import Student, recite
 from ambient_curate.study import Study

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ambient_curate.manifest import read_curves, read_manifest, read_reliability
-from ambient_curate.runs import read_run
+from ambient_curate.records import read_run
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ambient_curate.errors import RunError
-from ambient_curate.files import replace_whole, sync
+from ambient_curate.files import sync
 from ambient_curate.locks import Lock
+from ambient_curate.records import RUN, SCHEMA_VERSION, Kind, read_header, write_json_atomic
 
-RUN_SCHEMA = "ambient-curate/run"
-SCHEMA_VERSION = 1
-RESULTS = ("manifest", "curves.parquet", "reliability.parquet", "classifier")
 INPUTS = ("options", "sources", "versions", "threads")  # what a digest covers
 NUMERIC_STACK = (
     "ambient-curate",
@@ -49,6 +47,8 @@ class RunDirectory:
         Digest of `inputs`.
     inputs : mapping
         What the digest covers, as JSON values: options, sources, versions.
+    kind : Kind
+        Of the directory.
 
     Attributes
     ----------
@@ -56,12 +56,14 @@ class RunDirectory:
         ``path/.work``, where everything is written until `commit`.
     """
 
-    def __init__(self, path: Path, digest: str, inputs: Mapping[str, Any]) -> None:
-        self.path, self.digest = path, digest
+    def __init__(
+        self, path: Path, digest: str, inputs: Mapping[str, Any], kind: Kind = RUN
+    ) -> None:
+        self.path, self.digest, self.kind = path, digest, kind
         self.work = path / ".work"
         self._inputs = dict(inputs)
         self._lock: Lock | None = None
-        self._header = {"schema": RUN_SCHEMA, "schema_version": SCHEMA_VERSION, "digest": digest}
+        self._header = {"schema": kind.schema, "schema_version": SCHEMA_VERSION, "digest": digest}
 
     @property
     def ready(self) -> bool:
@@ -76,11 +78,11 @@ class RunDirectory:
 
     @property
     def complete(self) -> bool:
-        """Whether ``run.json`` is there; `open_run` has compared its digest."""
-        return (self.path / "run.json").is_file()
+        """Whether its record is there; `open_run` has compared its digest."""
+        return (self.path / self.kind.record).is_file()
 
     def commit(self, run: Mapping[str, Any]) -> None:
-        """Move the `RESULTS` out of ``.work`` into the run, then write ``run.json``.
+        """Move the results out of ``.work`` into the run, then write its record, ``run.json``.
 
         A crash at any moment, of the machine too, leaves either a complete run or one that
         `open_run` continues with everything back in ``.work``.
@@ -95,19 +97,19 @@ class RunDirectory:
         ValueError
             If a result is missing.
         """
-        missing = [name for name in RESULTS if not (self.work / name).exists()]
+        missing = [name for name in self.kind.results if not (self.work / name).exists()]
         if missing:
             raise ValueError(f".work holds no {', '.join(missing)}")
         for file in self.work.rglob("*"):
             sync(file)
-        for name in RESULTS:
+        for name in self.kind.results:
             (self.work / name).rename(self.path / name)
         sync(self.path)
-        write_json_atomic(self.path / "run.json", {**self._header, **self._inputs, **run})
+        write_json_atomic(self.path / self.kind.record, {**self._header, **self._inputs, **run})
         shutil.rmtree(self.work)
 
     def _prepare(self, force: bool) -> None:
-        header = _find_header(self.path)
+        header = _find_header(self.path, self.kind)
         if header is not None and (force or self._gives_way(header)):
             self._discard()
         elif header is not None:
@@ -123,9 +125,8 @@ class RunDirectory:
 
         So a command that failed on its input can be corrected and given again.
         """
-        begun = any((self.path / name).exists() for name in RESULTS) or any(
-            (self.work / name).exists() for name in RESULTS
-        )
+        places = [folder / name for name in self.kind.results for folder in (self.path, self.work)]
+        begun = any(place.exists() for place in places)
         return header.get("digest") != self._header["digest"] and not (self.complete or begun)
 
     def _compare(self, header: Mapping[str, Any]) -> None:
@@ -142,15 +143,15 @@ class RunDirectory:
         if len(texts) > _SHOWN:
             shown += f"; and {len(texts) - _SHOWN} more"
         raise RunError(
-            f"{self.path} is a run of other inputs ({shown})",
-            "choose another directory with --out, or replace this run with --force",
+            f"{self.path} is a {self.kind.noun} of other inputs ({shown})",
+            "choose another directory with --out, or replace this one with --force",
         )
 
     def _start(self) -> None:
         """Make ``.work`` ready: new, or as the interrupted process left it."""
         self.work.mkdir(exist_ok=True)
         write_json_atomic(self.work / "options.json", {**self._header, **self._inputs})
-        for name in RESULTS:  # moved by a commit that did not reach run.json
+        for name in self.kind.results:  # moved by a commit that did not reach run.json
             if (self.path / name).exists():
                 (self.path / name).rename(self.work / name)
         for leftover in self.work.rglob(".*.tmp"):  # of a process that was killed
@@ -165,8 +166,8 @@ class RunDirectory:
         _remove(self.path / _DISCARDED)
         self.work.mkdir(exist_ok=True)
         if self.complete:
-            (self.path / "run.json").rename(self.work / "options.json")
-        for name in (*RESULTS, _REPORT):
+            (self.path / self.kind.record).rename(self.work / "options.json")
+        for name in (*self.kind.results, _REPORT):
             if (self.path / name).exists():
                 (self.path / name).rename(self.work / name)
         self.work.rename(self.path / _DISCARDED)
@@ -174,7 +175,12 @@ class RunDirectory:
 
 @contextmanager
 def open_run(
-    path: Path, inputs: Mapping[str, Any], digest: str, *, force: bool = False
+    path: Path,
+    inputs: Mapping[str, Any],
+    digest: str,
+    *,
+    force: bool = False,
+    kind: Kind = RUN,
 ) -> Iterator[RunDirectory]:
     """Open a run for writing: new, continued, or complete; one process at a time.
 
@@ -189,11 +195,13 @@ def open_run(
         Digest of `inputs`, equal if and only if the numbers of the run would be.
     force : bool, default False
         Delete the run that is there, of any digest. Files that no run writes are left.
+    kind : Kind
+        Of the directory.
 
     Yields
     ------
     RunDirectory
-        Check ``complete`` first; if it is not, write the `RESULTS` under ``work``, skipping what
+        Check ``complete`` first; if it is not, write the results under ``work``, skipping what
         an interrupted process finished, and ``commit``.
 
     Raises
@@ -203,10 +211,12 @@ def open_run(
         that has results, is being written by another process, or, at any time inside the context,
         if the disk is full.
     """
-    run = RunDirectory(path, digest, inputs)
+    run = RunDirectory(path, digest, inputs, kind)
     try:
         _make_directory(path)
-        header = _find_header(path)  # before the lock: nothing is written beside others' files
+        header = _find_header(
+            path, kind
+        )  # before the lock: nothing is written beside others' files
         if header is not None and run.complete and not force and not run.work.exists():
             run._compare(header)
             yield run
@@ -231,12 +241,12 @@ def join_run(
     run = RunDirectory(path, digest, inputs)
     try:
         _make_directory(path)
-        _find_header(path)
+        _find_header(path, RUN)
         with Lock(path / _LOCK) as run._lock:
             run._lock.join(lambda: run.ready or run.complete, tell)
             if run.ready:
                 run._lock.share()
-                run._compare(_read_header(run.work / _READY))
+                run._compare(read_header(run.work / _READY, RUN))
             elif not run.complete:
                 run._prepare(force=False)
             yield run
@@ -259,7 +269,7 @@ def reopen_run(path: Path) -> Iterator[RunDirectory]:
             f"{path} is no run: it has no run.json and no .work",
             "give the directory that the jobs write to: their --out",
         )
-    header = _read_header(file)
+    header = read_header(file, RUN)
     inputs = {key: header[key] for key in INPUTS if key in header}
     with open_run(path, inputs, str(header.get("digest"))) as run:
         yield run
@@ -274,49 +284,6 @@ def _advise(path: Path, error: OSError) -> NoReturn:
         f"the disk of {path} is full ({free:.0f} MB free)",
         "make room and give the same command again: it continues where it stopped",
     ) from error
-
-
-def read_run(path: Path | str) -> dict[str, Any]:
-    """Read the ``run.json`` of a finished run.
-
-    Raises
-    ------
-    RunError
-        If the directory is no run, is unfinished, or its ``run.json`` is damaged or of another
-        schema version.
-    """
-    path = Path(path)
-    if not (path / "run.json").is_file():
-        if (path / ".work" / "options.json").is_file():
-            raise RunError(
-                f"{path} is an unfinished run: it has no run.json",
-                "give the same annotate command again: it continues where it stopped",
-            )
-        raise RunError(
-            f"{path} is no run: it has no run.json",
-            "give the directory that `ambient-curate annotate` wrote",
-        )
-    run = _read_header(path / "run.json")
-    if run.get("schema_version") != SCHEMA_VERSION:
-        raise RunError(
-            f"{path} has schema version {run.get('schema_version')}; "
-            f"this program reads {SCHEMA_VERSION}",
-            "read it with the version of ambient-curate that wrote it, or annotate again",
-        )
-    return run
-
-
-def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite: JSON has no name for it.
-    """
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    with replace_whole(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def package_versions() -> dict[str, str]:
@@ -341,11 +308,11 @@ def _make_directory(path: Path) -> None:
         ) from error
 
 
-def _find_header(path: Path) -> dict[str, Any] | None:
+def _find_header(path: Path, kind: Kind) -> dict[str, Any] | None:
     """Read what a run says of itself; None where one may start."""
-    for file in (path / "run.json", path / ".work" / "options.json"):
+    for file in (path / kind.record, path / ".work" / "options.json"):
         if file.is_file():
-            return _read_header(file)
+            return read_header(file, kind)
     if (path / _DISCARDED).exists():
         return None
     work = path / ".work"
@@ -353,24 +320,9 @@ def _find_header(path: Path) -> dict[str, Any] | None:
     if set(os.listdir(path)) <= {_LOCK, ".work"} and begun <= {".options.json.tmp"}:
         return None
     raise RunError(
-        f"{path} is not empty and no run of ambient-curate",
+        f"{path} is not empty and no {kind.noun} of ambient-curate",
         "choose a new directory with --out; --force does not delete what it did not write",
     )
-
-
-def _read_header(file: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(
-            f"{file} is damaged: {error}", "delete the run by hand, then annotate again"
-        ) from error
-    if not isinstance(header, dict) or header.get("schema") != RUN_SCHEMA:
-        raise RunError(
-            f"{file} was not written by ambient-curate: its schema is not {RUN_SCHEMA!r}",
-            "choose another directory",
-        )
-    return header
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from ambient_curate.errors import DatasetError, NotEnoughDataError
 from ambient_curate.frames import Frames, load_frames, write_frames
 from ambient_curate.groups import label_groups
 from ambient_curate.progress import Progress
-from ambient_curate.runs import write_json_atomic
+from ambient_curate.records import write_json_atomic
 from ambient_curate.windows import (
     Normalizer,
     Windows,

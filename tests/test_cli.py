@@ -24,8 +24,8 @@ from ambient_curate.cli import FIGURES, app
 from ambient_curate.config import ALIASES, AnnotateOptions, option_help
 from ambient_curate.errors import CurateError
 from ambient_curate.manifest import write_curves, write_part, write_reliability
+from ambient_curate.records import RUN, SCHEMA_VERSION, write_json_atomic
 from ambient_curate.results import Run, open_run_results
-from ambient_curate.runs import RUN_SCHEMA, SCHEMA_VERSION, write_json_atomic
 from ambient_curate.schema import METADATA_KEYS, curves_schema, manifest_schema, reliability_schema
 
 PLAIN = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
@@ -98,7 +98,7 @@ def run(tmp_path: Path) -> Path:
     cell = {"dataset": "sim", "sigma_low": 0.1, "sigma_high": 0.5, "weight": 1.0, "mean_c": 0.5}
     write_reliability(table(reliability_schema(), cell), path / "reliability.parquet")
     write_json_atomic(
-        path / "run.json", {"schema": RUN_SCHEMA, "schema_version": SCHEMA_VERSION, **INFO}
+        path / "run.json", {"schema": RUN.schema, "schema_version": SCHEMA_VERSION, **INFO}
     )
     return path
 

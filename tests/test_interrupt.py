@@ -18,7 +18,7 @@ from collection_writer import SHARD, make_episodes, write_hdf5, write_npz, write
 from command import check_failure, run_command, snapshot
 from small_worker import make_small
 
-from ambient_curate import console, runs
+from ambient_curate import console, records
 from ambient_curate.progress import Task
 
 COMMAND = ("annotate", "set", "--folds", "3")
@@ -244,7 +244,7 @@ def test_a_full_disk_is_told_and_the_run_continues_when_there_is_room(
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     code, _, stderr = run_command(*command)
     assert code == 0, stderr
-    assert runs.read_run(small_disk / "run")["clean"] == "clean"
+    assert records.read_run(small_disk / "run")["clean"] == "clean"
 
 
 def test_broken_files_are_skipped_counted_and_named(folder: Path) -> None:
@@ -260,7 +260,7 @@ def test_broken_files_are_skipped_counted_and_named(folder: Path) -> None:
     check_failure(run_command(*ANNOTATE), "has no group 'data'", "layout")
     code, _, stderr = run_command(*ANNOTATE, "--on-error", "skip")
     assert code == 0, stderr
-    run = runs.read_run("set_run")
+    run = records.read_run("set_run")
     files = [str(shard), "gone", str(folder / "spoiled/data.npz")]
     assert sorted(entry["file"] for entry in run["skipped"]) == sorted(files)
     assert {name: member["episodes"] for name, member in run["members"].items()} == {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ambient_curate import files, runs
+from ambient_curate import files, records, runs
 from ambient_curate.errors import RunError
 
 INPUTS: dict[str, Any] = {
@@ -48,7 +48,7 @@ def test_a_finished_run_holds_its_results_and_nothing_else(tmp_path: Path) -> No
         "reliability.parquet",
         "run.json",
     }
-    assert runs.read_run(tmp_path / "out" / "sim_run") == {
+    assert records.read_run(tmp_path / "out" / "sim_run") == {
         "schema": "ambient-curate/run",
         "schema_version": 1,
         "digest": "d1",
@@ -71,7 +71,7 @@ def test_an_interrupted_run_continues_with_what_it_had(tmp_path: Path) -> None:
         (run.work / "manifest" / "part-00000.parquet").write_text("finished part")
         raise KeyboardInterrupt
     with pytest.raises(RunError, match="unfinished run"):
-        runs.read_run(tmp_path)
+        records.read_run(tmp_path)
     with runs.open_run(tmp_path, INPUTS, "d1") as run:
         assert not run.complete
         assert (run.work / "manifest" / "part-00000.parquet").read_text() == "finished part"
@@ -107,7 +107,7 @@ def test_a_run_that_failed_before_its_first_result_gives_way(tmp_path: Path) -> 
         assert [entry.name for entry in run.work.iterdir()] == ["options.json"]
         write_results(run.work)
         run.commit({})
-    assert runs.read_run(tmp_path)["digest"] == "d2"
+    assert records.read_run(tmp_path)["digest"] == "d2"
 
 
 def test_many_differences_are_counted_and_none_are_admitted(tmp_path: Path) -> None:
@@ -146,17 +146,19 @@ def test_a_foreign_or_damaged_run_json_is_not_taken_for_ours(
     ):
         pass
     with pytest.raises(RunError, match=r"run\.json (is damaged|was not written)"):
-        runs.read_run(tmp_path)
+        records.read_run(tmp_path)
     assert contents(tmp_path) == {"run.json": text}
 
 
 def test_what_cannot_be_read_as_a_run_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RunError, match="is no run"):
-            runs.read_run(path)
-    runs.write_json_atomic(tmp_path / "run.json", {"schema": runs.RUN_SCHEMA, "schema_version": 2})
+            records.read_run(path)
+    records.write_json_atomic(
+        tmp_path / "run.json", {"schema": records.RUN.schema, "schema_version": 2}
+    )
     with pytest.raises(RunError, match="schema version 2; this program reads 1"):
-        runs.read_run(tmp_path)
+        records.read_run(tmp_path)
     for path in (tmp_path / "run.json", tmp_path / "run.json" / "below"):
         with (
             pytest.raises(RunError, match=r"cannot be a directory: (File exists|Not a directory)"),
@@ -290,7 +292,9 @@ def test_force_crashed_at_any_moment_can_be_given_again(
 
         if not crashed(monkeypatch, moment, replace):
             break
-        assert not (path / "run.json").exists() or set(contents(path)) >= set(runs.RESULTS[1:3])
+        assert not (path / "run.json").exists() or set(contents(path)) >= set(
+            records.RUN.results[1:3]
+        )
         with runs.open_run(path, INPUTS, "d2", force=True) as run:
             assert os.listdir(run.work) == ["options.json"]
         assert (path / "notes.txt").read_text() == "mine"
@@ -316,7 +320,7 @@ def test_a_full_disk_is_an_expected_failure_that_leaves_no_run_json(
     monkeypatch.undo()
     with runs.open_run(tmp_path, INPUTS, "d1") as run:
         run.commit({})
-    assert runs.read_run(tmp_path)["digest"] == "d1"
+    assert records.read_run(tmp_path)["digest"] == "d1"
 
 
 def test_other_errors_of_the_file_system_are_not_called_a_full_disk(tmp_path: Path) -> None:
@@ -329,7 +333,7 @@ def test_other_errors_of_the_file_system_are_not_called_a_full_disk(tmp_path: Pa
 HOLD = """
 import sys, time
 from pathlib import Path
-from ambient_curate import runs
+from ambient_curate import records, runs
 with runs.open_run(Path(sys.argv[1]), {}, "d1"):
     print("held", flush=True)
     time.sleep(60)
@@ -361,17 +365,6 @@ def test_a_lock_file_of_a_dead_or_recycled_pid_is_ignored(tmp_path: Path) -> Non
     with runs.open_run(tmp_path, INPUTS, "d1") as run:
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
         assert not run.complete
-
-
-def test_json_is_whole_readable_and_finite(tmp_path: Path) -> None:
-    path = tmp_path / "data.json"
-    runs.write_json_atomic(path, {"größe": 0.1, "b": [1, None]})
-    assert path.read_text(encoding="utf-8") == (
-        '{\n  "größe": 0.1,\n  "b": [\n    1,\n    null\n  ]\n}\n'
-    )
-    with pytest.raises(ValueError, match="JSON"):
-        runs.write_json_atomic(path, {"x": float("nan")})
-    assert os.listdir(tmp_path) == ["data.json"]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

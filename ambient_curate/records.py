@@ -1,0 +1,108 @@
+"""Records: the JSON files in which a directory says what it is and what is in it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ambient_curate.errors import RunError
+from ambient_curate.files import replace_whole
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sort of directory it is.
+
+    Parameters
+    ----------
+    noun, command : str
+        What it is called, and the command that writes it.
+    results : tuple of str
+        What is moved out of ``.work`` at the end.
+    """
+
+    noun: str
+    command: str
+    results: tuple[str, ...]
+
+    @property
+    def schema(self) -> str:
+        """Name of its schema."""
+        return f"ambient-curate/{self.noun}"
+
+    @property
+    def record(self) -> str:
+        """Name of the file that is written last and makes it complete."""
+        return f"{self.noun}.json"
+
+
+RUN = Kind("run", "annotate", ("manifest", "curves.parquet", "reliability.parquet", "classifier"))
+
+
+def read_run(path: Path | str, kind: Kind = RUN) -> dict[str, Any]:
+    """Read the record, ``run.json``, of a finished run.
+
+    Raises
+    ------
+    RunError
+        If the directory is no run, is unfinished, or its record is damaged or of another schema
+        version.
+    """
+    path, noun, command = Path(path), kind.noun, kind.command
+    if not (path / kind.record).is_file():
+        if (path / ".work" / "options.json").is_file():
+            raise RunError(
+                f"{path} is an unfinished {noun}: it has no {kind.record}",
+                f"give the same {command} command again: it continues where it stopped",
+            )
+        raise RunError(
+            f"{path} is no {noun}: it has no {kind.record}",
+            f"give the directory that `ambient-curate {command}` wrote",
+        )
+    run = read_header(path / kind.record, kind)
+    if run.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(
+            f"{path} has schema version {run.get('schema_version')}; "
+            f"this program reads {SCHEMA_VERSION}",
+            f"read it with the version of ambient-curate that wrote it, or {command} again",
+        )
+    return run
+
+
+def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite: JSON has no name for it.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    with replace_whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_header(file: Path, kind: Kind) -> dict[str, Any]:
+    """Read what a directory says of itself.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged or of another kind.
+    """
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{file} is damaged: {error}",
+            f"delete the {kind.noun} by hand, then {kind.command} again",
+        ) from error
+    if not isinstance(header, dict) or header.get("schema") != kind.schema:
+        raise RunError(
+            f"{file} was not written by ambient-curate: its schema is not {kind.schema!r}",
+            "choose another directory",
+        )
+    return header
