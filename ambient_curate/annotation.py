@@ -359,6 +359,7 @@ def _describe_run(
     rates = {name: frames.rate_hz for name, frames in study.frames.items()}
     clean = study.clean.dataset
     return {
+        "collection": study.opened,
         "clean": clean,
         "granularity": options.granularity,
         "epsilon": options.epsilon,

@@ -13,18 +13,21 @@ from typer.core import TyperGroup
 
 from ambient_curate.config import AnnotateOptions, option_help
 from ambient_curate.errors import CurateError, DatasetError
+from ambient_curate.policy.options import PolicyOptions
 
 if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
     from matplotlib.axes import Axes
 
     from ambient_curate.inspection import Inspection
+    from ambient_curate.policy.sampler import LevelSampler
     from ambient_curate.results import Run
 
 Format = Literal["table", "json"]
 Figure = Literal["accuracy", "delta", "tv", "bracket", "sigma-min", "reliability"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
-CONTINUED = ("annotate", "demo", "merge")  # commands that go on where they were interrupted
+CONTINUED = ("annotate", "demo", "merge", "train")  # go on where they were interrupted
 GATE_NOT_MET = 3
+_SWITCHES = ("force", "strict", "compile", "allow_unannotated", "tensorboard")
 INTERRUPTED = 130
 
 FormatOption = Annotated[Format, typer.Option(help="What stdout gets.")]
@@ -97,26 +100,30 @@ def ambient_curate(
     """
 
 
-def _take_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes ``**values`` an option for every field of `AnnotateOptions`.
+def _take_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command that takes ``**values`` an option for every field of a class of options.
 
     None stands for what is not given: ambient.toml and then the default decide.
     """
-    kept = [
-        parameter
-        for parameter in inspect.signature(command).parameters.values()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    signature = inspect.Signature([*kept, *_option_parameters()])
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    return command
+
+    def take(command: Callable[..., None]) -> Callable[..., None]:
+        kept = [
+            parameter
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        signature = inspect.Signature([*kept, *_option_parameters(options)])
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        return command
+
+    return take
 
 
-def _option_parameters() -> Iterator[inspect.Parameter]:
-    types = get_type_hints(AnnotateOptions)
-    for name, text in option_texts().items():
+def _option_parameters(options: type) -> Iterator[inspect.Parameter]:
+    types = get_type_hints(options)
+    for name, text in option_texts(options).items():
         # what ambient.toml cannot switch on needs no switching off
-        names = [f"--{name}"] if name in ("force", "strict") else []
+        names = [f"--{name.replace('_', '-')}"] if name in _SWITCHES else []
         yield inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -125,14 +132,14 @@ def _option_parameters() -> Iterator[inspect.Parameter]:
         )
 
 
-def option_texts() -> dict[str, str]:
-    """Return the help of every option of `annotate`, ``tv`` and ``delta`` after ``epsilon``."""
-    meanings, texts = option_help(), {}
-    for field in fields(AnnotateOptions):
+def option_texts(options: type = AnnotateOptions) -> dict[str, str]:
+    """Return the help of every option, ``tv`` and ``delta`` after ``epsilon``."""
+    meanings, texts = option_help(options), {}
+    for field in fields(options):
         text = meanings[field.name].replace("None:", "Default:")
         if field.default is True:
             text += f"  [default: --{field.name}]"
-        elif not isinstance(field.default, bool | None):
+        elif not isinstance(field.default, bool | None) and field.default != "":
             text += f"  [default: {field.default}]"
         texts[field.name] = text
         if field.name == "epsilon":
@@ -165,7 +172,7 @@ def inspect_command(
 
 
 @app.command("annotate")
-@_take_options
+@_take_options(AnnotateOptions)
 def annotate_command(
     collection: CollectionArgument,
     format: FormatOption = "table",
@@ -227,6 +234,56 @@ def plot_command(
     results = open_run_results(run)
     out = out or Path(f"{run.resolve().name}_{figure}.png")
     typer.echo(_save_figure(results, figure, out))
+
+
+@app.command("train")
+@_take_options(PolicyOptions)
+def train_command(run: RunArgument, **values: Any) -> None:
+    """Train a diffusion policy on a finished run, each window where its sigma_min admits it."""
+    from ambient_curate.console import ConsoleProgress, render_table
+    from ambient_curate.policies import train_policy
+    from ambient_curate.summaries import coverage_lines, policy_table
+
+    def tell(sampler: "LevelSampler") -> None:
+        admission = sampler.admission
+        windows = dict(zip(admission.dataset, admission.size, strict=True))
+        coverage = {name: share.tolist() for name, share in sampler.coverage().items()}
+        _tell(*coverage_lines(coverage, sampler.sigma.tolist(), windows))
+
+    trained = train_policy(run, progress=ConsoleProgress(), tell=tell, **values)
+    if trained.already_complete:
+        _tell("already complete")
+    render_table(*policy_table(trained.info))
+    _tell(f"policy: {trained.path}")
+
+
+@app.command("rollout")
+def rollout_command(
+    policy: Annotated[
+        Path, typer.Argument(metavar="POLICY", help="A directory that `train` wrote.")
+    ],
+    env: Annotated[
+        str, typer.Option(help="What makes a gymnasium environment: MODULE:NAME.", metavar="ENV")
+    ],
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to run.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first episode; others follow.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 10,
+    solver: Annotated[Literal["ddim", "ddpm"], typer.Option(help="How noise is undone.")] = "ddim",
+    format: FormatOption = "table",
+) -> None:
+    """Let a policy act in a gymnasium environment, and count its successes."""
+    from ambient_curate.console import ConsoleProgress, render_table
+    from ambient_curate.policy.acting import load_policy
+    from ambient_curate.rollouts import find_environment, roll_out
+    from ambient_curate.summaries import rollout_table
+
+    make = find_environment(env)
+    loaded = load_policy(policy, steps=steps, solver=solver, seed=seed)
+    found = roll_out(loaded, make, range(seed, seed + episodes), progress=ConsoleProgress())
+    if format == "json":
+        _echo_json(vars(found) | {"interval": found.interval})
+    else:
+        render_table(*rollout_table(vars(found), found.interval))
 
 
 @app.command("demo")

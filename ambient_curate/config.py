@@ -140,9 +140,9 @@ def resolve_options(file_options: Mapping[str, Any], given: Mapping[str, Any]) -
     return AnnotateOptions(**merged)
 
 
-def option_help() -> dict[str, str]:
-    """Meaning of every `AnnotateOptions` field, from its docstring, for ``--help``."""
-    text = inspect.getdoc(AnnotateOptions) or ""
+def option_help(options: type = AnnotateOptions) -> dict[str, str]:
+    """Meaning of every field of a class of options, from its docstring, for ``--help``."""
+    text = inspect.getdoc(options) or ""
     entries = re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
@@ -287,7 +287,8 @@ def raise_problems(problems: Iterable[str], prefix: str = "") -> None:
         raise ConfigError(prefix + text, "correct the values named above")
 
 
-def _one_of(choices: Any) -> Rule:
+def one_of(choices: Any) -> Rule:
+    """Accept one of the texts of a Literal."""
     names = get_args(choices)
     return Rule(lambda value: isinstance(value, str) and value in names, ", ".join(names))
 
@@ -309,7 +310,7 @@ def _optional(rule: Rule) -> Rule:
 _FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 OPTIONS: dict[str, Rule] = {
     "clean": _optional(Rule(is_text, "the name of a member or the path of a dataset")),
-    "granularity": _one_of(Granularity),
+    "granularity": one_of(Granularity),
     "group_by": Rule(
         lambda value: is_text(value) and matches(r"(?!cluster:).+|cluster:([2-9]|[1-9]\d+)", value),
         "task, cluster:K with K >= 2, or the name of an episode column",
@@ -317,9 +318,9 @@ OPTIONS: dict[str, Rule] = {
     "epsilon": _between(0.0, 0.5),
     "horizon": _whole(1),
     "stride": _whole(1),
-    "represent": _one_of(Representation),
-    "normalize": _one_of(Normalization),
-    "weighting": _one_of(Weighting),
+    "represent": one_of(Representation),
+    "normalize": one_of(Normalization),
+    "weighting": one_of(Weighting),
     "folds": _whole(3),
     "schedule": Rule(
         lambda value: matches(r"[\w-]+:[1-9]\d{0,5}", value),
@@ -329,10 +330,10 @@ OPTIONS: dict[str, Rule] = {
     "limit": _optional(_whole(1)),
     "out": _optional(Rule(lambda value: isinstance(value, Path), "a path")),
     "force": _FLAG,
-    "on_error": _one_of(OnError),
+    "on_error": one_of(OnError),
     "checksums": _FLAG,
     "workers": _optional(_whole(1)),
-    "engine": _one_of(Engine),
+    "engine": one_of(Engine),
     "shard_index": _optional(_whole(0)),
     "num_shards": _optional(_whole(1)),
     "strict": _FLAG,

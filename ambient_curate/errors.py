@@ -38,4 +38,8 @@ class RunError(CurateError):
 
 
 class CheckpointError(CurateError):
-    """A stored classifier cannot be loaded."""
+    """A stored network cannot be loaded."""
+
+
+class TrainingError(CurateError):
+    """A training cannot go on."""

@@ -60,6 +60,8 @@ class Study:
         Files left out, each with ``file`` and ``error``.
     sources : dict by member
         What was read: ``format``, and ``problems`` that did not stop the reader.
+    opened : dict
+        ``path`` of the collection and ``clean``, by which it can be opened again.
     """
 
     options: AnnotateOptions
@@ -74,6 +76,7 @@ class Study:
     reference: str | None
     skipped: tuple[dict[str, str], ...]
     sources: dict[str, dict[str, Any]]
+    opened: dict[str, str]
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -124,6 +127,7 @@ def prepare_study(
             }
             for member in collection.members
         },
+        "opened": _name_collection(collection, options.clean or name),
     }
     write_json_atomic(folder / STUDY_FILE, content)
     return open_study(folder)
@@ -152,8 +156,18 @@ def open_study(folder: Path) -> Study:
     control = plant_control(clean, options.folds, options.epsilon)
     return Study(
         *(options, clean, corrupt, control, frames, windows, folds, groups),
-        *(normalizer, reference, tuple(content["skipped"]), content["sources"]),
+        *(normalizer, reference, tuple(content["skipped"])),
+        *(content["sources"], content["opened"]),
     )
+
+
+def _name_collection(collection: Collection, clean: str) -> dict[str, str]:
+    members = {member.name for member in collection.members}
+    outside = clean not in members and Path(clean).exists()
+    return {
+        "path": str(collection.path.resolve()),
+        "clean": str(Path(clean).resolve()) if outside else clean,
+    }
 
 
 def _require_corrupt(collection: Collection, clean: str) -> None:

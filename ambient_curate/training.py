@@ -36,6 +36,46 @@ class TrainOptions:
     clip: float = 1.0
 
 
+class Training:
+    """What a step of training changes: weights, their moving average, the optimizer's moments.
+
+    Parameters
+    ----------
+    network : Module
+        Trained in place.
+    average : Module
+        A copy of `network`; holds the exponential moving average of its parameters, in place.
+    options : TrainOptions
+        Lengths and rates.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    """
+
+    def __init__(self, network: nn.Module, average: nn.Module, options: TrainOptions) -> None:
+        self.network, self.average, self.options, self.step = network, average, options, 0
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+
+    def advance(self, loss: Tensor) -> None:
+        """Take a step down the gradient of a scalar loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, self.options)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
+        self.optimizer.step()
+        decay = min(self.options.average_decay, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.network.parameters()), 1.0 - decay
+            )
+        self.step += 1
+
+
 def train(
     network: nn.Module,
     average: nn.Module,
@@ -46,37 +86,21 @@ def train(
 
     Parameters
     ----------
-    network : Module
-        Trained in place.
-    average : Module
-        A copy of `network`; holds the exponential moving average of its parameters, in place.
+    network, average, options
+        As in `Training`.
     loss_at : callable
         Gives the scalar loss of step 0, 1, ...; it draws its own batch and noise.
-    options : TrainOptions
-        Lengths and rates.
 
     Yields
     ------
     tuple of int and float
         Number of steps done, and the loss of the last.
     """
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-    )
+    state = Training(network, average, options)
     for step in range(options.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, options)
         loss = loss_at(step)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(network.parameters(), options.clip)
-        optimizer.step()
-        decay = min(options.average_decay, (step + 1) / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(average.parameters()), list(network.parameters()), 1.0 - decay
-            )
-        yield step + 1, loss.item()
+        state.advance(loss)
+        yield state.step, loss.item()
 
 
 def learning_rate_at(step: int, options: TrainOptions) -> float:

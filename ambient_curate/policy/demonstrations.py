@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,6 +157,6 @@ class Demonstrations(Dataset[Batch]):
         return self.read(pairs[:, 0]) | {"datum": datum, "level": level}
 
 
-def keep_batch(batch: Batch) -> Batch:
+def keep_batch(batch: Any) -> Batch:
     """Collate nothing: `Demonstrations` gives whole batches to a `DataLoader`."""
     return batch

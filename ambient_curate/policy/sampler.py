@@ -156,14 +156,20 @@ class LevelSampler:
         """
         rng = np.random.default_rng([self.seed, step])
         level = rng.integers(self.sigma.size, size=count)
-        steps = self._steps[level]
+        return self.draw_at(level, rng), level
+
+    def draw_at(
+        self, level: Int64[np.ndarray, " count"], rng: np.random.Generator
+    ) -> Int64[np.ndarray, " count"]:
+        """Draw a datum for each of some levels."""
+        count, steps = level.size, self._steps[level]
         place = rng.random(count) * steps[:, -1]
         part = (steps <= place[:, None]).sum(axis=1)
         first = self._start[part]
         target = self._until[first] + rng.random(count) * self.mass[level, part]
         found = np.searchsorted(self._until, target, side="right") - 1
         last = first + self._count[level, part] - 1  # rounding may carry one over the end
-        return self._order[np.clip(found, first, last)], level
+        return self._order[np.clip(found, first, last)]
 
     def coverage(self) -> dict[str, Float64[np.ndarray, " level"]]:
         """Share of every dataset's data (by weight) that is admitted at each level."""

@@ -1,0 +1,317 @@
+"""Policies: train one on a finished run."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ambient_curate.collection import Collection, fingerprint, open_collection
+from ambient_curate.config import AnnotateOptions, digest
+from ambient_curate.curriculum import Curriculum, build_curriculum
+from ambient_curate.errors import CheckpointError, ManifestError, RunError
+from ambient_curate.policy.cards import POLICY, build_from_card, describe_policy, find_levels
+from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
+from ambient_curate.policy.fitting import CHECKPOINT, Lesson, fit_policy, measure_errors
+from ambient_curate.policy.options import PolicyOptions
+from ambient_curate.policy.preconditioning import PerMode, fit_modes
+from ambient_curate.policy.ranks import Ranks, join_ranks
+from ambient_curate.policy.sampler import (
+    LevelSampler,
+    find_bands,
+    never_admitted,
+    split_shares,
+)
+from ambient_curate.policy.storage import load_weights, save_weights
+from ambient_curate.progress import SILENT, Progress
+from ambient_curate.records import read_run
+from ambient_curate.results import Run, open_run_results
+from ambient_curate.runs import RunDirectory, open_run, package_versions
+from ambient_curate.study import Study, open_study, prepare_study
+
+NOT_IN_DIGEST = ("out", "force", "workers", "data", "tensorboard")
+FRAMES = "frames"
+MODE_WINDOWS = 8_192  # from which a band's eigenvectors are found
+FLOOR = 1e-6  # of a mode's variance, in scaled actions
+MEASURED, MEASURED_WINDOWS = 20, 512  # levels and windows of the last held-out errors
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A finished policy.
+
+    Parameters
+    ----------
+    path : Path
+        Its directory; `load_policy` reads it.
+    info : dict
+        Content of ``policy.json``.
+    already_complete : bool
+        It was there before, of the same inputs.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    already_complete: bool = False
+
+
+def train_policy(
+    run: Run | Path | str,
+    options: PolicyOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    tell: Callable[[LevelSampler], None] | None = None,
+    **changes: Any,
+) -> TrainedPolicy:
+    """Train a diffusion policy on a run: each window where its sigma_min and sigma_max admit it.
+
+    The same call continues a training that was interrupted, with the same losses, and recognises
+    one that is complete. Started by ``torchrun``, its processes share every batch.
+
+    Parameters
+    ----------
+    run : Run, Path or str
+        A finished run, or its directory.
+    options : PolicyOptions or None
+        None: the defaults.
+    progress : Progress
+        Told of all long work; silent by default.
+    tell : callable or None
+        Given the sampler before training begins, as to show its `coverage`.
+    **changes
+        Options by name; not with `options`.
+
+    Raises
+    ------
+    CurateError
+        If the data is not what was annotated, an option does not suit it, or the directory is
+        taken.
+    ValueError
+        If both `options` and changes are given.
+
+    References
+    ----------
+    Ambient Diffusion Policy, arXiv 2606.12365; Diffusion Policy, arXiv 2303.04137; METHOD.md
+    section 9.
+    """
+    if options is not None and changes:
+        raise ValueError("give options, or single options by name, not both")
+    options = options or PolicyOptions(**{k: v for k, v in changes.items() if v is not None})
+    if not isinstance(run, Run):
+        run = open_run_results(run)
+    path = options.out or Path(f"{run.path.resolve().name}_policy")
+    inputs = _inputs(run, options)
+    with join_ranks() as ranks, ExitStack() as stack:
+        directory = RunDirectory(path, digest(inputs), inputs, POLICY)
+        if ranks.is_first:
+            opened = open_run(path, inputs, digest(inputs), force=options.force, kind=POLICY)
+            directory = stack.enter_context(opened)
+            if not directory.complete:
+                collection = _open_data(run, options)
+                _check_data(run, collection)
+                prepare_study(collection, _annotated(run), directory.work / FRAMES, progress)
+        ranks.wait()
+        if not directory.complete:
+            _train(run, options, directory, ranks, progress, tell)
+            ranks.wait()
+            return TrainedPolicy(path, read_run(path, POLICY))
+    return TrainedPolicy(path, read_run(path, POLICY), already_complete=True)
+
+
+def _inputs(run: Run, options: PolicyOptions) -> dict[str, Any]:
+    chosen = {key: value for key, value in asdict(options).items() if key not in NOT_IN_DIGEST}
+    if options.init is not None:
+        chosen["init"] = read_run(options.init, POLICY)["digest"]
+    return {"options": chosen, "run": run.info["digest"], "versions": package_versions()}
+
+
+def _open_data(run: Run, options: PolicyOptions) -> Collection:
+    opened = run.info["collection"]
+    path = options.data or Path(opened["path"])
+    if not path.exists():
+        raise RunError(f"the data of {run.path}, {path}, is not there", "give --data COLLECTION")
+    return open_collection(path, clean=opened["clean"], on_error=run.info["options"]["on_error"])
+
+
+def _annotated(run: Run) -> AnnotateOptions:
+    """Give the options that the run was annotated with."""
+    known = {field.name for field in fields(AnnotateOptions)}
+    return AnnotateOptions(**{k: v for k, v in run.info["options"].items() if k in known})
+
+
+def _check_data(run: Run, collection: Collection) -> None:
+    """Refuse data that is not what was annotated: other members, or other files."""
+    expected = run.info["sources"]
+    found = {member.name: member for member in collection.members}
+    if found.keys() != expected.keys():
+        differing = ", ".join(sorted(found.keys() ^ expected.keys()))
+        raise RunError(
+            f"{collection.path} has other members than {run.path} was annotated with: {differing}",
+            "give the annotated collection with --data, or annotate this one",
+        )
+    for name, member in found.items():
+        files = {
+            entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
+            for entry in fingerprint(member)
+        }
+        annotated = expected[name]["files"]
+        other = sorted(f for f in files.keys() | annotated if files.get(f) != annotated.get(f))
+        if other:
+            raise RunError(
+                f"{len(other)} files of {name} are not those that {run.path} was annotated "
+                f"with, the first is {other[0]} ({annotated.get(other[0], 'absent')} -> "
+                f"{files.get(other[0], 'absent')})",
+                "annotate again; a copy of the data keeps its times with cp -p or rsync -t",
+            )
+
+
+def _check_study(run: Run, study: Study) -> None:
+    """Refuse a manifest of another normaliser, horizon or run than the data gives."""
+    annotated = {"normaliser": run.info["normaliser"], "horizon": run.info["options"]["horizon"]}
+    found = {"normaliser": study.normalizer.as_dict(), "horizon": study.options.horizon}
+    for name, value in annotated.items():
+        if value != found[name]:
+            raise ManifestError(
+                f"the {name} of {run.path} is not that of the data: {value} -> {found[name]}",
+                "annotate again with --force",
+            )
+
+
+def _train(
+    run: Run,
+    options: PolicyOptions,
+    directory: RunDirectory,
+    ranks: Ranks,
+    progress: Progress,
+    tell: Callable[[LevelSampler], None] | None,
+) -> None:
+    study = open_study(directory.work / FRAMES)
+    _check_study(run, study)
+    manifest = run.manifest()
+    curriculum = build_curriculum(study, manifest, options)
+    del manifest
+    if options.epochs is not None:
+        options = replace(options, steps=_count_steps(curriculum, options))
+    sampler = _lay_sampler(curriculum, study, options)
+    if ranks.is_first:
+        _warn(curriculum, sampler, progress)
+        if tell is not None:
+            tell(sampler)
+    shape, denoiser = _begin(curriculum, sampler, study, options)
+    lesson = Lesson(curriculum.data, sampler, curriculum.held_out)
+    trained = fit_policy(denoiser, lesson, options, directory.work, ranks, progress)
+    if ranks.is_first:
+        save_weights(trained, directory.work / POLICY.results[0])
+        (directory.work / CHECKPOINT).unlink()
+        schedule = study.options.schedule
+        directory.commit(
+            describe_policy(shape, curriculum.interface, schedule)
+            | _describe_training(curriculum, sampler, trained)
+        )
+
+
+def _count_steps(curriculum: Curriculum, options: PolicyOptions) -> int:
+    """Count the steps that draw as many windows as may be used at all, `epochs` times."""
+    usable = int((np.nan_to_num(curriculum.admission.sigma_min, nan=1.0) < 1.0).sum())
+    return max(1, round((options.epochs or 0.0) * usable / options.batch_size))
+
+
+def _lay_sampler(curriculum: Curriculum, study: Study, options: PolicyOptions) -> LevelSampler:
+    admission = curriculum.admission
+    shares = None
+    if options.clean_weight is not None and len(admission.dataset) > 1:
+        sizes = dict(zip(admission.dataset, admission.size, strict=True))
+        shares = split_shares(sizes, study.clean.dataset, options.clean_weight)
+    levels = find_levels(study.options.schedule)
+    return LevelSampler(admission, levels, shares=shares, seed=options.seed)
+
+
+def _warn(curriculum: Curriculum, sampler: LevelSampler, progress: Progress) -> None:
+    """Warn of what will not be used."""
+    sizes = dict(zip(curriculum.admission.dataset, curriculum.admission.size, strict=True))
+    for name, count in curriculum.unannotated.items():
+        if count:
+            progress.message(
+                f"{name}: {count:,} of {sizes[name]:,} windows have no sigma_min and are never used"
+            )
+    for name in never_admitted(sampler):
+        progress.message(f"{name}: no noise level of the schedule admits any of its windows")
+
+
+def _begin(
+    curriculum: Curriculum, sampler: LevelSampler, study: Study, options: PolicyOptions
+) -> tuple[Shape, Denoiser]:
+    """Build the denoiser with its first weights."""
+    if options.init is not None:
+        return _load_initial(curriculum, study, options.init)
+    modes = None
+    if options.prediction == "wiener":
+        modes = _find_modes(curriculum, sampler, options.seed)
+    batch = curriculum.data.read(np.zeros(1, dtype=np.int64))
+    _, horizon, action_dim = batch["action"].shape
+    shape = Shape(
+        options.network,
+        options.prediction,
+        horizon,
+        action_dim,
+        batch["condition"].shape[1],
+        sampler.sigma.size,
+        0 if modes is None else modes.basis.shape[0],
+    )
+    generator = torch.Generator().manual_seed(options.seed)
+    sigma = torch.from_numpy(sampler.sigma).float()
+    return shape, build_denoiser(shape, sigma, modes, generator=generator)
+
+
+def _find_modes(curriculum: Curriculum, sampler: LevelSampler, seed: int) -> PerMode:
+    """Find the eigenvectors of what is admitted, band of levels by band."""
+    band = find_bands(sampler)
+    rng = np.random.default_rng([seed, 3])
+    windows = []
+    for number in range(int(band[-1]) + 1):
+        levels = rng.choice(np.flatnonzero(band == number), size=MODE_WINDOWS)
+        windows.append(curriculum.data.read(sampler.draw_at(levels, rng))["action"])
+    return fit_modes(windows, torch.from_numpy(band), floor=FLOOR)
+
+
+def _load_initial(curriculum: Curriculum, study: Study, path: Path) -> tuple[Shape, Denoiser]:
+    card = read_run(path, POLICY)
+    denoiser, interface = build_from_card(card)
+    load_weights(denoiser, path / POLICY.results[0])
+    own = curriculum.interface.as_dict() | {"schedule": study.options.schedule}
+    given = interface.as_dict() | {"schedule": card["schedule"]}
+    for part, value in own.items():
+        if value != given[part]:
+            raise CheckpointError(
+                f"the {part} of {path} is {given[part]}, that of this training {value}",
+                "start from a policy of the same data, conditions and representation",
+            )
+    return Shape(**card["shape"]), denoiser
+
+
+def _describe_training(
+    curriculum: Curriculum, sampler: LevelSampler, trained: Denoiser
+) -> dict[str, Any]:
+    """Say what was used, and how far the policy errs on what was held out."""
+    admission = curriculum.admission
+    coverage = {name: share.tolist() for name, share in sampler.coverage().items()}
+    held_out = None
+    if curriculum.held_out is not None:
+        levels = np.unique(np.linspace(0, sampler.sigma.size - 1, MEASURED).round().astype(int))
+        errors = measure_errors(trained, curriculum.held_out, levels, windows=MEASURED_WINDOWS)
+        held_out = {
+            "levels": levels.tolist(),
+            "sigma": sampler.sigma[levels].tolist(),
+            "error": errors.tolist(),
+        }
+    return {
+        "windows": dict(zip(admission.dataset, admission.size, strict=True)),
+        "effective_windows": admission.effective_sizes(),
+        "unannotated": curriculum.unannotated,
+        "sigma": sampler.sigma.tolist(),
+        "coverage": coverage,
+        "held_out": held_out,
+    }

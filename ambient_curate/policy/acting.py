@@ -1,0 +1,172 @@
+"""Acting: from noise to a window of actions, of which the first few are executed."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from ambient_curate.policy.cards import POLICY, build_from_card
+from ambient_curate.policy.denoiser import Denoiser
+from ambient_curate.policy.interface import Interface
+from ambient_curate.policy.solvers import Solver, sample_windows
+from ambient_curate.policy.storage import load_weights
+from ambient_curate.records import read_run
+from ambient_curate.windows import restore_actions
+
+
+class Policy:
+    """A trained policy that acts on several environments at once, each with its own history.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        With its weights.
+    interface : Interface
+        Of the data it was trained on.
+    steps : int
+        Denoising steps.
+    solver : {"ddim", "ddpm"}
+        See `sample_windows`.
+    seed : int
+        Of all noise.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        interface: Interface,
+        *,
+        horizon: int,
+        steps: int = 10,
+        solver: Solver = "ddim",
+        seed: int = 0,
+    ) -> None:
+        if interface.reference == "first action":
+            raise ValueError(
+                "windows relative to their own first action say nothing of where to begin: "
+                "annotate data that has a state of the actions' dimensions"
+            )
+        self.denoiser, self.interface, self.horizon = denoiser, interface, horizon
+        self.steps, self.solver, self.seed = steps, solver, seed
+        self.reset()
+
+    def reset(self, environments: Sequence[int] | None = None) -> None:
+        """Forget the history of some environments; None: of all, and begin the noise anew."""
+        if environments is None:
+            self._generator = torch.Generator().manual_seed(self.seed)
+            self._seen: dict[int, deque[np.ndarray]] = {}
+            return
+        for number in environments:
+            self._seen.pop(number, None)
+
+    def act(
+        self, observation: Mapping[str, ArrayLike], *, environments: Sequence[int] | None = None
+    ) -> Float32[np.ndarray, "env n_action_steps action"]:
+        """Give the next `n_action_steps` actions of each environment.
+
+        Call it once for every frame that is to be remembered; see `observe`.
+
+        Parameters
+        ----------
+        observation : mapping of str to array
+            ``state``, shape (env, state), where the policy observes one; and every column that it
+            is told, shape (env,).
+        environments : sequence of int, or None
+            Numbers of the environments; None: 0, 1, ...
+
+        Returns
+        -------
+        ndarray, float32, shape (env, n_action_steps, action)
+            In the units of the data; the first is for the present frame.
+        """
+        numbers = self.observe(observation, environments=environments)
+        with torch.inference_mode():
+            windows = self._sample(observation, numbers)
+        first = self.interface.n_obs_steps - 1
+        return windows[:, first : first + self.interface.n_action_steps].numpy()
+
+    def observe(
+        self, observation: Mapping[str, ArrayLike], *, environments: Sequence[int] | None = None
+    ) -> list[int]:
+        """Remember a frame without acting; return the numbers of the environments."""
+        rows = len(np.asarray(next(iter(observation.values()))))
+        numbers = list(range(rows) if environments is None else environments)
+        if self.interface.scale_state is not None:
+            states = np.asarray(observation["state"], dtype=np.float32)
+            for number, state in zip(numbers, states, strict=True):
+                history = self._seen.setdefault(number, deque(maxlen=self.interface.n_obs_steps))
+                if not history:
+                    history.extend([state] * self.interface.n_obs_steps)
+                history.append(state)
+        return numbers
+
+    def _sample(self, observation: Mapping[str, ArrayLike], numbers: Sequence[int]) -> Tensor:
+        interface, device = self.interface, self.denoiser.sigma.device
+        told = [
+            interface.encode(
+                {name: np.asarray(observation[name])[row] for name in interface.columns}
+            )
+            for row in range(len(numbers))
+        ]
+        condition = torch.from_numpy(np.stack(told))
+        reference = None
+        if interface.scale_state is not None:
+            seen = torch.from_numpy(np.stack([np.stack(self._seen[n]) for n in numbers]))
+            scaled = interface.scale_state.apply(seen).flatten(1)
+            condition = torch.cat([scaled, condition], dim=1)
+            reference = seen[:, 0] if interface.reference == "state" else None
+        shape = (len(numbers), self.horizon, interface.scale_action.scale.size)
+        start = torch.randn(shape, generator=self._generator).to(device)
+        windows = sample_windows(
+            self.denoiser,
+            condition.to(device),
+            start,
+            steps=self.steps,
+            solver=self.solver,
+            generator=self._generator,
+        )
+        unscaled = interface.scale_action.undo(windows.cpu())
+        return restore_actions(unscaled, interface.represent, reference)
+
+
+def load_policy(
+    path: Path | str,
+    *,
+    steps: int = 10,
+    solver: Solver = "ddim",
+    seed: int = 0,
+    device: str = "cpu",
+) -> Policy:
+    """Load a policy that ``train`` wrote.
+
+    Parameters
+    ----------
+    path : Path or str
+        Its directory.
+    steps, solver, seed
+        As in `Policy`.
+    device : str
+        Where to compute.
+
+    Raises
+    ------
+    CurateError
+        If the directory holds no finished policy of this version.
+    """
+    path = Path(path)
+    card = read_run(path, POLICY)
+    denoiser, interface = build_from_card(card)
+    load_weights(denoiser, path / POLICY.results[0])
+    return Policy(
+        denoiser.to(device).requires_grad_(False).eval(),
+        interface,
+        horizon=int(card["shape"]["horizon"]),
+        steps=steps,
+        solver=solver,
+        seed=seed,
+    )

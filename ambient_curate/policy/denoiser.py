@@ -1,0 +1,133 @@
+"""The denoiser: a network, what its output stands for, and the noise levels it was trained at."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor, nn
+
+from ambient_curate.policy.losses import Noised, estimate_x0, find_target
+from ambient_curate.policy.losses import Prediction as PlainPrediction
+from ambient_curate.policy.mlp import ResidualMlp
+from ambient_curate.policy.options import Network, Prediction
+from ambient_curate.policy.preconditioning import PerMode
+from ambient_curate.policy.unet import PUBLISHED, SMALL, ConditionalUnet1d
+
+TIMES = 100.0  # a network is told the level as a time in [0, 100), whatever their number
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes from which a denoiser is built anew before its weights are read.
+
+    Parameters
+    ----------
+    network, prediction : str
+        As in `PolicyOptions`.
+    horizon, action_dim, condition_dim, levels : int
+        Frames and dimensions of a window, length of a condition, noise levels.
+    bands : int
+        Of the preconditioning; 0: there is none.
+    """
+
+    network: Network
+    prediction: Prediction
+    horizon: int
+    action_dim: int
+    condition_dim: int
+    levels: int
+    bands: int
+
+
+class Denoiser(nn.Module):
+    """Predicts the window under a noised one, ``x_t = sqrt(1 - sigma^2) x_0 + sigma z``.
+
+    Parameters
+    ----------
+    backbone : Module
+        Takes noised windows, times (row,) and conditions (row, condition); gives windows.
+    prediction : str
+        What its output stands for; with ``wiener`` there are `modes`.
+    sigma : Tensor, float32, shape (level,)
+        Rising noise levels in (0, 1].
+    modes : PerMode or None
+        The preconditioning.
+    """
+
+    sigma: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        prediction: Prediction,
+        sigma: Float32[Tensor, " level"],
+        modes: PerMode | None,
+    ) -> None:
+        super().__init__()
+        if (prediction == "wiener") != (modes is not None):
+            raise ValueError("the wiener prediction, and no other, has modes")
+        self.backbone, self.prediction, self.modes = backbone, prediction, modes
+        self.register_buffer("sigma", sigma)
+
+    def forward(
+        self,
+        x_t: Float32[Tensor, "row horizon action"],
+        level: Int64[Tensor, " row"],
+        condition: Float32[Tensor, "row condition"],
+    ) -> Tensor:
+        """Give the network's output, in the units of the prediction."""
+        time = level.float() * (TIMES / self.sigma.shape[0])
+        seen = x_t if self.modes is None else self.modes.whiten(x_t, self.sigma[level], level)
+        return self.backbone(seen, time, condition)
+
+    def errors(
+        self,
+        output: Float32[Tensor, "row horizon action"],
+        noised: Noised,
+        level: Int64[Tensor, " row"],
+    ) -> Float32[Tensor, " row"]:
+        """Mean squared error of outputs, in the units of the prediction."""
+        sigma = self.sigma[level]
+        if self.modes is not None:
+            target = self.modes.find_target(noised.x0, noised.x_t, sigma, level)
+        else:
+            target = find_target(self._plain, noised, sigma)
+        return (output - target).square().mean(dim=(1, 2))
+
+    def estimate_x0(
+        self,
+        x_t: Float32[Tensor, "row horizon action"],
+        level: Int64[Tensor, " row"],
+        condition: Float32[Tensor, "row condition"],
+    ) -> Float32[Tensor, "row horizon action"]:
+        """Predict the windows."""
+        output, sigma = self(x_t, level, condition).float(), self.sigma[level]
+        if self.modes is not None:
+            return self.modes.estimate_x0(output, x_t, sigma, level)
+        return estimate_x0(self._plain, output, x_t, sigma)
+
+    @property
+    def _plain(self) -> PlainPrediction:
+        return cast(PlainPrediction, self.prediction)
+
+
+def build_denoiser(
+    shape: Shape,
+    sigma: Float32[Tensor, " level"],
+    modes: PerMode | None,
+    *,
+    generator: torch.Generator,
+) -> Denoiser:
+    """Build a denoiser with weights from `generator`."""
+    backbone: nn.Module
+    if shape.network == "mlp":
+        backbone = ResidualMlp(
+            shape.horizon, shape.action_dim, shape.condition_dim, generator=generator
+        )
+    else:
+        channels = PUBLISHED if shape.network == "unet" else SMALL
+        backbone = ConditionalUnet1d(
+            shape.action_dim, shape.condition_dim, channels=channels, generator=generator
+        )
+    return Denoiser(backbone, shape.prediction, sigma, modes)

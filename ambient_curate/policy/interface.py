@@ -1,0 +1,86 @@
+"""The interface of a policy: what it reads and gives, in the units of the data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from ambient_curate.config import Representation
+from ambient_curate.windows import Normalizer
+
+
+@dataclass(frozen=True, eq=False)
+class Interface:
+    """What a policy reads and gives, in the units of the data.
+
+    Parameters
+    ----------
+    represent : {"absolute", "relative", "delta"}
+        Of its windows.
+    reference : str or None
+        What relative windows refer to: ``"state"`` or ``"first action"``.
+    scale_action : Normalizer
+        Of its windows.
+    scale_state : Normalizer or None
+        Of observed states; None: it observes none.
+    columns : dict of str to list
+        What it is told of an episode: names, with the texts that are known for ``task`` or the
+        ``[low, high]`` that a number was scaled from.
+    n_obs_steps, n_action_steps : int
+        Frames it observes, actions that are executed.
+    control_hz : float or None
+        Rate of the clean data.
+    """
+
+    represent: Representation
+    reference: str | None
+    scale_action: Normalizer
+    scale_state: Normalizer | None
+    columns: dict[str, list[Any]]
+    n_obs_steps: int
+    n_action_steps: int
+    control_hz: float | None
+
+    @property
+    def condition_dim(self) -> int:
+        """Length of what it is told of an episode."""
+        return sum(len(known) if _is_text(known) else 1 for known in self.columns.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        scales = {"scale_action": self.scale_action, "scale_state": self.scale_state}
+        stored = {name: None if s is None else s.as_dict() for name, s in scales.items()}
+        return vars(self) | stored
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Interface":
+        """Inverse of `as_dict`."""
+        given = dict(stored)
+        for name in ("scale_action", "scale_state"):
+            given[name] = None if given[name] is None else Normalizer.from_dict(given[name])
+        return cls(**given)
+
+    def encode(self, told: Mapping[str, Any]) -> Float32[np.ndarray, " condition"]:
+        """Encode what is told of one episode: texts as one of those known, numbers scaled.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing; a text that is not known is encoded as none of them.
+        """
+        values: list[float] = []
+        for name, known in self.columns.items():
+            if name not in told:
+                raise ValueError(f"the observation lacks {name}: expected {list(self.columns)}")
+            if _is_text(known):
+                values += [float(told[name] == text) for text in known]
+            else:
+                low, high = known
+                values.append((2.0 * float(told[name]) - low - high) / max(high - low, 1e-12))
+        return np.array(values, dtype=np.float32)
+
+
+def _is_text(known: Sequence[Any]) -> bool:
+    return not known or isinstance(known[0], str)
