@@ -3,16 +3,35 @@
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.policy.acting import Policy
 from ambient_curate.progress import SILENT, Progress
 
 AT_ONCE = 16  # environments that the policy acts in together
 _SUCCESS = ("is_success", "success")  # keys of an environment's info
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """What acts: a `Policy`, or anything that does the same."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def observe(
+        self, observation: Mapping[str, ArrayLike], *, environments: Sequence[int]
+    ) -> object:
+        """Remember a frame of some environments."""
+
+    def act(
+        self, observation: Mapping[str, ArrayLike], *, environments: Sequence[int]
+    ) -> np.ndarray:
+        """Give the next actions of some environments, shape (env, step, action)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ def find_environment(name: str) -> Callable[[], Any]:
 
 
 def roll_out(
-    policy: Policy,
+    policy: Actor,
     make: Callable[[], Any],
     seeds: Sequence[int],
     *,
@@ -85,7 +104,7 @@ def roll_out(
 
     Parameters
     ----------
-    policy : Policy
+    policy : Actor
         Acts by receding horizon: predicts a window, executes its first actions, predicts anew.
     make : callable
         Makes a gymnasium environment whose observation is an array (the state), or a mapping with
@@ -122,7 +141,7 @@ def roll_out(
     )
 
 
-def _act_together(policy: Policy, running: Sequence["_Episode"]) -> None:
+def _act_together(policy: Actor, running: Sequence["_Episode"]) -> None:
     """Plan once for all, and execute as far as each episode goes."""
     numbers = [episode.number for episode in running]
     observed = [episode.observation for episode in running]

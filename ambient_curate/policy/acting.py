@@ -1,7 +1,7 @@
 """Acting: from noise to a window of actions, of which the first few are executed."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,11 @@ class Policy:
         See `sample_windows`.
     seed : int
         Of all noise.
+
+    Raises
+    ------
+    ValueError
+        If its windows refer to something that it does not observe.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class Policy:
                 "windows relative to their own first action say nothing of where to begin: "
                 "annotate data that has a state of the actions' dimensions"
             )
+        if interface.reference == "state" and interface.scale_state is None:
+            raise ValueError("windows are relative to the state, which the policy does not observe")
         self.denoiser, self.interface, self.horizon = denoiser, interface, horizon
         self.steps, self.solver, self.seed = steps, solver, seed
         self.reset()
@@ -83,7 +90,13 @@ class Policy:
         -------
         ndarray, float32, shape (env, n_action_steps, action)
             In the units of the data; the first is for the present frame.
+
+        Raises
+        ------
+        ValueError
+            If the observation lacks something or has another shape; nothing is remembered then.
         """
+        self._check(observation, environments, self.interface.columns)
         numbers = self.observe(observation, environments=environments)
         with torch.inference_mode():
             windows = self._sample(observation, numbers)
@@ -93,9 +106,14 @@ class Policy:
     def observe(
         self, observation: Mapping[str, ArrayLike], *, environments: Sequence[int] | None = None
     ) -> list[int]:
-        """Remember a frame without acting; return the numbers of the environments."""
-        rows = len(np.asarray(next(iter(observation.values()))))
-        numbers = list(range(rows) if environments is None else environments)
+        """Remember a frame without acting; return the numbers of the environments.
+
+        Raises
+        ------
+        ValueError
+            If the observation lacks the state or has another shape; nothing is remembered then.
+        """
+        numbers = self._check(observation, environments)
         if self.interface.scale_state is not None:
             states = np.asarray(observation["state"], dtype=np.float32)
             for number, state in zip(numbers, states, strict=True):
@@ -104,6 +122,28 @@ class Policy:
                     history.extend([state] * self.interface.n_obs_steps)
                 history.append(state)
         return numbers
+
+    def _check(
+        self,
+        observation: Mapping[str, ArrayLike],
+        environments: Sequence[int] | None,
+        columns: Iterable[str] = (),
+    ) -> list[int]:
+        """Check what a policy needs of an observation; return the numbers of the environments."""
+        state = self.interface.scale_state
+        needed = {} if state is None else {"state": state.scale.shape}
+        needed |= dict.fromkeys(columns, ())
+        if missing := [name for name in needed if name not in observation]:
+            raise ValueError(f"the observation lacks {missing}: it has {sorted(observation)}")
+        if environments is None:
+            if not observation:
+                raise ValueError("nothing is observed: give `environments`, to say how many act")
+            environments = range(len(np.atleast_1d(next(iter(observation.values())))))
+        for name, shape in needed.items():
+            found, expected = np.shape(observation[name]), (len(environments), *shape)
+            if found != expected:
+                raise ValueError(f"{name} has shape {found}; expected {expected}, one row each")
+        return list(environments)
 
     def _sample(self, observation: Mapping[str, ArrayLike], numbers: Sequence[int]) -> Tensor:
         interface, device = self.interface, self.denoiser.sigma.device

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ambient_curate.errors import CheckpointError
+from ambient_curate.errors import CheckpointError, ConfigError
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.interface import Interface
@@ -32,21 +32,30 @@ def build_from_card(card: Mapping[str, Any]) -> tuple[Denoiser, Interface]:
     Raises
     ------
     CheckpointError
-        If the card lacks something.
+        If the card lacks something, or no policy is such as it says.
     """
     try:
         shape = Shape(**card["shape"])
         interface = Interface.from_dict(card["interface"])
         sigma = torch.from_numpy(find_levels(card["schedule"])).float()
-    except (KeyError, TypeError) as error:
+        modes = _make_room(shape) if shape.bands else None
+        return build_denoiser(shape, sigma, modes, generator=torch.Generator()), interface
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ConfigError,
+    ) as error:
         raise CheckpointError(f"policy.json is damaged: {error}", "train again") from error
-    modes = None
-    if shape.bands:
-        n = shape.horizon * shape.action_dim
-        modes = PerMode(
-            torch.zeros(shape.levels, dtype=torch.int64),
-            torch.zeros(shape.bands, n),
-            torch.zeros(shape.bands, n, n),
-            torch.ones(shape.bands, n),
-        )
-    return build_denoiser(shape, sigma, modes, generator=torch.Generator()), interface
+
+
+def _make_room(shape: Shape) -> PerMode:
+    dim = shape.horizon * shape.action_dim
+    return PerMode(
+        torch.zeros(shape.levels, dtype=torch.int64),
+        torch.zeros(shape.bands, dim),
+        torch.zeros(shape.bands, dim, dim),
+        torch.ones(shape.bands, dim),
+    )

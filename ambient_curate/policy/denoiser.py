@@ -1,12 +1,13 @@
 """The denoiser: a network, what its output stands for, and the noise levels it was trained at."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
+from ambient_curate.errors import ConfigError
 from ambient_curate.policy.losses import Noised, estimate_x0, find_target
 from ambient_curate.policy.losses import Prediction as PlainPrediction
 from ambient_curate.policy.mlp import ResidualMlp
@@ -65,6 +66,8 @@ class Denoiser(nn.Module):
         modes: PerMode | None,
     ) -> None:
         super().__init__()
+        if prediction not in get_args(Prediction):
+            raise ValueError(f"prediction {prediction!r} is none of {get_args(Prediction)}")
         if (prediction == "wiener") != (modes is not None):
             raise ValueError("the wiener prediction, and no other, has modes")
         self.backbone, self.prediction, self.modes = backbone, prediction, modes
@@ -119,14 +122,31 @@ def build_denoiser(
     *,
     generator: torch.Generator,
 ) -> Denoiser:
-    """Build a denoiser with weights from `generator`."""
+    """Build a denoiser with weights from `generator`.
+
+    Raises
+    ------
+    ConfigError
+        If the network takes no such windows, or the prediction says nothing at a level.
+    """
+    if shape.prediction == "epsilon" and bool((sigma >= 1.0).any()):
+        raise ConfigError(
+            "the noise of pure noise, the highest level of the schedule, tells no window",
+            "use another prediction than epsilon, such as wiener or v",
+        )
     backbone: nn.Module
     if shape.network == "mlp":
         backbone = ResidualMlp(
             shape.horizon, shape.action_dim, shape.condition_dim, generator=generator
         )
     else:
-        channels = PUBLISHED if shape.network == "unet" else SMALL
+        channels = {"unet": PUBLISHED, "unet-small": SMALL}[shape.network]
+        if shape.horizon % (multiple := 2 ** (len(channels) - 1)):
+            raise ConfigError(
+                f"windows of {shape.horizon} frames do not suit {shape.network}: expected a "
+                f"multiple of {multiple}",
+                "use the mlp, or annotate with another --horizon",
+            )
         backbone = ConditionalUnet1d(
             shape.action_dim, shape.condition_dim, channels=channels, generator=generator
         )

@@ -27,7 +27,7 @@ class Interface:
         Of observed states; None: it observes none.
     columns : dict of str to list
         What it is told of an episode: names, with the texts that are known for ``task`` or the
-        ``[low, high]`` that a number was scaled from.
+        ``[low, high]`` that a number was scaled from; one that never varied becomes 0.
     n_obs_steps, n_action_steps : int
         Frames it observes, actions that are executed.
     control_hz : float or None
@@ -78,7 +78,8 @@ class Interface:
                 values += [float(told[name] == text) for text in known]
             else:
                 low, high = known
-                values.append((2.0 * float(told[name]) - low - high) / max(high - low, 1e-12))
+                scale = 1.0 / (high - low) if high > low else 0.0
+                values.append((2.0 * float(told[name]) - low - high) * scale)
         return np.array(values, dtype=np.float32)
 
 

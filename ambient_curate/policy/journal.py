@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ambient_curate.errors import ConfigError
+from ambient_curate.files import replace_whole
 
 LOG, ERRORS = "log.csv", "validation.csv"
 _HEADS = {
@@ -36,10 +37,10 @@ class Journal:
     """
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
+        self._events = _open_events(folder, step) if tensorboard else None
         self._files = {name: _reopen(folder / name, step) for name in _HEADS}
         self._losses: list[float] = []
         self._last = (step, 0.0)
-        self._events = _open_events(folder) if tensorboard else None
 
     def __enter__(self) -> "Journal":
         return self
@@ -92,19 +93,23 @@ def _reopen(path: Path, step: int) -> Any:
     """Open a log for appending, after the rows of steps that will be done again are gone."""
     rows = []
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(_HEADS[path.name])][1:]
+        whole = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = [line for line in whole if line.endswith("\n")]  # a crash cuts the last one
+        rows = [row for row in csv.reader(lines) if len(row) == len(_HEADS[path.name])]
     kept = [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
-    file = path.open("w", newline="", encoding="utf-8")
-    csv.writer(file, lineterminator="\n").writerows([_HEADS[path.name], *kept])
-    return file
+    with (
+        replace_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows([_HEADS[path.name], *kept])
+    return path.open("a", newline="", encoding="utf-8")
 
 
-def _open_events(folder: Path) -> Any:
+def _open_events(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             "tensorboard is not installed", "pip install 'ambient-curate[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder / "events"))
+    return SummaryWriter(str(folder / "events"), purge_step=step + 1)

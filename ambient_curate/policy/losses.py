@@ -34,7 +34,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Prediction = Literal["sample", "epsilon", "v", "flow"]
-Loss = Literal["denoise", "ambient"]
 
 Windows = Float[Tensor, "row horizon action"]
 Levels = Float[Tensor, " row"]

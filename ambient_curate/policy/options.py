@@ -33,8 +33,9 @@ class PolicyOptions:
         them), weighted (all windows everywhere, drawn by the manifest's unbiased weight), cotrain
         (all windows everywhere) or clean (the clean set alone).
     clean_weight : float or None
-        Share of the clean set in (0, 1) at every noise level at which other data is admitted too.
-        None: every admitted window is drawn alike.
+        Share of the clean set in (0, 1) where all other datasets are admitted too; these share the
+        rest by their sizes, and where some are not, the others keep their proportions. None: every
+        admitted window is drawn alike.
     loss : str
         denoise: targets from the window itself, the default of the paper. ambient: targets from
         the window at its sigma_min.
@@ -62,7 +63,7 @@ class PolicyOptions:
     learning_rate : float or None
         Peak of the schedule. None: 2e-3 for mlp, 3e-4 for a U-Net.
     weight_decay : float
-        AdamW's, >= 0.
+        AdamW's, in [0, 1].
     average_decay : float
         Decay of the moving average of the weights, in (0, 1).
     warm_up : int
@@ -166,7 +167,7 @@ POLICY_RULES: dict[str, Rule] = {
     "epochs": _optional(_number("a number > 0", 0.0, _INFINITY)),
     "batch_size": _COUNT,
     "learning_rate": _optional(_number("a number > 0", 0.0, _INFINITY)),
-    "weight_decay": _number("a number >= 0", 0.0, 1.0, ends=True),
+    "weight_decay": _number("a number in [0, 1]", 0.0, 1.0, ends=True),
     "average_decay": _number("a number in (0, 1)", 0.0, 1.0),
     "warm_up": _WHOLE,
     "validation": _number("a number in [0, 0.5]", 0.0, 0.5, ends=True),

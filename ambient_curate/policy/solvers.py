@@ -1,6 +1,6 @@
 """Solvers: from noise to windows, down the noise levels."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ambient_curate.policy.denoiser import Denoiser
+from ambient_curate.policy.losses import signal_scale
 
 Solver = Literal["ddim", "ddpm"]
 
@@ -15,13 +16,20 @@ Solver = Literal["ddim", "ddpm"]
 def pick_levels(levels: int, steps: int) -> Int64[np.ndarray, " step"]:
     """Places of `steps` evenly spaced levels, falling to the lowest: 90, 80, .. 0 of 100 for 10.
 
+    Raises
+    ------
+    ValueError
+        If `steps` is below 1.
+
     Examples
     --------
     >>> pick_levels(100, 4).tolist(), pick_levels(5, 9).tolist()
     ([75, 50, 25, 0], [4, 3, 2, 1, 0])
     """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: expected a whole number >= 1")
     steps = min(steps, levels)
-    return (np.arange(steps)[::-1] * (levels / steps)).astype(np.int64)
+    return np.arange(steps, dtype=np.int64)[::-1] * levels // steps
 
 
 def sample_windows(
@@ -50,7 +58,14 @@ def sample_windows(
         step (eta = 1: ancestral, Ho et al. 2020).
     generator : torch.Generator
         Source of the fresh noise, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If `steps` is below 1 or `solver` is neither.
     """
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver is {solver!r}: expected one of {get_args(Solver)}")
     places = pick_levels(denoiser.sigma.shape[0], steps)
     x = start
     for place, lower in zip(places.tolist(), [*places[1:].tolist(), None], strict=True):
@@ -59,7 +74,7 @@ def sample_windows(
         if lower is None:
             return x0
         sigma, below = denoiser.sigma[place], denoiser.sigma[lower]
-        signal, signal_below = torch.sqrt(1.0 - sigma**2), torch.sqrt(1.0 - below**2)
+        signal, signal_below = signal_scale(sigma), signal_scale(below)
         noise = (x - signal * x0) / sigma
         fresh = torch.zeros(())
         if solver == "ddpm":
