@@ -17,15 +17,29 @@ if TYPE_CHECKING:
     from ambient_curate.plots import plot_reliability as plot_reliability
     from ambient_curate.plots import plot_sigma_min as plot_sigma_min
     from ambient_curate.plots import plot_tv as plot_tv
+    from ambient_curate.policies import train_policy as train_policy
+    from ambient_curate.policy.acting import load_policy as load_policy
+    from ambient_curate.policy.losses import noise_further as noise_further
+    from ambient_curate.policy.losses import noise_windows as noise_windows
+    from ambient_curate.policy.options import PolicyOptions as PolicyOptions
+    from ambient_curate.policy.sampler import Admission as Admission
+    from ambient_curate.policy.sampler import LevelSampler as LevelSampler
+    from ambient_curate.rollouts import roll_out as roll_out
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Admission": "policy.sampler",
     "AnnotateOptions": "config",
     "CurateError": "errors",
+    "LevelSampler": "policy.sampler",
+    "PolicyOptions": "policy.options",
     "annotate": "annotation",
     "annotate_share": "annotation",
+    "load_policy": "policy.acting",
     "merge": "annotation",
+    "noise_further": "policy.losses",
+    "noise_windows": "policy.losses",
     "open_collection": "collection",
     "plot_accuracy": "plots",
     "plot_bracket": "plots",
@@ -34,6 +48,8 @@ _HOMES = {
     "plot_sigma_min": "plots",
     "plot_tv": "plots",
     "read_manifest": "manifest",
+    "roll_out": "rollouts",
+    "train_policy": "policies",
 }
 __all__ = [  # noqa: RUF022 (in the order of the README)
     "open_collection",
@@ -47,7 +63,15 @@ __all__ = [  # noqa: RUF022 (in the order of the README)
     "plot_bracket",
     "plot_sigma_min",
     "plot_reliability",
+    "train_policy",
+    "load_policy",
+    "roll_out",
+    "Admission",
+    "LevelSampler",
+    "noise_windows",
+    "noise_further",
     "AnnotateOptions",
+    "PolicyOptions",
     "CurateError",
     "__version__",
 ]

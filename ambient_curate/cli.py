@@ -239,7 +239,7 @@ def plot_command(
 @app.command("train")
 @_take_options(PolicyOptions)
 def train_command(run: RunArgument, **values: Any) -> None:
-    """Train a diffusion policy on a finished run, each window where its sigma_min admits it."""
+    """Train a diffusion policy on a finished run."""
     from ambient_curate.console import ConsoleProgress, render_table
     from ambient_curate.policies import train_policy
     from ambient_curate.summaries import coverage_lines, policy_table
@@ -271,7 +271,7 @@ def rollout_command(
     solver: Annotated[Literal["ddim", "ddpm"], typer.Option(help="How noise is undone.")] = "ddim",
     format: FormatOption = "table",
 ) -> None:
-    """Let a policy act in a gymnasium environment, and count its successes."""
+    """Let a policy act in a gymnasium environment."""
     from ambient_curate.console import ConsoleProgress, render_table
     from ambient_curate.policy.acting import load_policy
     from ambient_curate.rollouts import find_environment, roll_out

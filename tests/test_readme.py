@@ -31,7 +31,7 @@ def demo_table() -> str:
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) < 260
+    assert len(README.splitlines()) < 300
 
 
 def test_its_commands_are_the_commands() -> None:
@@ -75,7 +75,7 @@ def test_its_map_has_every_module_once() -> None:
     named = re.findall(r"`([\w/]+?)(?:\.py)?`", section)
     package = ROOT / "ambient_curate"
     files = [file.stem for file in package.glob("*.py") if not file.stem.startswith("__")]
-    assert sorted(named) == sorted([*files, "readers/"])
+    assert sorted(named) == sorted([*files, "policy/", "readers/"])
 
 
 def test_its_links_lead_somewhere() -> None:

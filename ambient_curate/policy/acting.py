@@ -115,7 +115,7 @@ class Policy:
         """
         numbers = self._check(observation, environments)
         if self.interface.scale_state is not None:
-            states = np.asarray(observation["state"], dtype=np.float32)
+            states = np.array(observation["state"], dtype=np.float32)  # callers reuse theirs
             for number, state in zip(numbers, states, strict=True):
                 history = self._seen.setdefault(number, deque(maxlen=self.interface.n_obs_steps))
                 if not history:

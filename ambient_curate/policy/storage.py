@@ -62,7 +62,10 @@ def load_training(training: Training, path: Path) -> None:
             getattr(training, name).load_state_dict(state)
         training.step = int(tensors["step"])
         for number, parameter in enumerate(training.network.parameters()):
-            moments = {name: tensors[f"{name}.{number}"].to(parameter.device) for name in _MOMENTS}
+            moments = {
+                name: tensors[f"{name}.{number}"].to(parameter.device).view_as(parameter)
+                for name in _MOMENTS
+            }
             step = torch.tensor(float(training.step))
             training.optimizer.state[parameter] = {"step": step, **moments}
 

@@ -85,8 +85,6 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     assert_same(content(resumed), at_stop)
     go_on(resumed, STEPS)
     assert_same(content(resumed), content(whole))
-    moved = (whole.network.state_dict()[k] - at_stop[f"network {k}"] for k in ("sigma",))
-    assert all(not change.any() for change in moved)  # a buffer is no parameter
     weight = "backbone.outlet.weight"
     assert not torch.equal(whole.network.state_dict()[weight], at_stop[f"network {weight}"])
     assert not torch.equal(whole.network.state_dict()[weight], whole.average.state_dict()[weight])
@@ -178,23 +176,26 @@ def test_a_file_that_lacks_a_tensor_is_refused(stored: tuple[Path, Load]) -> Non
         refuse(load, path)
 
 
-def test_weights_of_other_sizes_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "stored.safetensors"
-    for changes in (
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"condition_dim": 5},
         {"horizon": 4},
         {"action_dim": 3},
         {"bands": 2},
         {"prediction": "v"},
         {"network": "unet-small"},
-    ):
-        save_weights(make_denoiser(make_shape(**changes)), path)
-        refuse(load_policy_weights, path)
-        training = begin(**changes) if changes == {"bands": 2} else None
-        if training is not None:
-            go_on(training, 1)
-            save_training(training, path)
-            refuse(load_checkpoint, path)
+    ],
+)
+def test_what_is_of_other_sizes_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "stored.safetensors"
+    save_weights(make_denoiser(make_shape(**changes)), path)
+    refuse(load_policy_weights, path)
+    if changes.keys() & {"prediction", "network", "bands"}:
+        training = begin(**changes)
+        go_on(training, 1)
+        save_training(training, path)
+        refuse(load_checkpoint, path)
 
 
 def test_moments_of_other_sizes_are_refused(tmp_path: Path) -> None:
