@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_policy import HORIZON, annotate_small, write_collection
+from small_run import HORIZON, annotate_small, write_collection
 from small_worker import make_small
 
 from ambient_curate.collection import open_collection

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import check_failure, run_command, snapshot
-from small_policy import HORIZON, annotate_small, write_collection
+from small_run import HORIZON, annotate_small, write_collection
 from small_worker import make_small
 
 from ambient_curate.errors import CheckpointError, ConfigError, ManifestError, RunError
