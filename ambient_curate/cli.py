@@ -246,9 +246,12 @@ def train_command(run: RunArgument, **values: Any) -> None:
 
     def tell(sampler: "LevelSampler") -> None:
         admission = sampler.admission
-        windows = dict(zip(admission.dataset, admission.size, strict=True))
+        sizes = {
+            name: (size, admission.effective_sizes()[name])
+            for name, size in zip(admission.dataset, admission.size, strict=True)
+        }
         coverage = {name: share.tolist() for name, share in sampler.coverage().items()}
-        _tell(*coverage_lines(coverage, sampler.sigma.tolist(), windows))
+        _tell(*coverage_lines(coverage, sampler.sigma.tolist(), sizes))
 
     trained = train_policy(run, progress=ConsoleProgress(), tell=tell, **values)
     if trained.already_complete:

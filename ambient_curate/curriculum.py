@@ -92,12 +92,12 @@ def build_curriculum(study: Study, manifest: pa.Table, options: PolicyOptions) -
 
 
 def _check_lengths(study: Study, options: PolicyOptions) -> None:
-    horizon = study.options.horizon
-    if options.n_obs_steps - 1 + options.n_action_steps > horizon:
+    horizon, actions = study.options.horizon, options.count_actions(study.options.horizon)
+    needed = options.n_obs_steps - 1 + actions
+    if needed > horizon:
         raise ConfigError(
-            f"n_obs_steps = {options.n_obs_steps} and n_action_steps = {options.n_action_steps} "
-            f"need windows of {options.n_obs_steps - 1 + options.n_action_steps} frames; the run "
-            f"has {horizon}",
+            f"n_obs_steps = {options.n_obs_steps} and n_action_steps = {actions} need windows of "
+            f"{needed} frames; the run has {horizon}",
             "use fewer, or annotate with a longer --horizon",
         )
 
@@ -130,7 +130,7 @@ def _describe_interface(study: Study, names: Sequence[str], options: PolicyOptio
         scale_state,
         {column: _range_of(frames, column) for column in options.columns},
         options.n_obs_steps,
-        options.n_action_steps,
+        options.count_actions(study.options.horizon),
         clean.rate_hz,
     )
 

@@ -12,7 +12,7 @@ import torch
 from ambient_curate.collection import Collection, fingerprint, open_collection
 from ambient_curate.config import AnnotateOptions, digest
 from ambient_curate.curriculum import Curriculum, build_curriculum
-from ambient_curate.errors import CheckpointError, ConfigError, ManifestError, RunError
+from ambient_curate.errors import CheckpointError, ManifestError, RunError
 from ambient_curate.policy.cards import POLICY, build_from_card, describe_policy, find_levels
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.fitting import CHECKPOINT, Lesson, fit_policy, measure_errors
@@ -26,7 +26,6 @@ from ambient_curate.policy.sampler import (
     split_shares,
 )
 from ambient_curate.policy.storage import load_weights, save_weights
-from ambient_curate.policy.unet import PUBLISHED
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.records import read_run
 from ambient_curate.results import Run, open_run_results
@@ -181,23 +180,6 @@ def _check_study(run: Run, study: Study) -> None:
             )
 
 
-def _check_shape(study: Study, options: PolicyOptions) -> None:
-    """Refuse a network or a prediction that does not suit the windows or the schedule."""
-    horizon, multiple = study.options.horizon, 2 ** (len(PUBLISHED) - 1)
-    if options.network != "mlp" and horizon % multiple:
-        raise ConfigError(
-            f"network = {options.network} halves the window {len(PUBLISHED) - 1} times; the run's "
-            f"windows have {horizon} frames",
-            f"use --network mlp, or annotate with a --horizon that is a multiple of {multiple}",
-        )
-    if options.prediction == "epsilon" and find_levels(study.options.schedule)[-1] == 1.0:
-        raise ConfigError(
-            f"prediction = epsilon says nothing of the window at the highest level of "
-            f"{study.options.schedule}, which is pure noise",
-            "use wiener, sample, v or flow",
-        )
-
-
 def _train(
     run: Run,
     options: PolicyOptions,
@@ -208,7 +190,6 @@ def _train(
 ) -> None:
     study = open_study(directory.work / FRAMES)
     _check_study(run, study)
-    _check_shape(study, options)
     manifest = run.manifest()
     curriculum = build_curriculum(study, manifest, options)
     del manifest

@@ -146,7 +146,13 @@ def _act_together(policy: Actor, running: Sequence["_Episode"]) -> None:
     numbers = [episode.number for episode in running]
     observed = [episode.observation for episode in running]
     together = {key: np.stack([each[key] for each in observed]) for key in observed[0]}
-    plans = policy.act(together, environments=numbers)
+    try:
+        plans = policy.act(together, environments=numbers)
+    except ValueError as error:
+        raise ConfigError(
+            f"the environment does not suit the policy: {error}",
+            "its observation is the state, or a mapping with `state` and what the policy is told",
+        ) from error
     for episode, plan in zip(running, plans, strict=True):
         for step, action in enumerate(plan):
             episode.execute(action)

@@ -76,12 +76,27 @@ def rollout_table(found: Mapping[str, Any], interval: tuple[float, float]) -> Ta
 
 
 def coverage_lines(
-    coverage: Mapping[str, Sequence[float]], sigma: Sequence[float], windows: Mapping[str, int]
+    coverage: Mapping[str, Sequence[float]],
+    sigma: Sequence[float],
+    sizes: Mapping[str, tuple[int, float]],
 ) -> Iterator[str]:
-    """Say at which noise levels each dataset will be used, before it is."""
+    """Say at which noise levels each dataset will be used, before it is.
+
+    Parameters
+    ----------
+    coverage : mapping of str to sequence of float
+        Share of the dataset's windows that is admitted at every level.
+    sigma : sequence of float
+        The levels.
+    sizes : mapping of str to (int, float)
+        Number of windows, and how many their weights make them worth.
+    """
     for name, share in coverage.items():
         used = [level for level, part in enumerate(share) if part > 0]
-        text = f"{name}: {windows[name]:,} windows, "
+        windows, effective = sizes[name]
+        text = f"{name}: {windows:,} windows, "
+        if round(effective) != windows:
+            text += f"by their weights worth {effective:,.0f}, "
         if not used:
             yield text + "admitted at no noise level"
             continue

@@ -104,6 +104,21 @@ def test_every_network_and_prediction_acts(
     assert np.isfinite(actions).all()
 
 
+def test_a_policy_that_cannot_act_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch.setattr)
+    run = annotate_small(write_collection(tmp_path / "set", state=False), tmp_path / "run")
+    trained = train(run, tmp_path / "p")
+    with pytest.raises(CheckpointError, match="cannot act: windows relative to their own first"):
+        load_policy(trained.path)
+
+
+def test_a_window_decides_how_many_actions_are_executed(made: Run, tmp_path: Path) -> None:
+    trained = train(made, tmp_path / "p", n_action_steps=None, n_obs_steps=2, steps=1)
+    assert trained.info["interface"]["n_action_steps"] == HORIZON - 1
+    with pytest.raises(ConfigError, match="need windows of 5 frames; the run has 4"):
+        train(made, tmp_path / "q", n_action_steps=4, n_obs_steps=2)
+
+
 def test_acting_puts_windows_where_the_robot_is(made: Run, tmp_path: Path) -> None:
     """Relative windows move with the state, all else equal."""
     trained = train(made, tmp_path / "p", n_obs_steps=1)

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ambient_curate.errors import CheckpointError
 from ambient_curate.policy.cards import POLICY, build_from_card
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.interface import Interface
@@ -17,6 +18,8 @@ from ambient_curate.policy.solvers import Solver, sample_windows
 from ambient_curate.policy.storage import load_weights
 from ambient_curate.records import read_run
 from ambient_curate.windows import restore_actions
+
+NOWHERE = "windows relative to their own first action say nothing of where to begin"
 
 
 class Policy:
@@ -52,10 +55,7 @@ class Policy:
         seed: int = 0,
     ) -> None:
         if interface.reference == "first action":
-            raise ValueError(
-                "windows relative to their own first action say nothing of where to begin: "
-                "annotate data that has a state of the actions' dimensions"
-            )
+            raise ValueError(NOWHERE)
         if interface.reference == "state" and interface.scale_state is None:
             raise ValueError("windows are relative to the state, which the policy does not observe")
         self.denoiser, self.interface, self.horizon = denoiser, interface, horizon
@@ -201,6 +201,11 @@ def load_policy(
     path = Path(path)
     card = read_run(path, POLICY)
     denoiser, interface = build_from_card(card)
+    if interface.reference == "first action":
+        raise CheckpointError(
+            f"{path} cannot act: {NOWHERE}",
+            "annotate data that has a state of the actions' dimensions, or --represent absolute",
+        )
     load_weights(denoiser, path / POLICY.results[0])
     return Policy(
         denoiser.to(device).requires_grad_(False).eval(),

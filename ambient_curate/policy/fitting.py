@@ -80,7 +80,7 @@ def fit_policy(
     Denoiser
         With the moving average of the weights.
     """
-    fit = _Fit(denoiser, lesson, options, ranks)
+    fit = Fit(denoiser, lesson, options, ranks)
     path = work / CHECKPOINT
     if path.exists():
         load_training(fit.training, path)
@@ -97,13 +97,13 @@ def fit_policy(
     return fit.average
 
 
-def _open_journal(work: Path, fit: "_Fit", ranks: Ranks) -> AbstractContextManager[Journal | None]:
+def _open_journal(work: Path, fit: "Fit", ranks: Ranks) -> AbstractContextManager[Journal | None]:
     if not ranks.is_first:
         return nullcontext()
     return Journal(work, fit.training.step, tensorboard=fit.options.tensorboard)
 
 
-def _keep(fit: "_Fit", log: Journal, path: Path, loss: float) -> None:
+def _keep(fit: "Fit", log: Journal, path: Path, loss: float) -> None:
     """Write down a step, and now and then all there is to resume from."""
     step, last = fit.training.step, fit.training.step == fit.options.steps
     log.add_loss(step, loss, learning_rate_at(step - 1, fit.training.options))
@@ -118,7 +118,7 @@ def _keep(fit: "_Fit", log: Journal, path: Path, loss: float) -> None:
         save_training(fit.training, path)
 
 
-class _Fit:
+class Fit:
     """What the steps of one fit share."""
 
     def __init__(

@@ -49,8 +49,9 @@ class PolicyOptions:
         mlp (trains on a CPU in minutes), unet (Diffusion Policy's) or unet-small.
     n_obs_steps : int
         Frames of the state that are observed, >= 1.
-    n_action_steps : int
+    n_action_steps : int or None
         Actions that are executed of a predicted window, >= 1; at most horizon - n_obs_steps + 1.
+        None: 8, or as many as there are.
     condition : str
         Episode columns that the policy is told, such as a goal, with commas between; task is the
         task's text. Empty: none.
@@ -99,7 +100,7 @@ class PolicyOptions:
     prediction: Prediction = "wiener"
     network: Network = "mlp"
     n_obs_steps: int = 2
-    n_action_steps: int = 8
+    n_action_steps: int | None = None
     condition: str = ""
     steps: int = 6000
     epochs: float | None = None
@@ -128,6 +129,12 @@ class PolicyOptions:
         """The learning rate, or its default for the network."""
         default = 2e-3 if self.network == "mlp" else 3e-4
         return default if self.learning_rate is None else self.learning_rate
+
+    def count_actions(self, horizon: int) -> int:
+        """Give `n_action_steps`, or its default for windows of `horizon` frames."""
+        if self.n_action_steps is not None:
+            return self.n_action_steps
+        return max(1, min(8, horizon - self.n_obs_steps + 1))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -161,7 +168,7 @@ POLICY_RULES: dict[str, Rule] = {
     "prediction": one_of(Prediction),
     "network": one_of(Network),
     "n_obs_steps": _COUNT,
-    "n_action_steps": _COUNT,
+    "n_action_steps": _optional(_COUNT),
     "condition": Rule(lambda value: value == "" or is_text(value), "names with commas between"),
     "steps": _COUNT,
     "epochs": _optional(_number("a number > 0", 0.0, _INFINITY)),

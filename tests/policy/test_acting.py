@@ -32,6 +32,8 @@ from ambient_curate.policy.cards import POLICY, describe_policy
 from ambient_curate.policy.storage import save_weights
 from ambient_curate.records import SCHEMA_VERSION, write_json_atomic
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine
+
 CENTRE, HALF = np.array([1.0, 4.0]), np.array([1.0, 4.0])  # of states, see make_interface
 COLUMNS = {"task": ["push", "turn"], "mass": [1.0, 5.0]}
 

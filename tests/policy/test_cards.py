@@ -26,6 +26,8 @@ from ambient_curate.policy.cards import POLICY, build_from_card, describe_policy
 from ambient_curate.policy.options import Network, Prediction
 from ambient_curate.policy.storage import load_weights, save_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine
+
 SCHEDULES = ["squaredcos_cap_v2:100", "linear:10", "flow:10", "flow-reversed:10", "edm:18"]
 
 

@@ -21,6 +21,8 @@ from ambient_curate.policy.losses import Noised, noise_windows
 from ambient_curate.policy.options import Prediction
 from ambient_curate.policy.preconditioning import PerMode
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine
+
 PREDICTIONS: list[Prediction] = ["wiener", "sample", "epsilon", "v", "flow"]
 SIDE = 4  # rows = horizon = actions: a wrong broadcast has nowhere to hide
 LEVEL = torch.tensor([0, 3, 9, 5])

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.solvers import Solver, pick_levels, sample_windows
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine
+
 LEVELS = "squaredcos_cap_v2:100"
 MEAN = 0.7
 SOLVERS: list[Solver] = ["ddim", "ddpm"]

@@ -16,6 +16,8 @@ from ambient_curate.policy.losses import noise_windows
 from ambient_curate.policy.storage import load_training, load_weights, save_training, save_weights
 from ambient_curate.training import Training, TrainOptions
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine
+
 STEPS, STOPPED = 9, 4
 
 
