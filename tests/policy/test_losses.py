@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ambient_curate.noise import flow_from_sigma
 from ambient_curate.policy.losses import (
-    Loss,
     Noised,
     Prediction,
     estimate_x0,
@@ -21,6 +20,7 @@ from ambient_curate.policy.losses import (
     noise_further,
     noise_windows,
 )
+from ambient_curate.policy.options import Loss
 
 HORIZON, ACTION = 3, 2
 DIM = HORIZON * ACTION

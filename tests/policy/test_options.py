@@ -20,7 +20,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "prediction": ["wiener", "sample", "epsilon", "v", "flow"],
     "network": ["mlp", "unet", "unet-small"],
     "n_obs_steps": [1, 100],
-    "n_action_steps": [1, 100],
+    "n_action_steps": [1, 100, None],
     "condition": ["", "task", "task, goal_x"],
     "steps": [1, 10**6],
     "epochs": [None, 0.5, 10],
@@ -56,7 +56,7 @@ REFUSED: dict[str, list[Any]] = {
     "prediction": NO_NAME,
     "network": NO_NAME,
     "n_obs_steps": NO_COUNT,
-    "n_action_steps": NO_COUNT,
+    "n_action_steps": [value for value in NO_COUNT if value is not None],
     "condition": [" ", None, 3, ["task"]],
     "steps": NO_COUNT,
     "epochs": NO_POSITIVE,
@@ -88,7 +88,9 @@ def test_defaults_are_valid_and_those_documented() -> None:
     options = PolicyOptions()
     assert (options.mode, options.loss) == ("ambient", "denoise")
     assert (options.prediction, options.network) == ("wiener", "mlp")
-    assert options.n_obs_steps - 1 + options.n_action_steps <= 16  # the default horizon
+    assert options.count_actions(16) == 8  # as published
+    assert [options.count_actions(horizon) for horizon in (8, 2, 1)] == [7, 1, 1]
+    assert PolicyOptions(n_action_steps=3).count_actions(2) == 3  # said of the run later
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
