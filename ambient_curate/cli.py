@@ -254,10 +254,10 @@ def train_command(run: RunArgument, **values: Any) -> None:
         _tell(*coverage_lines(coverage, sampler.sigma.tolist(), sizes))
 
     trained = train_policy(run, progress=ConsoleProgress(), tell=tell, **values)
-    if trained.already_complete:
-        _tell("already complete")
-    render_table(*policy_table(trained.info))
-    _tell(f"policy: {trained.path}")
+    if trained.rank == 0:  # of several processes one speaks
+        _tell(*["already complete"] * trained.already_complete)
+        render_table(*policy_table(trained.info))
+        _tell(f"policy: {trained.path}")
 
 
 @app.command("rollout")

@@ -51,11 +51,14 @@ class TrainedPolicy:
         Content of ``policy.json``.
     already_complete : bool
         It was there before, of the same inputs.
+    rank : int
+        Of this process among those that trained it.
     """
 
     path: Path
     info: dict[str, Any]
     already_complete: bool = False
+    rank: int = 0
 
 
 def train_policy(
@@ -117,8 +120,8 @@ def train_policy(
         if not directory.complete:
             _train(run, options, directory, ranks, progress, tell)
             ranks.wait()
-            return TrainedPolicy(path, read_run(path, POLICY))
-    return TrainedPolicy(path, read_run(path, POLICY), already_complete=True)
+            return TrainedPolicy(path, read_run(path, POLICY), rank=ranks.rank)
+        return TrainedPolicy(path, read_run(path, POLICY), True, ranks.rank)
 
 
 def _inputs(run: Run, options: PolicyOptions) -> dict[str, Any]:
@@ -202,7 +205,8 @@ def _train(
             tell(sampler)
     shape, denoiser = _begin(curriculum, sampler, study, options)
     lesson = Lesson(curriculum.data, sampler, curriculum.held_out)
-    trained = fit_policy(denoiser, lesson, options, directory.work, ranks, progress)
+    shown = progress if ranks.is_first else SILENT
+    trained = fit_policy(denoiser, lesson, options, directory.work, ranks, shown)
     if ranks.is_first:
         save_weights(trained, directory.work / POLICY.results[0])
         (directory.work / CHECKPOINT).unlink()

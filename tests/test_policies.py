@@ -233,12 +233,15 @@ def reached(log: Path) -> int:
 def test_two_processes_train_the_policy_of_one(made: Run, tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words = program(made, tmp_path / "two")
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *launch, "-m", *words[3:]],
         check=True,
         capture_output=True,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    assert done.stdout.count("held-out error") == 1
+    assert done.stderr.count("training: done") == 1
     train(made, tmp_path / "one")
     rows = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("one", "two")]
     for one, two in zip(*rows, strict=True):
