@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from ambient_curate.collection import Collection, fingerprint, open_collection
@@ -183,6 +184,20 @@ def _check_study(run: Run, study: Study) -> None:
             )
 
 
+def _read_manifest(run: Run) -> pa.Table:
+    """Read the manifest; refuse one that another run wrote."""
+    manifest = run.manifest()
+    found = (manifest.schema.metadata or {}).get(b"run_digest", b"").decode()
+    horizons = manifest["horizon"].unique().to_pylist()
+    if found != run.info["digest"] or horizons != [run.info["options"]["horizon"]]:
+        raise ManifestError(
+            f"the manifest of {run.path} was written by another run: digest {found}, horizon "
+            f"{horizons}; expected {run.info['digest']}, {run.info['options']['horizon']}",
+            "annotate again with --force",
+        )
+    return manifest
+
+
 def _train(
     run: Run,
     options: PolicyOptions,
@@ -193,7 +208,7 @@ def _train(
 ) -> None:
     study = open_study(directory.work / FRAMES)
     _check_study(run, study)
-    manifest = run.manifest()
+    manifest = _read_manifest(run)
     curriculum = build_curriculum(study, manifest, options)
     del manifest
     if options.epochs is not None:

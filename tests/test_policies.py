@@ -167,6 +167,15 @@ def test_a_copy_of_the_data_will_do_and_changed_data_will_not(made: Run, tmp_pat
         train(made, tmp_path / "r", data=copy)
 
 
+def test_a_manifest_of_another_run_is_refused(made: Run, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(made.path, mixed)
+    record = json.loads((mixed / "run.json").read_text()) | {"digest": "0" * 64}
+    (mixed / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ManifestError, match="was written by another run"):
+        train_policy(mixed, out=tmp_path / "p", **SMALL)
+
+
 def changed(made: Run, **changes: Any) -> Run:
     return Run(made.path, json.loads(json.dumps(made.info)) | changes)
 
