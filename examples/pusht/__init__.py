@@ -1,0 +1,1 @@
+"""Push-T: a scripted pusher, clumsy data, and three policies."""
