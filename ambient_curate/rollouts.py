@@ -1,6 +1,8 @@
 """Rollouts: a policy acts in gymnasium environments, and its successes are counted."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -66,7 +68,7 @@ class Rollouts:
 
 
 def find_environment(name: str) -> Callable[[], Any]:
-    """Find what makes an environment, by ``MODULE:NAME``.
+    """Find what makes an environment, by ``MODULE:NAME``, also in the current folder.
 
     Raises
     ------
@@ -74,6 +76,8 @@ def find_environment(name: str) -> Callable[[], Any]:
         If there is none.
     """
     module, colon, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: it stands in for no library
     try:
         found = getattr(importlib.import_module(module), attribute) if colon else None
     except (ImportError, AttributeError) as error:

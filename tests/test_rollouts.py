@@ -1,6 +1,8 @@
 """Rollouts: every episode is run as receding horizon says, and counted once."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -110,6 +112,15 @@ def test_the_interval_is_wilsons(successes: int, n: int) -> None:
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     assert told.interval == pytest.approx((middle - half, middle + half), abs=1e-12)
+
+
+def test_an_environment_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_environment.py").write_text("def make(): return 7")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert find_environment("my_own_environment:make")() == 7
 
 
 def test_an_environment_is_found_by_its_name() -> None:
