@@ -348,7 +348,14 @@ def _finish(run: RunDirectory, study: Study, answers: Answers) -> None:
     write_curves(tabulate_curves(curves), run.work / "curves.parquet")
     write_reliability(tabulate_reliability(curves), run.work / "reliability.parquet")
     rows = read_answers(study, _whole_statuses(answers), run.work)
-    run.commit(_describe_run(study, answers, rows, describe_students(study, run.work)))
+    opened = {key: _place_from(run.path, value) for key, value in study.opened.items()}
+    described = _describe_run(study, answers, rows, describe_students(study, run.work))
+    run.commit({"collection": opened, **described})
+
+
+def _place_from(run: Path, text: str) -> str:
+    """Write an absolute path as one from a run, so that both can be moved together."""
+    return os.path.relpath(text, run.resolve()) if os.path.isabs(text) else text
 
 
 def _describe_run(
@@ -359,7 +366,6 @@ def _describe_run(
     rates = {name: frames.rate_hz for name, frames in study.frames.items()}
     clean = study.clean.dataset
     return {
-        "collection": study.opened,
         "clean": clean,
         "granularity": options.granularity,
         "epsilon": options.epsilon,

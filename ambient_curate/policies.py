@@ -1,5 +1,6 @@
 """Policies: train one on a finished run."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -134,10 +135,12 @@ def _inputs(run: Run, options: PolicyOptions) -> dict[str, Any]:
 
 def _open_data(run: Run, options: PolicyOptions) -> Collection:
     opened = run.info["collection"]
-    path = options.data or Path(opened["path"])
+    path = options.data or run.path.resolve() / opened["path"]
     if not path.exists():
         raise RunError(f"the data of {run.path}, {path}, is not there", "give --data COLLECTION")
-    return open_collection(path, clean=opened["clean"], on_error=run.info["options"]["on_error"])
+    outside = run.path.resolve() / opened["clean"]
+    clean = str(outside) if os.sep in opened["clean"] else opened["clean"]
+    return open_collection(path, clean=clean, on_error=run.info["options"]["on_error"])
 
 
 def _annotated(run: Run) -> AnnotateOptions:

@@ -163,7 +163,7 @@ def draw_figure(results: pa.Table, chosen: float, path: Path) -> None:
     )
     axes.axvline(chosen, color="C1", linestyle=":", label=f"chosen on other seeds: {chosen:g}")
     axes.set(
-        xlabel="sigma_min of the snapped samples (0: co-training, 1: clean only)",
+        xlabel="sigma_min (0: co-training, 1: clean only)",
         ylabel="sliced Wasserstein-1 distance",
         ylim=(0, None),
     )

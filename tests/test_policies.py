@@ -154,7 +154,7 @@ def test_what_does_not_suit_the_run_is_refused(made: Run, tmp_path: Path) -> Non
 
 def test_a_copy_of_the_data_will_do_and_changed_data_will_not(made: Run, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(made.info["collection"]["path"], copy)
+    shutil.copytree(made.path / made.info["collection"]["path"], copy)
     expected = weights(train(made, tmp_path / "p"))
     assert weights(train(made, tmp_path / "q", data=copy)) == expected
     file = copy / "far" / "data.parquet"

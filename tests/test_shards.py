@@ -41,7 +41,12 @@ def lay(study: Study, members: Members, granularity: str) -> Study:
         length = np.where(counts > 0, counts + HORIZON - 1, 1)
         offset = np.cumsum(length) - length
         frames[name] = replace(
-            study.frames["a"], index=index, offset=offset, length=length, first_frame=offset
+            study.frames["a"],
+            index=index,
+            offset=offset,
+            length=length,
+            first_frame=offset,
+            digest=np.zeros(index.size, "S32"),
         )
         windows[name] = replace(study.windows["a"], offset=offset, length=length)
     options = replace(study.options, granularity=granularity)
