@@ -135,10 +135,10 @@ def _inputs(run: Run, options: PolicyOptions) -> dict[str, Any]:
 
 def _open_data(run: Run, options: PolicyOptions) -> Collection:
     opened = run.info["collection"]
-    path = options.data or run.path.resolve() / opened["path"]
+    path = options.data or (run.path / opened["path"]).resolve()
     if not path.exists():
         raise RunError(f"the data of {run.path}, {path}, is not there", "give --data COLLECTION")
-    outside = run.path.resolve() / opened["clean"]
+    outside = (run.path / opened["clean"]).resolve()
     clean = str(outside) if os.sep in opened["clean"] else opened["clean"]
     return open_collection(path, clean=clean, on_error=run.info["options"]["on_error"])
 

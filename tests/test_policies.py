@@ -152,9 +152,13 @@ def test_what_does_not_suit_the_run_is_refused(made: Run, tmp_path: Path) -> Non
         train_policy(made, PolicyOptions(), steps=3)
 
 
+def set_of(run: Run) -> Path:
+    return Path(run.path / run.info["collection"]["path"])
+
+
 def test_a_copy_of_the_data_will_do_and_changed_data_will_not(made: Run, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(made.path / made.info["collection"]["path"], copy)
+    shutil.copytree(set_of(made), copy)
     expected = weights(train(made, tmp_path / "p"))
     assert weights(train(made, tmp_path / "q", data=copy)) == expected
     file = copy / "far" / "data.parquet"
@@ -173,7 +177,7 @@ def test_a_manifest_of_another_run_is_refused(made: Run, tmp_path: Path) -> None
     record = json.loads((mixed / "run.json").read_text()) | {"digest": "0" * 64}
     (mixed / "run.json").write_text(json.dumps(record))
     with pytest.raises(ManifestError, match="was written by another run"):
-        train_policy(mixed, out=tmp_path / "p", **SMALL)
+        train_policy(mixed, data=set_of(made), out=tmp_path / "p", **SMALL)
 
 
 def changed(made: Run, **changes: Any) -> Run:
