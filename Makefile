@@ -5,10 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-all lint bench
+.PHONY: demo maze test test-all lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/ambient-curate demo
+
+maze: $(INSTALLED)
+	$(BIN)/python -m examples.maze --out ambient_maze
 
 test: $(INSTALLED)
 	$(BIN)/pytest

@@ -244,7 +244,10 @@ def _admit(
     everywhere = np.zeros(len(data))
     if options.mode == "ambient":
         low = np.nan_to_num(spread["sigma_max"], nan=0.0)
-        return Admission(names, data.size, spread["sigma_min"], low)
+        high = spread["sigma_min"]
+        if options.sigma_min is not None:
+            high[data.size[0] :] = options.sigma_min  # the first part is the clean set
+        return Admission(names, data.size, high, low)
     weight = None
     if options.mode == "weighted":
         weight = _require_weights(spread["weight"])

@@ -134,6 +134,19 @@ def test_modes_admit_what_they_say(make: Callable[..., Made]) -> None:
         build(make("dataset"), mode="weighted", n_action_steps=3)
 
 
+def test_one_sigma_min_takes_the_place_of_the_manifests(make: Callable[..., Made]) -> None:
+    run, study = make("datapoint")
+    manifest = distinct(run.manifest())
+    options = PolicyOptions(n_action_steps=3, sigma_min=0.3)
+    made = build_curriculum(study, manifest, options).admission
+    values = {name: set(made.sigma_min[span]) for name, span in made.spans()}
+    assert values == {"clean": {0.0}, "far": {0.3}, "jitter": {0.3}}
+    before = build_curriculum(study, manifest, PolicyOptions(n_action_steps=3)).admission
+    np.testing.assert_array_equal(made.sigma_max, before.sigma_max)
+    nulls = change(manifest, "sigma_min", np.full(manifest.num_rows, np.nan))
+    assert build_curriculum(study, nulls, options).unannotated["far"] == 0
+
+
 def test_nulls_are_never_admitted_and_a_run_of_nulls_is_refused(make: Callable[..., Made]) -> None:
     run, study = make("dataset")
     manifest = run.manifest()

@@ -86,6 +86,13 @@ def test_modes_differ_in_what_they_draw_and_nothing_else(
     assert all(np.isfinite(policy.info["held_out"]["error"]))
 
 
+def test_the_clean_set_can_be_left_out(made: Run, tmp_path: Path) -> None:
+    told: list[LevelSampler] = []
+    train(made, tmp_path / "p", mode="cotrain", clean_weight=0.0, tell=told.append)
+    assert not told[0].probability[:, :2].any()  # the clean set comes first
+    np.testing.assert_allclose(told[0].probability.sum(axis=1), 1.0)
+
+
 @pytest.mark.parametrize(
     ("network", "prediction"),
     [(n, "wiener") for n in ("mlp", "unet-small")]

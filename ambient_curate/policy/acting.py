@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Float32
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ambient_curate.errors import CheckpointError
+from ambient_curate.errors import CheckpointError, ConfigError
 from ambient_curate.policy.cards import POLICY, build_from_card
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.interface import Interface
@@ -180,6 +181,7 @@ def load_policy(
     steps: int = 10,
     solver: Solver = "ddim",
     seed: int = 0,
+    n_action_steps: int | None = None,
     device: str = "cpu",
 ) -> Policy:
     """Load a policy that ``train`` wrote.
@@ -190,17 +192,29 @@ def load_policy(
         Its directory.
     steps, solver, seed
         As in `Policy`.
+    n_action_steps : int or None
+        Actions to execute of every window, >= 1; None: as it was trained for.
     device : str
         Where to compute.
 
     Raises
     ------
     CurateError
-        If the directory holds no finished policy of this version.
+        If the directory holds no finished policy of this version, or its windows have fewer
+        actions than are to be executed.
     """
     path = Path(path)
     card = read_run(path, POLICY)
     denoiser, interface = build_from_card(card)
+    if n_action_steps is not None:
+        most = int(card["shape"]["horizon"]) - interface.n_obs_steps + 1
+        if not 1 <= n_action_steps <= most:
+            raise ConfigError(
+                f"n_action_steps = {n_action_steps}: the windows of {path} have 1 to {most} "
+                "actions to execute",
+                f"use at most {most}",
+            )
+        interface = replace(interface, n_action_steps=n_action_steps)
     if interface.reference == "first action":
         raise CheckpointError(
             f"{path} cannot act: {NOWHERE}",

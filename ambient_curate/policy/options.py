@@ -33,9 +33,11 @@ class PolicyOptions:
         them), weighted (all windows everywhere, drawn by the manifest's unbiased weight), cotrain
         (all windows everywhere) or clean (the clean set alone).
     clean_weight : float or None
-        Share of the clean set in (0, 1) where all other datasets are admitted too; these share the
-        rest by their sizes, and where some are not, the others keep their proportions. None: every
-        admitted window is drawn alike.
+        Share of the clean set in [0, 1) where all other datasets are admitted too; these share the
+        rest by their sizes, and where some are not, the others keep their proportions. 0: the
+        corrupt sets alone. None: every admitted window is drawn alike.
+    sigma_min : float or None
+        One sigma_min in [0, 1] for all corrupt windows. None: the manifest's.
     loss : str
         denoise: targets from the window itself, the default of the paper. ambient: targets from
         the window at its sigma_min.
@@ -95,6 +97,7 @@ class PolicyOptions:
 
     mode: Mode = "ambient"
     clean_weight: float | None = None
+    sigma_min: float | None = None
     loss: Loss = "denoise"
     buffer: float = 4.0
     prediction: Prediction = "wiener"
@@ -142,11 +145,12 @@ class PolicyOptions:
         return tuple(name.strip() for name in self.condition.split(",") if name.strip())
 
 
-def _number(accepts: str, low: float, high: float, *, ends: bool = False) -> Rule:
+def _number(accepts: str, low: float, high: float, *, ends: str = "") -> Rule:
     def inside(value: object) -> bool:
         if not is_number(value):
             return False
-        return low <= value <= high if ends else low < value < high  # type: ignore[operator]
+        at_end = (value == low and "low" in ends) or (value == high and "high" in ends)
+        return at_end or low < value < high  # type: ignore[operator]
 
     return Rule(inside, accepts)
 
@@ -162,7 +166,8 @@ _FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 _PATH = _optional(Rule(lambda value: isinstance(value, Path), "a path"))
 POLICY_RULES: dict[str, Rule] = {
     "mode": one_of(Mode),
-    "clean_weight": _optional(_number("a number in (0, 1)", 0.0, 1.0)),
+    "clean_weight": _optional(_number("a number in [0, 1)", 0.0, 1.0, ends="low")),
+    "sigma_min": _optional(_number("a number in [0, 1]", 0.0, 1.0, ends="low high")),
     "loss": one_of(Loss),
     "buffer": _number("a number > 1", 1.0, _INFINITY),
     "prediction": one_of(Prediction),
@@ -174,10 +179,10 @@ POLICY_RULES: dict[str, Rule] = {
     "epochs": _optional(_number("a number > 0", 0.0, _INFINITY)),
     "batch_size": _COUNT,
     "learning_rate": _optional(_number("a number > 0", 0.0, _INFINITY)),
-    "weight_decay": _number("a number in [0, 1]", 0.0, 1.0, ends=True),
+    "weight_decay": _number("a number in [0, 1]", 0.0, 1.0, ends="low high"),
     "average_decay": _number("a number in (0, 1)", 0.0, 1.0),
     "warm_up": _WHOLE,
-    "validation": _number("a number in [0, 0.5]", 0.0, 0.5, ends=True),
+    "validation": _number("a number in [0, 0.5]", 0.0, 0.5, ends="low high"),
     "precision": one_of(Precision),
     "compile": _FLAG,
     "seed": _WHOLE,

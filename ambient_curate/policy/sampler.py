@@ -254,7 +254,7 @@ def split_shares(sizes: Mapping[str, int], clean: str, clean_weight: float) -> d
     clean : str
         One of them.
     clean_weight : float
-        In (0, 1).
+        In [0, 1).
     """
     rest = sum(size for name, size in sizes.items() if name != clean)
     shares = {name: (1.0 - clean_weight) * size / max(rest, 1) for name, size in sizes.items()}

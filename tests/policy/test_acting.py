@@ -26,7 +26,7 @@ from small_policy import (
 )
 from torch import Tensor
 
-from ambient_curate.errors import CheckpointError, RunError
+from ambient_curate.errors import CheckpointError, ConfigError, RunError
 from ambient_curate.policy.acting import Policy, load_policy
 from ambient_curate.policy.cards import POLICY, describe_policy
 from ambient_curate.policy.storage import save_weights
@@ -326,6 +326,19 @@ def test_a_loaded_policy_acts_as_the_one_that_was_stored(stored: Path, solver: A
         assert np.isfinite(found).all() and found.std() > 0.01
     assert not loaded.denoiser.training
     assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
+
+
+def test_a_loaded_policy_executes_as_many_actions_as_wanted(stored: Path) -> None:
+    most = HORIZON - N_OBS + 1
+    seen = frames([0, 1], [0, 0])
+    whole = load_policy(stored, n_action_steps=most).act(seen)
+    assert whole.shape[1] == most
+    for count in (1, N_ACTION, most):
+        found = load_policy(stored, n_action_steps=count).act(seen)
+        assert np.array_equal(found, whole[:, :count])
+    for wrong in (0, most + 1):
+        with pytest.raises(ConfigError, match=f"n_action_steps = {wrong}: .* 1 to {most} actions"):
+            load_policy(stored, n_action_steps=wrong)
 
 
 def test_unfinished_and_damaged_policies_are_refused(stored: Path) -> None:

@@ -14,7 +14,8 @@ from ambient_curate.policy.options import POLICY_RULES, PolicyOptions
 NAN, INFINITY = float("nan"), float("inf")
 ACCEPTED: dict[str, list[Any]] = {
     "mode": ["ambient", "weighted", "cotrain", "clean"],
-    "clean_weight": [None, 0.001, 0.5, 0.999],
+    "clean_weight": [None, 0, 0.0, 0.001, 0.5, 0.999],
+    "sigma_min": [None, 0, 0.074, 1.0, 1],
     "loss": ["denoise", "ambient"],
     "buffer": [1.0001, 2, 1e9],
     "prediction": ["wiener", "sample", "epsilon", "v", "flow"],
@@ -50,7 +51,8 @@ NO_PATH = ["here", "", 0, True]
 NO_NAME = ["", "Ambient", None, 0, "other", ("mlp",)]
 REFUSED: dict[str, list[Any]] = {
     "mode": NO_NAME,
-    "clean_weight": NO_SHARE,
+    "clean_weight": [-1e-9, 1, 1.0, NAN, INFINITY, True, "0.5"],
+    "sigma_min": [-1e-9, 1.0001, NAN, INFINITY, True, "0.1"],
     "loss": NO_NAME,
     "buffer": [1, 1.0, 0.5, -4.0, NAN, INFINITY, None, True, "4"],
     "prediction": NO_NAME,
@@ -111,7 +113,7 @@ def test_values_outside_the_rule_are_refused(name: str) -> None:
         ("buffer", 1.0, r"buffer = 1\.0: expected a number > 1"),
         ("weight_decay", 1.5, r"weight_decay = 1\.5: expected a number in \[0, 1\]"),
         ("validation", 0.6, r"validation = 0\.6: expected a number in \[0, 0\.5\]"),
-        ("clean_weight", 0.0, r"clean_weight = 0\.0: expected a number in \(0, 1\)"),
+        ("clean_weight", 1.0, r"clean_weight = 1\.0: expected a number in \[0, 1\)"),
         ("seed", -1, "seed = -1: expected a whole number >= 0"),
     ],
 )

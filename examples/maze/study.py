@@ -1,0 +1,237 @@
+"""The study: data, annotation, choices on validation pairs, and results on fresh ones."""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ambient_curate import annotate
+from ambient_curate.progress import Progress
+from ambient_curate.results import Run
+from examples.maze.arms import Training, Trial
+from examples.maze.demonstrations import Clean, write_demonstrations
+from examples.maze.world import Maze
+
+VALIDATION, FRESH = 1_000_000, 2_000_000  # seeds of the first pairs; those of the data are lower
+APART = 10_000  # seeds between the fresh pairs of two repetitions
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is made, trained and tried.
+
+    Parameters
+    ----------
+    clean, corrupt : int
+        Plans.
+    steps : int
+        Of training, for all but the clean set alone.
+    clean_steps : tuple of int
+        Of training on the clean set alone: tried in validation.
+    clean_shares : tuple of float
+        Of co-training, besides the natural one: tried in validation.
+    sigma_min : tuple of float
+        Of the sweep, in validation.
+    unet_steps : int
+        Of training a U-Net; 0: none.
+    validated, tried : int
+        Pairs of start and goal, of each policy.
+    seeds : int
+        Repetitions of the final arms.
+    """
+
+    clean: int = 50
+    corrupt: int = 5000
+    steps: int = 5000
+    clean_steps: tuple[int, ...] = (1000, 2000, 5000)
+    clean_shares: tuple[float, ...] = (0.1, 0.5)
+    sigma_min: tuple[float, ...] = (0.025, 0.05, 0.1, 0.15, 0.182, 0.3, 0.5)
+    unet_steps: int = 3000
+    validated: int = 500
+    tried: int = 1000
+    seeds: int = 3
+
+
+QUICK = Size(
+    clean=12,
+    corrupt=60,
+    steps=100,
+    clean_steps=(50, 100),
+    clean_shares=(0.1,),
+    sigma_min=(0.05, 0.3),
+    unet_steps=0,
+    validated=8,
+    tried=12,
+    seeds=1,
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the study is made of, and where.
+
+    Parameters
+    ----------
+    out : Path
+        Gets ``data``, two runs, ``policies``, ``trials``, ``results.parquet`` and the figures.
+    size : Size
+        How much of everything.
+    maze : Maze
+        Where.
+    source : {"gcs", "trajopt"}
+        Planner of the clean set.
+    progress : Progress
+        Told of everything.
+    workers : int
+        Processes.
+    """
+
+    out: Path
+    size: Size
+    maze: Maze
+    source: Clean
+    progress: Progress
+    workers: int
+
+    def run(self) -> tuple[pa.Table, dict[str, Run]]:
+        """Do everything that was not done before; return all trials, and the runs."""
+        size = self.size
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_demonstrations(
+            self.out / "data",
+            self.maze,
+            size.clean,
+            size.corrupt,
+            self.progress,
+            source=self.source,
+        )
+        runs = {
+            granularity: annotate(
+                self.out / "data",
+                out=self.out / f"run_{granularity}",
+                granularity=granularity,
+                workers=self.workers,
+                progress=self.progress,
+            )
+            for granularity in ("dataset", "datapoint")
+        }
+        validated = self._try("validation", list(plan_validation(size)))
+        chosen = choose(validated)
+        fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
+        results = pa.concat_tables([validated, fresh], promote_options="default")
+        pq.write_table(results, self.out / "results.parquet")
+        return results, runs
+
+    def _try(self, name: str, trials: Sequence[Trial]) -> pa.Table:
+        """Train and try, several at once; those of one training follow each other."""
+        together: dict[str, list[Trial]] = {}
+        for trial in trials:
+            together.setdefault(trial.training.name, []).append(trial)
+        found: dict[str, pa.Table] = {}
+        context = multiprocessing.get_context("spawn")
+        with (
+            self.progress.task(name, len(trials)) as task,
+            ProcessPoolExecutor(self.workers, context, _take_one_core) as pool,
+        ):
+            work = [pool.submit(_try_all, each, self.out, self.maze) for each in together.values()]
+            try:
+                for future in as_completed(work):
+                    found |= future.result()
+                    task.advance(len(future.result()), next(iter(future.result())))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        tables = [found[trial.name] for trial in trials]
+        return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
+
+
+def _take_one_core() -> None:
+    torch.set_num_threads(1)
+
+
+def _try_all(trials: Sequence[Trial], out: Path, maze: Maze) -> dict[str, pa.Table]:
+    return {trial.name: trial.run(out, maze) for trial in trials}
+
+
+def plan_validation(size: Size) -> Iterator[Trial]:
+    """Give the trials that choose: one seed of training, pairs that are not used again."""
+
+    def trial(arm: str, name: str, value: float | None, **options: Any) -> Trial:
+        given = {"seed": 0, "steps": size.steps} | options
+        tags = {"phase": "validation", "seed": 0, "value": value}
+        return Trial(arm, Training(name, given), VALIDATION, size.validated, tags=tags)
+
+    for sigma_min in sorted(size.sigma_min, reverse=True):
+        name = f"sweep_{sigma_min:g}"
+        yield trial("sweep", name, sigma_min, mode="ambient", sigma_min=sigma_min)
+    yield trial("cotrain", "cotrain", None, mode="cotrain")
+    for share in size.clean_shares:
+        yield trial("cotrain", f"cotrain_{share:g}", share, mode="cotrain", clean_weight=share)
+    yield trial("rrt", "rrt", None, mode="cotrain", clean_weight=0.0)
+    yield trial("dataset", "dataset", None, mode="ambient")
+    yield trial("datapoint", "datapoint", None, mode="ambient", run="datapoint")
+    yield trial("weighted", "weighted", None, mode="weighted", run="datapoint")
+    yield trial("ambient loss", "ambient_loss", None, mode="ambient", loss="ambient")
+    for steps in sorted(size.clean_steps, reverse=True):
+        yield trial("clean", f"clean_{steps}", float(steps), mode="clean", steps=steps)
+
+
+def choose(validated: pa.Table) -> dict[str, dict[str, Any]]:
+    """Choose the final arms' options by success on validation pairs; of equals, the first."""
+    frame = validated if isinstance(validated, pd.DataFrame) else validated.to_pandas()
+    rate = frame.groupby(["arm", "value"], dropna=False, sort=False).success.mean()
+    best: dict[str, float] = {
+        arm: rate[arm].index[rate[arm].to_numpy().argmax()] for arm in ("clean", "cotrain", "sweep")
+    }
+    share = None if pd.isna(best["cotrain"]) else float(best["cotrain"])
+    return {
+        "clean": {"mode": "clean", "steps": int(best["clean"])},
+        "cotrain": {"mode": "cotrain", "clean_weight": share},
+        "dataset": {"mode": "ambient"},
+        "datapoint": {"mode": "ambient", "run": "datapoint"},
+        "best of sweep": {"mode": "ambient", "sigma_min": float(best["sweep"])},
+    }
+
+
+def plan_trials(size: Size, chosen: dict[str, dict[str, Any]]) -> Iterator[Trial]:
+    """Give the final trials: fresh seeds of training, fresh pairs, the same for all arms."""
+    for seed in range(1, size.seeds + 1):
+        first = FRESH + APART * seed
+        made = {}
+        for arm, options in chosen.items():
+            given = {"seed": seed, "steps": size.steps} | options
+            made[arm] = Training(f"{arm.replace(' ', '_')}_seed{seed}", given)
+            tags = {"phase": "final", "seed": seed, "value": None}
+            yield Trial(arm, made[arm], first, size.tried, tags=tags)
+        tags = {"phase": "final", "seed": seed, "value": None}
+        linear = Trial("cotrain, linear last step", made["cotrain"], first, size.tried, tags=tags)
+        yield replace(linear, control=made["clean"])
+        if seed == 1:
+            yield from _vary(size, made, first)
+    if size.unet_steps:
+        yield from _plan_unet(size, chosen)
+
+
+def _vary(size: Size, made: dict[str, Training], first: int) -> Iterator[Trial]:
+    """Give trials of the first repetition's policies that act in other ways."""
+    for arm in ("cotrain", "dataset", "datapoint"):
+        tags = {"phase": "varied", "seed": 1, "value": None}
+        trial = Trial(arm, made[arm], first, size.tried, tags=tags)
+        yield replace(trial, arm=f"{arm}, executing 4", n_action_steps=4)
+        yield replace(trial, arm=f"{arm}, 25 DDIM steps", steps=25)
+
+
+def _plan_unet(size: Size, chosen: dict[str, dict[str, Any]]) -> Iterator[Trial]:
+    for arm in ("clean", "cotrain", "datapoint"):
+        options = {"seed": 1, "network": "unet-small", "batch_size": 64} | chosen[arm]
+        options |= {"steps": size.unet_steps}
+        training = Training(f"{arm}_unet", options)
+        tags = {"phase": "unet", "seed": 1, "value": None}
+        yield Trial(f"{arm}, U-Net", training, FRESH + APART, size.tried, tags=tags)
