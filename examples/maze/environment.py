@@ -60,8 +60,11 @@ class MazeEnv(gym.Env[dict[str, Any], np.ndarray]):
         return self._observe(), float(reached), reached or not clear, late, told
 
     def _observe(self) -> dict[str, Any]:
-        x, y = self.goal.astype(np.float32)
-        return {"state": self.path[-1].astype(np.float32), "goal_x": x, "goal_y": y}
+        goal = {
+            name: np.asarray(value, dtype=np.float32)
+            for name, value in zip(("goal_x", "goal_y"), self.goal, strict=True)
+        }
+        return {"state": self.path[-1].astype(np.float32)} | goal
 
 
 def make() -> MazeEnv:
