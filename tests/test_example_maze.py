@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -226,7 +227,7 @@ def test_choices_are_made_on_validation_pairs_and_tried_on_others() -> None:
         }
         for t in validation
     ]
-    chosen = choose(pd.DataFrame(rows))
+    chosen = choose(pa.Table.from_pylist(rows))
     assert chosen["best of sweep"]["sigma_min"] == 0.05
     assert chosen["clean"]["steps"] == 50
     assert chosen["cotrain"]["clean_weight"] is None

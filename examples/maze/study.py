@@ -185,7 +185,7 @@ def plan_validation(size: Size) -> Iterator[Trial]:
 
 def choose(validated: pa.Table) -> dict[str, dict[str, Any]]:
     """Choose the final arms' options by success on validation pairs; of equals, the first."""
-    frame = validated if isinstance(validated, pd.DataFrame) else validated.to_pandas()
+    frame = validated.to_pandas()
     rate = frame.groupby(["arm", "value"], dropna=False, sort=False).success.mean()
     best: dict[str, float] = {
         arm: rate[arm].index[rate[arm].to_numpy().argmax()] for arm in ("clean", "cotrain", "sweep")
