@@ -19,7 +19,7 @@ from ambient_curate.policy.cards import POLICY, build_from_card, describe_policy
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.fitting import CHECKPOINT, Lesson, fit_policy, measure_errors
 from ambient_curate.policy.options import PolicyOptions
-from ambient_curate.policy.preconditioning import PerMode, fit_modes
+from ambient_curate.policy.preconditioning import PerMode, find_motion, fit_modes
 from ambient_curate.policy.ranks import Ranks, join_ranks
 from ambient_curate.policy.sampler import (
     LevelSampler,
@@ -282,6 +282,8 @@ def _begin(
         batch["condition"].shape[1],
         sampler.sigma.size,
         0 if modes is None else modes.basis.shape[0],
+        options.octaves,
+        0 if modes is None else modes.slope.shape[1],
     )
     generator = torch.Generator().manual_seed(options.seed)
     sigma = torch.from_numpy(sampler.sigma).float()
@@ -292,11 +294,16 @@ def _find_modes(curriculum: Curriculum, sampler: LevelSampler, seed: int) -> Per
     """Find the eigenvectors of what is admitted, band of levels by band."""
     band = find_bands(sampler)
     rng = np.random.default_rng([seed, 3])
-    windows = []
+    seen = curriculum.interface
+    past = seen.n_obs_steps - 1 if seen.reference == "state" and seen.scale_state else 0
+    windows, motion = [], []
     for number in range(int(band[-1]) + 1):
         levels = rng.choice(np.flatnonzero(band == number), size=MODE_WINDOWS)
-        windows.append(curriculum.data.read(sampler.draw_at(levels, rng))["action"])
-    return fit_modes(windows, torch.from_numpy(band), floor=FLOOR)
+        batch = curriculum.data.read(sampler.draw_at(levels, rng))
+        action_dim = batch["action"].shape[2]
+        windows.append(batch["action"])
+        motion.append(find_motion(batch["condition"], past * action_dim, action_dim))
+    return fit_modes(windows, torch.from_numpy(band), floor=FLOOR, motion_by_band=motion)
 
 
 def _load_initial(curriculum: Curriculum, study: Study, path: Path) -> tuple[Shape, Denoiser]:

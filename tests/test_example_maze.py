@@ -219,18 +219,22 @@ def test_the_bound_of_a_gain_holds_as_often_as_it_says() -> None:
 
 def test_choices_are_made_on_validation_pairs_and_tried_on_others() -> None:
     validation = list(plan_validation(QUICK))
+    best = {"sweep_0.05": 0.9, "sweep_0.3": 0.88, "clean_100_octaves0": 0.3, "cotrain_0.1": 0.9}
     rows = [
         {
-            "arm": t.arm,
-            "value": t.tags["value"],
-            "success": t.training.name in ("sweep_0.05", "clean_50"),
+            "training": trial.training.name,
+            "success": number < 100 * best.get(trial.training.name, 0.1),
+            "acceleration": 2.0 if trial.training.name == "sweep_0.3" else 3.0,
         }
-        for t in validation
+        for trial in validation
+        for number in range(100)
     ]
-    chosen = choose(pa.Table.from_pylist(rows))
-    assert chosen["best of sweep"]["sigma_min"] == 0.05
-    assert chosen["clean"]["steps"] == 50
-    assert chosen["cotrain"]["clean_weight"] is None
+    chosen = choose(pa.Table.from_pylist(rows), validation)
+    assert chosen["best of sweep"] == {"mode": "ambient", "sigma_min": 0.3, "steps": QUICK.steps}
+    assert chosen["clean"] == {"mode": "clean", "steps": 100, "octaves": 0}
+    assert chosen["cotrain"]["clean_weight"] == 0.1
+    less = [row | {"success": row["success"] and row["acceleration"] > 2.0} for row in rows]
+    assert choose(pa.Table.from_pylist(less), validation)["best of sweep"]["sigma_min"] == 0.05
     trials = list(plan_trials(QUICK, chosen))
     seen = {seed for t in validation for seed in range(t.first, t.first + t.count)}
     fresh = {seed for t in trials for seed in range(t.first, t.first + t.count)}

@@ -58,4 +58,6 @@ def _make_room(shape: Shape) -> PerMode:
         torch.zeros(shape.bands, dim),
         torch.zeros(shape.bands, dim, dim),
         torch.ones(shape.bands, dim),
+        torch.zeros(shape.bands, shape.motion_dim, dim),
+        torch.zeros(shape.motion_dim),
     )

@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from ambient_curate.errors import ConfigError
+from ambient_curate.policy.features import embed_condition
 from ambient_curate.policy.losses import Noised, estimate_x0, find_target
 from ambient_curate.policy.losses import Prediction as PlainPrediction
 from ambient_curate.policy.mlp import ResidualMlp
@@ -30,6 +31,10 @@ class Shape:
         Frames and dimensions of a window, length of a condition, noise levels.
     bands : int
         Of the preconditioning; 0: there is none.
+    octaves : int
+        As in `PolicyOptions`.
+    motion_dim : int
+        Of the motion that the preconditioning knows, which the network is told too.
     """
 
     network: Network
@@ -39,6 +44,8 @@ class Shape:
     condition_dim: int
     levels: int
     bands: int
+    octaves: int
+    motion_dim: int
 
 
 class Denoiser(nn.Module):
@@ -54,6 +61,8 @@ class Denoiser(nn.Module):
         Rising noise levels in (0, 1].
     modes : PerMode or None
         The preconditioning.
+    octaves : int
+        At which the network is told the condition, see `embed_condition`.
     """
 
     sigma: Tensor
@@ -64,6 +73,7 @@ class Denoiser(nn.Module):
         prediction: Prediction,
         sigma: Float32[Tensor, " level"],
         modes: PerMode | None,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
         if prediction not in get_args(Prediction):
@@ -71,6 +81,7 @@ class Denoiser(nn.Module):
         if (prediction == "wiener") != (modes is not None):
             raise ValueError("the wiener prediction, and no other, has modes")
         self.backbone, self.prediction, self.modes = backbone, prediction, modes
+        self.octaves = octaves
         self.register_buffer("sigma", sigma)
 
     def forward(
@@ -81,19 +92,25 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Give the network's output, in the units of the prediction."""
         time = level.float() * (TIMES / self.sigma.shape[0])
-        seen = x_t if self.modes is None else self.modes.whiten(x_t, self.sigma[level], level)
-        return self.backbone(seen, time, condition)
+        told = embed_condition(condition, self.octaves)
+        if self.modes is not None:
+            motion = self.modes.see_motion(condition, x_t.shape[2])
+            x_t = self.modes.whiten(x_t, self.sigma[level], level, motion)
+            told = torch.cat([told, motion], dim=1)
+        return self.backbone(x_t, time, told)
 
     def errors(
         self,
         output: Float32[Tensor, "row horizon action"],
         noised: Noised,
         level: Int64[Tensor, " row"],
+        condition: Float32[Tensor, "row condition"],
     ) -> Float32[Tensor, " row"]:
         """Mean squared error of outputs, in the units of the prediction."""
         sigma = self.sigma[level]
         if self.modes is not None:
-            target = self.modes.find_target(noised.x0, noised.x_t, sigma, level)
+            motion = self.modes.see_motion(condition, noised.x_t.shape[2])
+            target = self.modes.find_target(noised.x0, noised.x_t, sigma, level, motion)
         else:
             target = find_target(self._plain, noised, sigma)
         return (output - target).square().mean(dim=(1, 2))
@@ -107,7 +124,8 @@ class Denoiser(nn.Module):
         """Predict the windows."""
         output, sigma = self(x_t, level, condition).float(), self.sigma[level]
         if self.modes is not None:
-            return self.modes.estimate_x0(output, x_t, sigma, level)
+            motion = self.modes.see_motion(condition, x_t.shape[2])
+            return self.modes.estimate_x0(output, x_t, sigma, level, motion)
         return estimate_x0(self._plain, output, x_t, sigma)
 
     @property
@@ -134,11 +152,10 @@ def build_denoiser(
             "the noise of pure noise, the highest level of the schedule, tells no window",
             "use another prediction than epsilon, such as wiener or v",
         )
+    condition_dim = shape.condition_dim * (1 + 2 * shape.octaves) + shape.motion_dim
     backbone: nn.Module
     if shape.network == "mlp":
-        backbone = ResidualMlp(
-            shape.horizon, shape.action_dim, shape.condition_dim, generator=generator
-        )
+        backbone = ResidualMlp(shape.horizon, shape.action_dim, condition_dim, generator=generator)
     else:
         channels = {"unet": PUBLISHED, "unet-small": SMALL}[shape.network]
         if shape.horizon % (multiple := 2 ** (len(channels) - 1)):
@@ -148,6 +165,6 @@ def build_denoiser(
                 "use the mlp, or annotate with another --horizon",
             )
         backbone = ConditionalUnet1d(
-            shape.action_dim, shape.condition_dim, channels=channels, generator=generator
+            shape.action_dim, condition_dim, channels=channels, generator=generator
         )
-    return Denoiser(backbone, shape.prediction, sigma, modes)
+    return Denoiser(backbone, shape.prediction, sigma, modes, shape.octaves)

@@ -1,4 +1,4 @@
-"""What the policy's networks share: the embedding of time, FiLM, weights from a generator."""
+"""What the policy's networks share: embeddings, FiLM, weights from a generator."""
 
 import math
 
@@ -38,6 +38,33 @@ def embed_time(time: Float32[Tensor, " row"], dim: int) -> Float32[Tensor, "row 
     place = torch.arange(dim // 2, dtype=torch.float32, device=time.device)
     angle = time[:, None] * torch.exp(place * (-math.log(SLOWEST) / (dim // 2 - 1)))
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def embed_condition(
+    condition: Float32[Tensor, "row condition"], octaves: int
+) -> Float32[Tensor, "row embedded"]:
+    """Conditions, and sines and cosines of them at frequencies that double.
+
+    What a network is told in numbers it learns to tell apart coarsely; sines of a place let it see
+    centimetres (Tancik et al. 2020, Fourier Features; NeRF's gamma, Mildenhall et al. 2020,
+    equation 4).
+
+    Parameters
+    ----------
+    condition : Tensor, float32, shape (row, condition)
+        Mostly in [-1, 1].
+    octaves : int
+        Frequencies: 1, 2, 4, ... half-turns a unit; 0: conditions stay as they are.
+
+    Returns
+    -------
+    Tensor, float32, shape (row, condition x (1 + 2 octaves))
+        Conditions, sines from the lowest frequency on, cosines.
+    """
+    if octaves == 0:
+        return condition
+    angle = torch.cat([condition * (math.pi * 2**octave) for octave in range(octaves)], dim=1)
+    return torch.cat([condition, angle.sin(), angle.cos()], dim=1)
 
 
 def modulate(

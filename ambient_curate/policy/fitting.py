@@ -175,7 +175,7 @@ class Fit:
             device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"
         ):
             output = self.forward(noised.x_t, level, condition)
-        return self.network.errors(output.float(), noised, level).mean()
+        return self.network.errors(output.float(), noised, level, condition).mean()
 
     def _noise(self, step: int, batch: Batch) -> Noised:
         """Noise the rows of this process: those of the whole batch are drawn by seed and step."""

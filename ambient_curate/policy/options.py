@@ -57,6 +57,10 @@ class PolicyOptions:
     condition : str
         Episode columns that the policy is told, such as a goal, with commas between; task is the
         task's text. Empty: none.
+    octaves : int
+        Frequencies at which the network is also told sines and cosines of all that it observes and
+        is told, so that it tells near places apart, 0 to 10. 0: numbers alone, which less data
+        suffices for.
     steps : int
         Steps of training, >= 1.
     epochs : float or None
@@ -105,6 +109,7 @@ class PolicyOptions:
     n_obs_steps: int = 2
     n_action_steps: int | None = None
     condition: str = ""
+    octaves: int = 0
     steps: int = 6000
     epochs: float | None = None
     batch_size: int = 256
@@ -175,6 +180,7 @@ POLICY_RULES: dict[str, Rule] = {
     "n_obs_steps": _COUNT,
     "n_action_steps": _optional(_COUNT),
     "condition": Rule(lambda value: value == "" or is_text(value), "names with commas between"),
+    "octaves": Rule(lambda value: is_whole(value) and value <= 10, "a whole number, 0 to 10"),
     "steps": _COUNT,
     "epochs": _optional(_number("a number > 0", 0.0, _INFINITY)),
     "batch_size": _COUNT,

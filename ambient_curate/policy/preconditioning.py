@@ -2,7 +2,8 @@
 
 Robot actions are smooth: along most principal axes of a window there is next to no signal, and a
 plain network's white error there drowns it. Karras et al. (2022, section 5) scale input and output
-by one number a level. Here each principal axis has its own.
+by one number a level. Here each principal axis has its own. The filter also knows how the robot has
+just moved, which a network learns too coarsely to go on without a jolt.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,39 @@ from ambient_curate.policy.losses import signal_scale
 
 Windows = Float[Tensor, "row horizon action"]
 Levels = Float[Tensor, " row"]
+Motion = Float[Tensor, "row motion"]
 Places = Int64[Tensor, " row"]
+
+
+STILL = 1e-6  # spread of motion, in scaled states, that is none
+RIDGE = 1e-6  # of the regression on motion, in units of its variance
+
+
+def find_motion(
+    condition: Float[Tensor, "row condition"], motion_dim: int, action_dim: int
+) -> Motion:
+    """Give the observed states before the present one, less the present one.
+
+    Parameters
+    ----------
+    condition : Tensor, shape (row, condition)
+        Begins with the observed states, oldest first, of as many dimensions as an action.
+    motion_dim : int
+        Observed states before the present, times `action_dim`; 0: none.
+    action_dim : int
+        Dimensions of an action.
+    """
+    past = condition[:, :motion_dim]
+    present = condition[:, motion_dim : motion_dim + action_dim]
+    return past - present.repeat(1, motion_dim // action_dim)
 
 
 class PerMode(nn.Module):
     """Turns noised windows into what a network sees, and its output into windows.
 
-    For windows of mean mu and covariance C = U diag(lambda) U', noised to
-    ``x_t = a x_0 + sigma z``, with ``spread = a^2 lambda + sigma^2``::
+    For windows of mean ``mu + slope' m`` and covariance C = U diag(lambda) U', given the motion m
+    that was seen, noised to ``x_t = a x_0 + sigma z``, with ``spread = a^2 lambda + sigma^2`` and
+    mu standing for that mean::
 
         input   U diag(1 / sqrt(spread)) U' (x_t - a mu)
         x_0     mu + U diag(a lambda / spread) U' (x_t - a mu)
@@ -44,12 +70,18 @@ class PerMode(nn.Module):
         Orthonormal columns U.
     variance : Tensor, shape (band, dim)
         Along the columns; > 0.
+    slope : Tensor, shape (band, motion, dim), or None
+        Change of the mean by motion, in units of its spread. None: no motion is known.
+    motion_scale : Tensor, shape (motion,), or None
+        What turns motion into these units. None: no motion is known.
     """
 
     band: Tensor
     mean: Tensor
     basis: Tensor
     variance: Tensor
+    slope: Tensor
+    motion_scale: Tensor
 
     def __init__(
         self,
@@ -57,14 +89,28 @@ class PerMode(nn.Module):
         mean: Float[Tensor, "band dim"],
         basis: Float[Tensor, "band dim dim"],
         variance: Float[Tensor, "band dim"],
+        slope: Float[Tensor, "band motion dim"] | None = None,
+        motion_scale: Float[Tensor, " motion"] | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("band", band)
         self.register_buffer("mean", mean)
         self.register_buffer("basis", basis)
         self.register_buffer("variance", variance)
+        nothing = basis[:, :0].clone(), basis[0, 0, :0].clone()
+        self.register_buffer("slope", nothing[0] if slope is None else slope)
+        self.register_buffer("motion_scale", nothing[1] if motion_scale is None else motion_scale)
 
-    def whiten(self, x_t: Windows, sigma: Levels, level: Places) -> Windows:
+    def see_motion(
+        self, condition: Float[Tensor, "row condition"], action_dim: int
+    ) -> Float[Tensor, "row motion"]:
+        """Give what `find_motion` finds, in units of its spread."""
+        motion = find_motion(condition, self.motion_scale.shape[0], action_dim)
+        return motion * self.motion_scale
+
+    def whiten(
+        self, x_t: Windows, sigma: Levels, level: Places, motion: Motion | None = None
+    ) -> Windows:
         """Give what the network sees.
 
         Parameters
@@ -75,46 +121,65 @@ class PerMode(nn.Module):
             Their VP levels in (0, 1].
         level : Tensor, int64, shape (row,)
             Places of these among all levels.
+        motion : Tensor, shape (row, motion), or None
+            Seen before each window, by `see_motion`. None: nothing is known of it.
         """
-        at = self._at(sigma, level)
+        at = self._at(sigma, level, motion)
         return at.leave(at.enter_noised(x_t) / torch.sqrt(at.spread)).view_as(x_t)
 
-    def find_target(self, x0: Windows, x_t: Windows, sigma: Levels, level: Places) -> Windows:
+    def find_target(
+        self,
+        x0: Windows,
+        x_t: Windows,
+        sigma: Levels,
+        level: Places,
+        motion: Motion | None = None,
+    ) -> Windows:
         """Say what the network's output is compared with.
 
         Parameters
         ----------
         x0 : Tensor, shape (row, horizon, action)
             The windows, or their stand-ins.
-        x_t, sigma, level
+        x_t, sigma, level, motion
             As in `whiten`.
         """
-        at = self._at(sigma, level)
+        at = self._at(sigma, level, motion)
         # the filter's error by window and noise: x0 less the filtered x_t cancels at low noise
         signal = at.enter(x0.flatten(1) - at.mean)
         noise = at.enter((x_t.flatten(1) - at.signal * x0.flatten(1)) / at.sigma)
         error = at.sigma * signal - at.signal * at.variance * noise
         return at.leave(error / torch.sqrt(at.variance * at.spread)).view_as(x0)
 
-    def estimate_x0(self, output: Windows, x_t: Windows, sigma: Levels, level: Places) -> Windows:
+    def estimate_x0(
+        self,
+        output: Windows,
+        x_t: Windows,
+        sigma: Levels,
+        level: Places,
+        motion: Motion | None = None,
+    ) -> Windows:
         """Predict the windows from the network's output; `find_target` undone.
 
         Parameters
         ----------
         output : Tensor, shape (row, horizon, action)
             What the network gave.
-        x_t, sigma, level
+        x_t, sigma, level, motion
             As in `whiten`.
         """
-        at = self._at(sigma, level)
+        at = self._at(sigma, level, motion)
         filtered = at.signal * at.variance / at.spread * at.enter_noised(x_t)
         rest = at.sigma * torch.sqrt(at.variance / at.spread) * at.enter(output.flatten(1))
         return (at.mean + at.leave(filtered + rest)).view_as(x_t)
 
-    def _at(self, sigma: Levels, level: Places) -> "_Modes":
+    def _at(self, sigma: Levels, level: Places, motion: Motion | None) -> "_Modes":
         band = self.band[level]
+        mean = self.mean[band]
+        if motion is not None:
+            mean = mean + _multiply(motion, self.slope, band)
         a, s = signal_scale(sigma)[:, None], sigma[:, None]
-        return _Modes(a, s, self.mean[band], self.variance[band], self.basis, band)
+        return _Modes(a, s, mean, self.variance[band], self.basis, band)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,19 +204,20 @@ class _Modes:
 
     def enter(self, flat: Float[Tensor, "row dim"]) -> Float[Tensor, "row dim"]:
         """Coordinates of centred flattened windows."""
-        return self._multiply(flat, self.basis)
+        return _multiply(flat, self.basis, self.band)
 
     def leave(self, coordinates: Float[Tensor, "row dim"]) -> Float[Tensor, "row dim"]:
         """Flattened windows of coordinates."""
-        return self._multiply(coordinates, self.basis.mT)
+        return _multiply(coordinates, self.basis.mT, self.band)
 
-    def _multiply(
-        self, rows: Float[Tensor, "row dim"], matrices: Float[Tensor, "band dim dim"]
-    ) -> Float[Tensor, "row dim"]:
-        # bfloat16's error of large modes would swamp the small ones
-        with torch.autocast(rows.device.type, enabled=False):
-            products = rows @ matrices  # (band, row, dim): cheaper than a matrix for each row
-        return products[self.band, torch.arange(len(rows), device=rows.device)]
+
+def _multiply(
+    rows: Float[Tensor, "row one"], matrices: Float[Tensor, "band one other"], band: Places
+) -> Float[Tensor, "row other"]:
+    # bfloat16's error of large modes would swamp the small ones
+    with torch.autocast(rows.device.type, enabled=False):
+        products = rows @ matrices  # (band, row, other): cheaper than a matrix for each row
+    return products[band, torch.arange(len(rows), device=rows.device)]
 
 
 def fit_modes(
@@ -159,6 +225,7 @@ def fit_modes(
     band: Int64[Tensor, " level"],
     *,
     floor: float,
+    motion_by_band: Sequence[Motion] | None = None,
 ) -> PerMode:
     """Fit the modes of each band to the windows that are admitted in it.
 
@@ -170,6 +237,8 @@ def fit_modes(
         Band of each noise level; every band is some level's.
     floor : float
         Least variance along an axis, in squared units of scaled actions; > 0.
+    motion_by_band : sequence of Tensor, shape (window, motion), or None
+        Before each window, by `find_motion`. None: nothing is known of it.
 
     Returns
     -------
@@ -186,17 +255,28 @@ def fit_modes(
     bands, numbered = len(windows_by_band), set(band.tolist())
     if numbered != set(range(bands)):
         raise ValueError(f"there are windows of {bands} bands, and levels of bands {numbered}")
-    fitted = [_fit_band(windows.flatten(1).double(), floor) for windows in windows_by_band]
-    mean, basis, variance = (torch.stack(each).float() for each in zip(*fitted, strict=True))
-    return PerMode(band, mean, basis, variance)
+    if motion_by_band is None:
+        motion_by_band = [windows.new_empty(len(windows), 0) for windows in windows_by_band]
+    spread = torch.cat(list(motion_by_band)).double().square().mean(dim=0).sqrt()
+    scale = torch.where(spread > STILL, 1.0 / spread.clamp(min=STILL), 0.0)
+    fitted = [
+        _fit_band(windows.flatten(1).double(), motion.double() * scale, floor)
+        for windows, motion in zip(windows_by_band, motion_by_band, strict=True)
+    ]
+    mean, basis, variance, slope = (torch.stack(each).float() for each in zip(*fitted, strict=True))
+    return PerMode(band, mean, basis, variance, slope, scale.float())
 
 
 def _fit_band(
-    flat: Float[Tensor, "window dim"], floor: float
-) -> tuple[Float[Tensor, " dim"], Float[Tensor, "dim dim"], Float[Tensor, " dim"]]:
+    flat: Float[Tensor, "window dim"], motion: Float[Tensor, "window motion"], floor: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fit mean, basis, variance and slope."""
     if len(flat) == 0:
         raise ValueError("a band has no windows: expected at least one")
-    mean = flat.mean(dim=0)
-    centred = flat - mean
-    variance, basis = torch.linalg.eigh(centred.mT @ centred / len(flat))
-    return mean, basis, variance.clamp(min=floor)
+    middle, usual = flat.mean(dim=0), motion.mean(dim=0)
+    centred, moved = flat - middle, motion - usual
+    gram = moved.mT @ moved / len(flat) + RIDGE * torch.eye(motion.shape[1]).to(motion)
+    slope = torch.linalg.solve(gram, moved.mT @ centred / len(flat))
+    left = centred - moved @ slope
+    variance, basis = torch.linalg.eigh(left.mT @ left / len(flat))
+    return middle - usual @ slope, basis, variance.clamp(min=floor), slope

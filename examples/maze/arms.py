@@ -16,9 +16,9 @@ from examples.maze.environment import MOST_FRAMES, MazeEnv
 from examples.maze.paths import squared_acceleration
 from examples.maze.world import Maze
 
-# One observed frame: with two, the network must find the velocity, a centimetre's difference of
-# places told in the maze's five metres, and misses the first step of a window by four.
-TOLD = {"condition": "goal_x,goal_y", "n_obs_steps": 1}
+# A network that is told places as numbers alone sees walls a decimetre thick too coarsely.
+COMMON = {"condition": "goal_x,goal_y", "n_obs_steps": 2, "octaves": 4, "precision": "bfloat16"}
+STEPS = 16  # of denoising
 LEAST_FRAMES = 8  # of a path whose acceleration is measured
 
 
@@ -31,7 +31,8 @@ class Training:
     name : str
         Of its directory.
     options : dict
-        Options of `train_policy`; ``run`` names the run: ``dataset`` or ``datapoint``.
+        Options of `train_policy` besides `COMMON`, or in their place; ``run`` names the run:
+        ``dataset`` or ``datapoint``.
     """
 
     name: str
@@ -39,11 +40,11 @@ class Training:
 
     def train(self, out: Path) -> Path:
         """Train it, or find it trained; return its directory."""
-        options = dict(self.options)
+        options = COMMON | self.options
         run = out / f"run_{options.pop('run', 'dataset')}"
         path = out / "policies" / self.name
         path.parent.mkdir(exist_ok=True)
-        return train_policy(run, out=path, **TOLD, **options).path
+        return train_policy(run, out=path, **options).path
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Trial:
     training: Training
     first: int
     count: int
-    steps: int = 10
+    steps: int = STEPS
     n_action_steps: int | None = None
     control: Training | None = None
     tags: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Trial:
         """Of its file."""
         control = "" if self.control is None else "_linear"
         acting = "" if self.n_action_steps is None else f"_actions{self.n_action_steps}"
-        solver = "" if self.steps == 10 else f"_steps{self.steps}"
+        solver = "" if self.steps == STEPS else f"_steps{self.steps}"
         return f"{self.training.name}{control}{acting}{solver}_{self.first}"
 
     def run(self, out: Path, maze: Maze) -> pa.Table:

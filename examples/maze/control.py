@@ -1,9 +1,17 @@
 """The linear control: what a fixed filter gives, which learns nothing."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ambient_curate.policy.denoiser import Denoiser
+
+
+class Silent(nn.Module):
+    """A network that has nothing to add to the filter's prediction."""
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """Give zeros."""
+        return torch.zeros_like(x)
 
 
 class LinearLast(Denoiser):
@@ -18,14 +26,14 @@ class LinearLast(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, clean: Denoiser) -> None:
-        super().__init__(denoiser.backbone, denoiser.prediction, denoiser.sigma, denoiser.modes)
+        parts = (denoiser.backbone, denoiser.prediction, denoiser.sigma, denoiser.modes)
+        super().__init__(*parts, denoiser.octaves)
         if clean.modes is None:
             raise ValueError("the clean policy has no preconditioning to take the filter from")
-        self.clean = clean.modes
+        self.filter = Denoiser(Silent(), clean.prediction, clean.sigma, clean.modes)
 
     def estimate_x0(self, x_t: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         """Predict the windows."""
         if int(level.max()) > 0:
             return super().estimate_x0(x_t, level, condition)
-        nothing = torch.zeros_like(x_t)
-        return self.clean.estimate_x0(nothing, x_t, self.sigma[level], level)
+        return self.filter.estimate_x0(x_t, level, condition)

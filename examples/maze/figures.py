@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 
 from ambient_curate import plot_accuracy
 from ambient_curate.noise import schedule_levels
+from ambient_curate.policy.solvers import pick_levels
 from ambient_curate.results import Run
+from examples.maze.arms import STEPS
 from examples.maze.tables import wilson
 from examples.maze.world import Maze
 
 SHOWN = 60  # rollouts of an arm
-DDIM = 10  # denoising steps
 
 
 def draw_figures(out: Path, results: pa.Table, runs: Mapping[str, Run], maze: Maze) -> None:
@@ -74,7 +75,8 @@ def draw_sweep(plt: Any, results: pa.Table, run: Run) -> Any:
         rows = frame[(frame.arm == arm) & frame.value.isna()]
         panels[0].axhline(rows.success.mean(), color=color, linestyle="--", label=label)
         panels[1].axhline(rows.acceleration.mean(), color=color, linestyle="--")
-    levels = np.sort(schedule_levels("squaredcos_cap_v2:100"))[:: 100 // DDIM]
+    levels = np.sort(schedule_levels("squaredcos_cap_v2:100"))
+    levels = levels[pick_levels(len(levels), STEPS)]
     for axes in panels:
         if verdict["sigma_min"] is not None:
             axes.axvline(verdict["sigma_min"], color="C3", label="classifier, dataset")
@@ -82,6 +84,6 @@ def draw_sweep(plt: Any, results: pa.Table, run: Run) -> Any:
             axes.axvline(level, color="0.7", linewidth=0.7, linestyle=":", zorder=0)
     panels[0].set(ylabel="success (Wilson 95 %)")
     panels[1].set(ylabel="Acc$^2$ of successes (m$^2$/s$^4$)", ylim=(0, None))
-    panels[1].set(xlabel="sigma_min (dotted: levels that 10 DDIM steps visit)")
+    panels[1].set(xlabel=f"sigma_min (dotted: levels that {STEPS} DDIM steps visit)")
     panels[0].legend(frameon=False, fontsize=8)
     return figure

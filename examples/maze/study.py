@@ -4,10 +4,11 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -17,6 +18,7 @@ from ambient_curate.progress import Progress
 from ambient_curate.results import Run
 from examples.maze.arms import Training, Trial
 from examples.maze.demonstrations import Clean, write_demonstrations
+from examples.maze.tables import MARGIN
 from examples.maze.world import Maze
 
 VALIDATION, FRESH = 1_000_000, 2_000_000  # seeds of the first pairs; those of the data are lower
@@ -33,8 +35,8 @@ class Size:
         Plans.
     steps : int
         Of training, for all but the clean set alone.
-    clean_steps : tuple of int
-        Of training on the clean set alone: tried in validation.
+    clean_steps, clean_octaves : tuple of int
+        Of training on the clean set alone: all pairs are tried in validation.
     clean_shares : tuple of float
         Of co-training, besides the natural one: tried in validation.
     sigma_min : tuple of float
@@ -50,10 +52,11 @@ class Size:
     clean: int = 50
     corrupt: int = 5000
     steps: int = 5000
-    clean_steps: tuple[int, ...] = (1000, 2000, 5000)
+    clean_steps: tuple[int, ...] = (1000, 2000)
+    clean_octaves: tuple[int, ...] = (4, 0)
     clean_shares: tuple[float, ...] = (0.1, 0.5)
-    sigma_min: tuple[float, ...] = (0.025, 0.05, 0.1, 0.15, 0.182, 0.3, 0.5)
-    unet_steps: int = 3000
+    sigma_min: tuple[float, ...] = (0.03, 0.05, 0.1, 0.121, 0.15, 0.182, 0.3)
+    unet_steps: int = 0
     validated: int = 500
     tried: int = 1000
     seeds: int = 3
@@ -63,7 +66,8 @@ QUICK = Size(
     clean=12,
     corrupt=60,
     steps=100,
-    clean_steps=(50, 100),
+    clean_steps=(100,),
+    clean_octaves=(4, 0),
     clean_shares=(0.1,),
     sigma_min=(0.05, 0.3),
     unet_steps=0,
@@ -122,8 +126,9 @@ class Study:
             )
             for granularity in ("dataset", "datapoint")
         }
-        validated = self._try("validation", list(plan_validation(size)))
-        chosen = choose(validated)
+        tried = list(plan_validation(size))
+        validated = self._try("validation", tried)
+        chosen = choose(validated, tried)
         fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
         results = pa.concat_tables([validated, fresh], promote_options="default")
         pq.write_table(results, self.out / "results.parquet")
@@ -179,24 +184,37 @@ def plan_validation(size: Size) -> Iterator[Trial]:
     yield trial("datapoint", "datapoint", None, mode="ambient", run="datapoint")
     yield trial("weighted", "weighted", None, mode="weighted", run="datapoint")
     yield trial("ambient loss", "ambient_loss", None, mode="ambient", loss="ambient")
-    for steps in sorted(size.clean_steps, reverse=True):
-        yield trial("clean", f"clean_{steps}", float(steps), mode="clean", steps=steps)
+    for octaves, steps in product(size.clean_octaves, size.clean_steps):
+        name, given = f"clean_{steps}_octaves{octaves}", {"steps": steps, "octaves": octaves}
+        yield trial(f"clean, {octaves} octaves", name, float(steps), mode="clean", **given)
 
 
-def choose(validated: pa.Table) -> dict[str, dict[str, Any]]:
-    """Choose the final arms' options by success on validation pairs; of equals, the first."""
-    frame = validated.to_pandas()
-    rate = frame.groupby(["arm", "value"], dropna=False, sort=False).success.mean()
-    best: dict[str, float] = {
-        arm: rate[arm].index[rate[arm].to_numpy().argmax()] for arm in ("clean", "cotrain", "sweep")
-    }
-    share = None if pd.isna(best["cotrain"]) else float(best["cotrain"])
+def choose(validated: pa.Table, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Choose the final arms' options on validation pairs.
+
+    Of the clean set alone and of co-training, what succeeds most (of equals the first); of the
+    sweep the smoothest whose success is within `MARGIN` of its best.
+    """
+    frame = validated.to_pandas().astype({"acceleration": float}).groupby("training")
+    rate, acceleration = frame.success.mean(), frame.acceleration.mean()
+
+    def options_of(arm: str, *, smooth: bool = False) -> dict[str, Any]:
+        named = {
+            trial.training.name: trial.training.options
+            for trial in trials
+            if trial.arm.startswith(arm)
+        }
+        rates = rate[list(named)]
+        near = rates[rates >= rates.max() - MARGIN].index
+        best = acceleration[near].fillna(np.inf).idxmin() if smooth else rates.idxmax()
+        return {key: value for key, value in named[best].items() if key != "seed"}
+
     return {
-        "clean": {"mode": "clean", "steps": int(best["clean"])},
-        "cotrain": {"mode": "cotrain", "clean_weight": share},
+        "clean": options_of("clean"),
+        "cotrain": options_of("cotrain"),
         "dataset": {"mode": "ambient"},
         "datapoint": {"mode": "ambient", "run": "datapoint"},
-        "best of sweep": {"mode": "ambient", "sigma_min": float(best["sweep"])},
+        "best of sweep": options_of("sweep", smooth=True),
     }
 
 
@@ -221,15 +239,16 @@ def plan_trials(size: Size, chosen: dict[str, dict[str, Any]]) -> Iterator[Trial
 
 def _vary(size: Size, made: dict[str, Training], first: int) -> Iterator[Trial]:
     """Give trials of the first repetition's policies that act in other ways."""
-    for arm in ("cotrain", "dataset", "datapoint"):
+    for arm in ("cotrain", "dataset", "datapoint", "best of sweep"):
         tags = {"phase": "varied", "seed": 1, "value": None}
         trial = Trial(arm, made[arm], first, size.tried, tags=tags)
         yield replace(trial, arm=f"{arm}, executing 4", n_action_steps=4)
-        yield replace(trial, arm=f"{arm}, 25 DDIM steps", steps=25)
+        for steps in (10, 25):
+            yield replace(trial, arm=f"{arm}, {steps} DDIM steps", steps=steps)
 
 
 def _plan_unet(size: Size, chosen: dict[str, dict[str, Any]]) -> Iterator[Trial]:
-    for arm in ("clean", "cotrain", "datapoint"):
+    for arm in ("clean", "cotrain", "dataset"):
         options = {"seed": 1, "network": "unet-small", "batch_size": 64} | chosen[arm]
         options |= {"steps": size.unet_steps}
         training = Training(f"{arm}_unet", options)

@@ -58,7 +58,7 @@ def ours(lesson: Lesson, options: PolicyOptions) -> Iterator[float]:
     if options.prediction == "wiener":
         modes = fit_modes([batch["action"]], torch.zeros(levels, dtype=torch.int64), floor=1e-6)
     condition = batch["condition"].shape[1]
-    shape = Shape(options.network, options.prediction, HORIZON, ACTION, condition, levels, 1)
+    shape = Shape(options.network, options.prediction, HORIZON, ACTION, condition, levels, 1, 0, 0)
     sigma = torch.from_numpy(lesson.sampler.sigma).float()
     generator = torch.Generator().manual_seed(0)
     denoiser = build_denoiser(shape, sigma, modes, generator=generator)

@@ -49,6 +49,8 @@ def make_shape(**changes: Any) -> Shape:
         "condition_dim": N_OBS * STATE,
         "levels": 10,
         "bands": BANDS if changes.get("prediction", "wiener") == "wiener" else 0,
+        "octaves": 0,
+        "motion_dim": 0,
     }
     return Shape(**values | changes)
 
@@ -63,7 +65,10 @@ def make_modes(shape: Shape, seed: int = 1) -> PerMode:
     basis, _ = torch.linalg.qr(draw(shape.bands, dim, dim, seed=seed))
     variance = 10.0 ** torch.linspace(-2.0, 0.0, dim).repeat(shape.bands, 1)
     band = torch.arange(shape.levels) * shape.bands // shape.levels
-    return PerMode(band, draw(shape.bands, dim, seed=seed + 1), basis.contiguous(), variance)
+    slope = draw(shape.bands, shape.motion_dim, dim, seed=seed + 2)
+    mean = draw(shape.bands, dim, seed=seed + 1)
+    scale = torch.linspace(1.0, 4.0, shape.motion_dim)
+    return PerMode(band, mean, basis.contiguous(), variance, slope, scale)
 
 
 def make_denoiser(shape: Shape, seed: int = 0) -> Denoiser:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ambient_curate.errors import ConfigError
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
+from ambient_curate.policy.features import embed_condition
 from ambient_curate.policy.losses import Noised, noise_windows
 from ambient_curate.policy.options import Prediction
 from ambient_curate.policy.preconditioning import PerMode
@@ -87,7 +88,7 @@ def test_right_output_has_no_error_and_gives_the_window(prediction: Prediction) 
     output = right_output(prediction, noised)
     denoiser = denoiser_of(prediction, Says(output))
     assert float(output.std()) > 0.5
-    assert denoiser.errors(output, noised, LEVEL).max() < 1e-7
+    assert denoiser.errors(output, noised, LEVEL, NONE).max() < 1e-7
     # epsilon divides float32's errors by a, .005 at the highest level
     rtol, atol = (0.0, 3e-4) if prediction == "epsilon" else (1e-4, 1e-5)
     found = denoiser.estimate_x0(noised.x_t, LEVEL, NONE)
@@ -98,7 +99,7 @@ def test_right_output_has_no_error_and_gives_the_window(prediction: Prediction) 
 def test_errors_are_mean_squares_of_their_own_row(prediction: Prediction) -> None:
     noised, off = noised_windows(), torch.tensor([0.0, 1.0, -2.0, 0.5])
     output = right_output(prediction, noised) + off[:, None, None]
-    found = denoiser_of(prediction, nn.Identity()).errors(output, noised, LEVEL)
+    found = denoiser_of(prediction, nn.Identity()).errors(output, noised, LEVEL, NONE)
     torch.testing.assert_close(found, off.square(), rtol=1e-4, atol=1e-6)
 
 
@@ -136,6 +137,38 @@ def test_wiener_network_sees_whitened_windows() -> None:
         torch.testing.assert_close(backbone.x[row].flatten(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_filter_is_told_the_observed_motion() -> None:
+    """In what the network sees, is compared with, and gives."""
+    shape = make_shape(horizon=SIDE, action_dim=SIDE, motion_dim=2 * SIDE)
+    modes, noised, condition = make_modes(shape), noised_windows(), draw(SIDE, 3 * SIDE + 1)
+    states = condition[:, : 3 * SIDE].reshape(SIDE, 3, SIDE)
+    motion = torch.cat([states[:, 0] - states[:, 2], states[:, 1] - states[:, 2]], dim=1)
+    motion = motion * torch.linspace(1.0, 4.0, 2 * SIDE)
+    backbone = Says(draw(SIDE, SIDE, SIDE))
+    denoiser = Denoiser(backbone, "wiener", make_sigma(), modes)
+    sigma, x_t = make_sigma()[LEVEL], noised.x_t
+    denoiser(x_t, LEVEL, condition)
+    assert torch.equal(backbone.condition, torch.cat([condition, motion], dim=1))
+    assert torch.equal(backbone.x, modes.whiten(x_t, sigma, LEVEL, motion))
+    assert not torch.equal(backbone.x, modes.whiten(x_t, sigma, LEVEL))
+    target = modes.find_target(noised.x0, x_t, sigma, LEVEL, motion)
+    assert float(denoiser.errors(target, noised, LEVEL, condition).max()) == 0.0
+    found = denoiser.estimate_x0(x_t, LEVEL, condition)
+    assert torch.equal(found, modes.estimate_x0(backbone.output, x_t, sigma, LEVEL, motion))
+
+
+def test_the_network_is_told_the_condition_at_its_octaves() -> None:
+    backbone, condition = Says(draw(SIDE, SIDE, SIDE)), draw(SIDE, 3)
+    denoiser = Denoiser(backbone, "v", make_sigma(), None, 3)
+    denoiser(draw(SIDE, SIDE, SIDE, seed=5), LEVEL, condition)
+    assert torch.equal(backbone.condition, embed_condition(condition, 3))
+    shape = make_shape(octaves=3)
+    built = make_denoiser(shape)
+    x_t, level = draw(2, shape.horizon, shape.action_dim), torch.tensor([1, 2])
+    told = draw(2, shape.condition_dim)
+    assert built.estimate_x0(x_t, level, told).shape == x_t.shape
+
+
 def test_modes_and_the_wiener_prediction_belong_together() -> None:
     with pytest.raises(ValueError, match="the wiener prediction, and no other, has modes"):
         Denoiser(nn.Identity(), "wiener", make_sigma(), None)
@@ -158,8 +191,9 @@ def test_every_weight_learns(network: Any, prediction: Prediction) -> None:
     noised = noise_windows(
         draw(10, HORIZON, ACTION), denoiser.sigma[level], draw(10, HORIZON, ACTION)
     )
-    output = denoiser(noised.x_t, level, draw(10, shape.condition_dim))
-    torch.autograd.backward(denoiser.errors(output, noised, level).mean())
+    condition = draw(10, shape.condition_dim)
+    output = denoiser(noised.x_t, level, condition)
+    torch.autograd.backward(denoiser.errors(output, noised, level, condition).mean())
     for name, parameter in denoiser.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0.0, name
     assert not {"sigma", "modes.mean"} & {name for name, _ in denoiser.named_parameters()}

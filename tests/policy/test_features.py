@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ambient_curate.policy.features import embed_time, modulate, seed_weights
+from ambient_curate.policy.features import embed_condition, embed_time, modulate, seed_weights
 
 
 def draw(*shape: int, seed: int = 1) -> Tensor:
@@ -41,6 +41,26 @@ def test_times_keep_their_digits_under_autocast() -> None:
 def test_an_embedding_has_an_even_length_of_four_or_more(dim: int) -> None:
     with pytest.raises(ValueError, match=f"in {dim} numbers; expected an even count >= 4"):
         embed_time(torch.zeros(3), dim)
+
+
+def test_conditions_are_told_with_their_sines_and_cosines_octave_by_octave() -> None:
+    condition = torch.tensor([[0.5, -1.0], [0.25, 0.0]])
+    root = math.sqrt(0.5)
+    expected = [
+        [0.5, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0, -1.0, 1.0],
+        [0.25, 0.0, root, 0.0, 1.0, 0.0, root, 1.0, 0.0, 1.0],
+    ]
+    torch.testing.assert_close(
+        embed_condition(condition, 2), torch.tensor(expected), rtol=0.0, atol=1e-6
+    )
+    assert embed_condition(condition, 0) is condition
+    assert embed_condition(torch.zeros(3, 0), 4).shape == (3, 0)
+
+
+def test_octaves_tell_near_places_apart() -> None:
+    near = torch.tensor([[0.300], [0.304]])  # a centimetre of five metres
+    plain, found = (embed_condition(near, octaves) for octaves in (0, 4))
+    assert float((found[1] - found[0]).norm()) > 25 * float((plain[1] - plain[0]).norm())
 
 
 @pytest.mark.parametrize("frames", [(), (5,)], ids=["flat", "frames"])

@@ -43,7 +43,7 @@ def make_lesson() -> Lesson:
 
 def make_denoiser(lesson: Lesson) -> Denoiser:
     batch = lesson.data.read(np.zeros(1, dtype=np.int64))
-    shape = Shape("mlp", "sample", 4, 2, batch["condition"].shape[1], SIGMA.size, 0)
+    shape = Shape("mlp", "sample", 4, 2, batch["condition"].shape[1], SIGMA.size, 0, 0, 0)
     generator = torch.Generator().manual_seed(0)
     return build_denoiser(shape, torch.from_numpy(SIGMA).float(), None, generator=generator)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ambient_curate.policy.losses import noise_windows
-from ambient_curate.policy.preconditioning import PerMode, fit_modes
+from ambient_curate.policy.preconditioning import PerMode, find_motion, fit_modes
 
 HORIZON, ACTION = 4, 3
 DIM = HORIZON * ACTION
@@ -176,6 +176,117 @@ def test_rows_of_mixed_levels_use_the_modes_of_their_bands() -> None:
     torch.testing.assert_close(zero, torch.cat(expected), rtol=1e-8, atol=1e-8)
 
 
+MOTION = 2
+
+
+def joint_law() -> tuple[Tensor, Tensor]:
+    """Mean and covariance of (motion, window), which go together."""
+    root = draw(MOTION + DIM, MOTION + DIM, seed=40)
+    return draw(MOTION + DIM, seed=41), root @ root.mT / (MOTION + DIM)
+
+
+def fit_with_motion() -> tuple[PerMode, Tensor, Tensor, Tensor]:
+    """Modes fitted to exact draws of the joint law; motion, windows and noise of these draws."""
+    mean, spread = joint_law()
+    raw = draw(64, 2 * DIM + MOTION, seed=42)
+    whole, _ = torch.linalg.qr(raw - raw.mean(dim=0))
+    both = mean + 8.0 * whole[:, : MOTION + DIM] @ torch.linalg.cholesky(spread).mT
+    motion, x0 = both[:, :MOTION], windows(both[:, MOTION:])
+    band = torch.zeros(len(SIGMA), dtype=torch.int64)
+    modes = fit_modes([x0], band, floor=FLOOR, motion_by_band=[motion])
+    return modes, motion, x0, windows(8.0 * whole[:, MOTION + DIM :])
+
+
+def see(modes: PerMode, motion: Tensor) -> Tensor:
+    """What a policy sees of it: states of one dimension, the present one at 0."""
+    return modes.see_motion(torch.cat([motion, 0 * motion[:, :1]], dim=1), 1)
+
+
+@pytest.mark.parametrize("number", range(len(SIGMA)))
+def test_without_a_network_it_is_the_posterior_mean_given_noised_window_and_motion(
+    number: int,
+) -> None:
+    """By the covariance of (motion, noised window), without eigenvectors or slopes."""
+    modes, motion, _, _ = fit_with_motion()
+    mean, spread = joint_law()
+    a, s = math.sqrt(1 - SIGMA[number] ** 2), SIGMA[number]
+    shrink = torch.cat([torch.ones(MOTION), a * torch.ones(DIM)]).double()
+    noise = s**2 * torch.cat([torch.zeros(MOTION), torch.ones(DIM)]).double()
+    seen = shrink[:, None] * spread * shrink + torch.diag(noise)
+    gain = torch.linalg.solve(seen, shrink[:, None] * spread[:, MOTION:])
+    x_t, (sigma, level) = windows(draw(64, DIM, seed=43)), levels(number, 64)
+    told = torch.cat([motion, x_t.flatten(1)], dim=1) - shrink * mean
+    expected = windows(mean[MOTION:] + told @ gain)
+    found = modes.double().estimate_x0(torch.zeros_like(x_t), x_t, sigma, level, see(modes, motion))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", range(len(SIGMA)))
+def test_given_motion_input_and_target_are_white_and_tell_nothing_of_each_other(
+    number: int,
+) -> None:
+    modes, motion, x0, z = fit_with_motion()
+    modes, (sigma, level) = modes.double(), levels(number, 64)
+    x_t = noise_windows(x0, sigma, z).x_t
+    known = see(modes, motion)
+    seen = modes.whiten(x_t, sigma, level, known).flatten(1)
+    target = modes.find_target(x0, x_t, sigma, level, known)
+    unit, flat = torch.eye(DIM, dtype=torch.float64), target.flatten(1)
+    moved = motion - motion.mean(dim=0)
+    for one, other, expected in (
+        (seen, seen, unit),
+        (flat, flat, unit),
+        (seen, flat, 0 * unit),
+        (moved, seen, torch.zeros(MOTION, DIM).double()),
+        (moved, flat, torch.zeros(MOTION, DIM).double()),
+    ):
+        torch.testing.assert_close(one.mT @ other / 64, expected, rtol=0, atol=1e-3)
+    found = modes.estimate_x0(target, x_t, sigma, level, known)
+    torch.testing.assert_close(found, x0, rtol=1e-6, atol=1e-6)
+
+
+def test_what_motion_tells_of_a_window_is_kept_whatever_the_network_says() -> None:
+    """The first action is where the robot went: known, not guessed."""
+    motion, rest = draw(500, ACTION, seed=50), draw(500, DIM - ACTION, seed=51)
+    x0 = windows(torch.cat([-motion, rest], dim=1))
+    modes = fit_modes(
+        [x0], torch.zeros(len(SIGMA), dtype=torch.int64), floor=1e-6, motion_by_band=[motion]
+    ).double()
+    (sigma, level), x_t = levels(4, 500), windows(draw(500, DIM, seed=52))
+    output = windows(draw(500, DIM, seed=53))
+    found = modes.estimate_x0(output, x_t, sigma, level, see(modes, motion))
+    assert (found[:, 0] + motion).abs().max() < 0.01
+    assert (modes.estimate_x0(output, x_t, sigma, level)[:, 0] + motion).abs().max() > 1.0
+
+
+def test_motion_is_where_the_robot_was_seen_from_where_it_is() -> None:
+    condition = torch.tensor([[1.0, 2.0, 4.0, 7.0, 5.0, 5.0, 9.0]])  # three states, and a goal
+    assert find_motion(condition, 4, 2).tolist() == [[-4.0, -3.0, -1.0, 2.0]]
+    assert find_motion(condition, 2, 2).tolist() == [[-3.0, -5.0]]
+    assert find_motion(torch.zeros(1, 0), 0, 2).shape == (1, 0)
+
+
+def test_motion_is_seen_in_units_of_its_spread() -> None:
+    x0, motion = (
+        windows(draw(500, DIM, seed=60)),
+        torch.tensor([1e-3, 10.0]) * draw(500, 2, seed=61),
+    )
+    band = torch.tensor([0] * (len(SIGMA) - 1) + [1])
+    halves = ([x0[:250], x0[250:]], [motion[:250], motion[250:]])
+    modes = fit_modes(halves[0], band, floor=1e-6, motion_by_band=halves[1]).double()
+    spread = see(modes, motion).square().mean(dim=0)
+    torch.testing.assert_close(spread, torch.ones(2).double(), rtol=1e-5, atol=0)
+
+
+def test_motion_that_never_varies_tells_nothing() -> None:
+    x0 = windows(draw(50, DIM, seed=60))
+    band = torch.tensor([0] * len(SIGMA))
+    still = fit_modes([x0], band, floor=1e-6, motion_by_band=[torch.zeros(50, 2).double()])
+    alone = fit_modes([x0], band, floor=1e-6)
+    assert not still.motion_scale.any() and not still.slope.any()
+    assert torch.equal(still.mean, alone.mean) and torch.equal(still.variance, alone.variance)
+
+
 def test_frames_and_dimensions_keep_their_places() -> None:
     """Dimension d has variance v_d at every frame: each shrinks by its own factor."""
     variance = torch.tensor([1.0, 0.1, 0.001], dtype=torch.float64)
@@ -239,7 +350,8 @@ def test_a_state_is_restored_into_modes_of_the_same_sizes() -> None:
         torch.ones(2, DIM),
     )
     empty.load_state_dict(modes.state_dict())
-    assert set(modes.state_dict()) == {"band", "mean", "basis", "variance"}
+    names = {"band", "mean", "basis", "variance", "slope", "motion_scale"}
+    assert set(modes.state_dict()) == names
     assert list(modes.parameters()) == []
     x_t, level = windows(draw(7, DIM)).float(), torch.arange(7)
     sigma = torch.tensor(SIGMA)

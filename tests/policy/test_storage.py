@@ -38,7 +38,7 @@ def go_on(training: Training, until: int) -> None:
         )
         noised = noise_windows(x0, network.sigma[level], z)
         output = network(noised.x_t, level, condition)
-        training.advance(network.errors(output, noised, level).mean())
+        training.advance(network.errors(output, noised, level, condition).mean())
 
 
 def content(training: Training) -> dict[str, Tensor]:
