@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ambient_curate.policy.sampler import Item
-from ambient_curate.windows import Normalizer, Windows
+from ambient_curate.windows import Normalizer, Windows, nearest_windows
 
 Batch = dict[str, Tensor]
 
@@ -94,13 +94,11 @@ class Demonstrations(Dataset[Batch]):
         values : ndarray, float64, shape (window,)
             One a whole window of the part's episodes, in their order.
         """
-        chosen = self.parts[part]
-        counts = chosen.windows.counts[chosen.episodes]
+        windows, episodes = self.parts[part].windows, self.parts[part].episodes
+        counts = windows.counts[episodes]
         episode, start = self._locate(part, np.arange(self.size[part]))
-        last = chosen.windows.length[chosen.episodes][episode] - chosen.windows.horizon
-        stride = chosen.windows.stride
-        nearest = (np.clip(start, 0, last) + stride // 2) // stride
-        number = np.minimum(nearest, counts[episode] - 1)
+        length = windows.length[episodes][episode]
+        number = nearest_windows(start, length, windows.horizon, windows.stride)
         return values[(np.cumsum(counts) - counts)[episode] + number]
 
     def _locate(

@@ -105,15 +105,22 @@ class Denoiser(nn.Module):
         noised: Noised,
         level: Int64[Tensor, " row"],
         condition: Float32[Tensor, "row condition"],
+        added: Float32[Tensor, " row"] | None = None,
     ) -> Float32[Tensor, " row"]:
-        """Mean squared error of outputs, in the units of the prediction."""
+        """Mean squared error of outputs, in the units of the prediction.
+
+        With `added`, of which `PerMode.temper` speaks, the ambient loss is meant.
+        """
         sigma = self.sigma[level]
         if self.modes is not None:
             motion = self.modes.see_motion(condition, noised.x_t.shape[2])
             target = self.modes.find_target(noised.x0, noised.x_t, sigma, level, motion)
+            error = output - target
+            if added is not None:
+                error = self.modes.temper(error, sigma, level, added)
         else:
-            target = find_target(self._plain, noised, sigma)
-        return (output - target).square().mean(dim=(1, 2))
+            error = output - find_target(self._plain, noised, sigma)
+        return error.square().mean(dim=(1, 2))
 
     def estimate_x0(
         self,

@@ -16,7 +16,7 @@ from ambient_curate.errors import TrainingError
 from ambient_curate.policy.demonstrations import Batch, Demonstrations, keep_batch
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.journal import Journal
-from ambient_curate.policy.losses import Noised, noise_further, noise_windows
+from ambient_curate.policy.losses import Noised, find_added, noise_further, noise_windows
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.ranks import Ranks
 from ambient_curate.policy.sampler import BatchSampler, LevelSampler, share_of
@@ -139,6 +139,10 @@ class Fit:
         if options.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
         self.sigma_min = np.nan_to_num(lesson.sampler.admission.sigma_min, nan=1.0)
+        self.added: Tensor | None = None
+        if options.loss == "ambient":
+            lowest = torch.from_numpy(self.sigma_min).float().to(ranks.device)
+            self.added = find_added(lowest, self.network.sigma, buffer=options.buffer)
 
     def steps(self) -> Iterator[float]:
         """Take the steps that are left; yield the loss of each."""
@@ -175,7 +179,8 @@ class Fit:
             device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"
         ):
             output = self.forward(noised.x_t, level, condition)
-        return self.network.errors(output.float(), noised, level, condition).mean()
+        added = None if self.added is None else self.added[level]
+        return self.network.errors(output.float(), noised, level, condition, added).mean()
 
     def _noise(self, step: int, batch: Batch) -> Noised:
         """Noise the rows of this process: those of the whole batch are drawn by seed and step."""

@@ -155,6 +155,31 @@ def is_beyond_buffer(sigma_min: Levels, sigma: Levels, buffer: float) -> Bool[Te
     return (sigma > sigma_min) & (((1.0 - ratio) * (1.0 + ratio)) ** 2 * buffer >= 1.0)
 
 
+def find_added(
+    sigma_min: Float[Tensor, " datum"], sigma: Float[Tensor, " level"], *, buffer: float
+) -> Float[Tensor, " level"]:
+    """Find the largest variance of a stand-in about its window at every level, 0 for windows.
+
+    Parameters
+    ----------
+    sigma_min : Tensor, shape (datum,)
+        VP levels in [0, 1] of all data.
+    sigma : Tensor, shape (level,)
+        VP levels in (0, 1].
+    buffer : float
+        As in `noise_further`.
+    """
+    lowest = torch.unique(sigma_min)
+    most = []
+    for level in sigma:
+        rows = level.expand(lowest.shape)
+        beyond = is_beyond_buffer(lowest, rows, buffer)
+        trusted = torch.where(beyond, lowest, 0.0)
+        first, ratio = trusted / signal_scale(trusted), _ve_ratio(trusted, rows)
+        most.append((first.square() / ((1.0 - ratio) * (1.0 + ratio))).max())
+    return torch.stack(most)
+
+
 def find_target(prediction: Prediction, noised: Noised, sigma: Levels) -> Windows:
     """Say what a network's output is compared with.
 

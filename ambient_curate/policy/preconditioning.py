@@ -151,6 +151,32 @@ class PerMode(nn.Module):
         error = at.sigma * signal - at.signal * at.variance * noise
         return at.leave(error / torch.sqrt(at.variance * at.spread)).view_as(x0)
 
+    def temper(self, error: Windows, sigma: Levels, level: Places, added: Levels) -> Windows:
+        """Weigh the errors along each axis by how much of their target is signal.
+
+        Along an axis of little variance a target that stands for the window is nearly all noise,
+        which would drown what the others teach. Weights that are the same for all data at a level
+        leave the minimiser where it is.
+
+        Parameters
+        ----------
+        error : Tensor, shape (row, horizon, action)
+            Output less target.
+        sigma, level
+            As in `whiten`.
+        added : Tensor, shape (row,)
+            Variance of stand-ins about their windows at the row's level.
+
+        Returns
+        -------
+        Tensor, shape (row, horizon, action)
+            Errors whose squares are those along each axis over 1 + the variance of the target's
+            noise there.
+        """
+        at = self._at(sigma, level, None)
+        noise = added[:, None] * at.spread / (at.sigma**2 * at.variance)
+        return at.leave(at.enter(error.flatten(1)) / torch.sqrt(1.0 + noise)).view_as(error)
+
     def estimate_x0(
         self,
         output: Windows,

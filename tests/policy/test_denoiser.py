@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ambient_curate.errors import ConfigError
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.features import embed_condition
-from ambient_curate.policy.losses import Noised, noise_windows
+from ambient_curate.policy.losses import Noised, find_added, noise_further, noise_windows
 from ambient_curate.policy.options import Prediction
 from ambient_curate.policy.preconditioning import PerMode
 
@@ -243,3 +243,30 @@ def test_networks_have_their_sizes(network: Any, millions: float) -> None:
     found = sum(p.numel() for p in build(shape, "linear:10").parameters()) / 1e6
     print(f"{network}: {found:.2f} M parameters")
     assert found == pytest.approx(millions, rel=0.1)
+
+
+def test_tempered_targets_of_the_ambient_loss_have_unit_variance_along_every_axis() -> None:
+    """Also where the window has next to none, and the stand-in's noise would drown the rest."""
+    count, low, level = 40_000, 0.1, 5
+    sigma = make_sigma()[level]
+    dim = SIDE * SIDE
+    basis, _ = torch.linalg.qr(draw(dim, dim, seed=3))
+    variance = 10.0 ** torch.linspace(-6.0, 0.0, dim)
+    band = torch.zeros(10, dtype=torch.int64)
+    modes = PerMode(band, torch.zeros(1, dim), basis[None], variance[None])
+    x0 = (draw(count, dim, seed=4) * variance.sqrt() @ basis.T).reshape(count, SIDE, SIDE)
+    first, second = (draw(count, SIDE, SIDE, seed=seed) for seed in (5, 6))
+    rows = sigma.expand(count)
+    noised = noise_further(x0, torch.full((count,), low), rows, first, second, buffer=4.0)
+    added = find_added(torch.tensor([low, 0.0]), make_sigma(), buffer=4.0)
+    level_rows = torch.full((count,), level)
+    target = modes.find_target(noised.x0, noised.x_t, rows, level_rows)
+    found = modes.temper(target, rows, level_rows, added[level_rows]).flatten(1) @ basis
+    plain = target.flatten(1) @ basis
+    assert plain.square().mean(dim=0).max() > 100.0
+    torch.testing.assert_close(found.square().mean(dim=0), torch.ones(dim), rtol=0.05, atol=0.0)
+    denoiser = Denoiser(Says(target), "wiener", make_sigma(), modes)
+    errors = denoiser.errors(
+        0 * target, noised, level_rows, torch.zeros(count, 0), added[level_rows]
+    )
+    torch.testing.assert_close(errors, found.square().mean(dim=1), rtol=1e-3, atol=1e-5)

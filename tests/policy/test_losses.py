@@ -15,6 +15,7 @@ from ambient_curate.policy.losses import (
     Noised,
     Prediction,
     estimate_x0,
+    find_added,
     find_target,
     is_beyond_buffer,
     noise_further,
@@ -342,3 +343,19 @@ def test_an_unknown_prediction_is_refused() -> None:
         find_target("score", noise_windows(x, constant(0.5, x), x), constant(0.5, x))  # type: ignore[arg-type]
     with pytest.raises((ValueError, TypeError)):
         estimate_x0("score", x, x, constant(0.5, x))  # type: ignore[arg-type]
+
+
+def test_the_most_that_stand_ins_add_is_found_at_every_level() -> None:
+    """sigma_n^2 sigma_t^2 / D of the largest sigma_min that the buffer lets through."""
+    lowest = torch.tensor([0.0, 0.05, 0.3, 1.0, 0.3, 0.7])
+    levels = torch.tensor([0.02, 0.06, 0.2, 0.5, 0.9, 1.0])
+    found = find_added(lowest, levels, buffer=4.0)
+    for level, value in zip(levels.double().tolist(), found.tolist(), strict=True):
+        added = [0.0]
+        for low in lowest.double().tolist():
+            if low < level and low < 1.0:
+                ratio = (low**2 / (1 - low**2)) * (1 - level**2) / level**2
+                if (1 - ratio) ** 2 * 4.0 >= 1.0:
+                    added.append(low**2 * level**2 / (level**2 - low**2))
+        assert value == pytest.approx(max(added), rel=1e-5)
+    assert found[0] == 0.0 and found[-1] > 0.5
