@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.frames import Frames
+from ambient_curate.placement import place_values
 from ambient_curate.policy.demonstrations import Demonstrations, Part
 from ambient_curate.policy.interface import Interface
 from ambient_curate.policy.options import PolicyOptions
@@ -82,7 +81,7 @@ def build_curriculum(study: Study, manifest: pa.Table, options: PolicyOptions) -
     interface = _describe_interface(study, names, options)
     data = _demonstrate(study, kept, interface)
     held_out = _demonstrate(study, {names[0]: apart}, interface) if apart.size else None
-    values = [_read_values(study, manifest, name, kept[name]) for name in names]
+    values = [place_values(study, manifest, name, kept[name], COLUMNS) for name in names]
     admission = _admit(data, values, options)
     unannotated = {
         name: int(np.isnan(admission.sigma_min[span]).sum()) for name, span in admission.spans()
@@ -179,53 +178,6 @@ def _tell(frames: Frames, interface: Interface) -> Tensor:
     for row in range(frames.n_episodes if columns else 0):
         told[row] = interface.encode({name: values[row] for name, values in columns.items()})
     return torch.from_numpy(told)
-
-
-def _read_values(
-    study: Study, manifest: pa.Table, name: str, episodes: np.ndarray
-) -> dict[str, Float64[np.ndarray, " window"]]:
-    """Give every whole window of some episodes of a member what the manifest says of it."""
-    rows = manifest.filter(pc.equal(manifest["dataset"], name))
-    columns = {
-        column: rows[column].to_numpy(zero_copy_only=False).astype(np.float64) for column in COLUMNS
-    }
-    place = _find_rows(study, rows, name, episodes)
-    found = {}
-    for column, values in columns.items():
-        padded = np.append(values, np.nan)  # of windows that have no row
-        found[column] = padded[place]
-    return found
-
-
-def _find_rows(study: Study, rows: pa.Table, name: str, episodes: np.ndarray) -> np.ndarray:
-    """Find the row that speaks for each window; -1: none does."""
-    counts = study.windows[name].counts[episodes]
-    granularity, is_clean = study.options.granularity, name == study.clean.dataset
-    if granularity == "dataset" or (granularity == "group" and is_clean):
-        return np.zeros(counts.sum(), dtype=np.int64)
-    if granularity == "group" and study.groups is not None:
-        labels = pa.array(study.groups[name]).take(pa.array(episodes))
-        of_episode = _index_in(labels, rows["group"])
-        return np.repeat(of_episode, counts)
-    ids = rows["episode_id"]
-    frames = study.frames[name]
-    wanted = frames.ids.take(episodes).column
-    if granularity == "episode":
-        return np.repeat(_index_in(wanted, ids), counts)
-    number = _index_in(ids.combine_chunks(), wanted)  # of the episode, for every row
-    window = rows["start"].to_numpy() // study.windows[name].stride
-    usable = (number >= 0) & (window >= 0)
-    usable[usable] &= window[usable] < counts[number[usable]]
-    place = np.full(counts.sum(), -1)
-    first = np.cumsum(counts) - counts
-    place[first[number[usable]] + window[usable]] = np.flatnonzero(usable)
-    return place
-
-
-def _index_in(values: pa.Array, of: Any) -> np.ndarray:
-    plain = of.cast(pa.string()) if pa.types.is_dictionary(of.type) else of
-    found = pc.index_in(values.cast(pa.string()), value_set=plain)
-    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _admit(

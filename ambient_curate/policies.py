@@ -1,20 +1,23 @@
 """Policies: train one on a finished run."""
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from ambient_curate.collection import Collection, fingerprint, open_collection
-from ambient_curate.config import AnnotateOptions, digest
+from ambient_curate.config import digest
 from ambient_curate.curriculum import Curriculum, build_curriculum
-from ambient_curate.errors import CheckpointError, ManifestError, RunError
+from ambient_curate.errors import CheckpointError
+from ambient_curate.origins import (
+    annotated_options,
+    check_study,
+    read_own_manifest,
+    reopen_data,
+)
 from ambient_curate.policy.cards import POLICY, build_from_card, describe_policy, find_levels
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.fitting import CHECKPOINT, Lesson, fit_policy, measure_errors
@@ -115,9 +118,9 @@ def train_policy(
             opened = open_run(path, inputs, digest(inputs), force=options.force, kind=POLICY)
             directory = stack.enter_context(opened)
             if not directory.complete:
-                collection = _open_data(run, options)
-                _check_data(run, collection)
-                prepare_study(collection, _annotated(run), directory.work / FRAMES, progress)
+                collection = reopen_data(run, options.data)
+                options_then = annotated_options(run)
+                prepare_study(collection, options_then, directory.work / FRAMES, progress)
         ranks.wait()
         if not directory.complete:
             _train(run, options, directory, ranks, progress, tell)
@@ -133,74 +136,6 @@ def _inputs(run: Run, options: PolicyOptions) -> dict[str, Any]:
     return {"options": chosen, "run": run.info["digest"], "versions": package_versions()}
 
 
-def _open_data(run: Run, options: PolicyOptions) -> Collection:
-    opened = run.info["collection"]
-    path = options.data or (run.path / opened["path"]).resolve()
-    if not path.exists():
-        raise RunError(f"the data of {run.path}, {path}, is not there", "give --data COLLECTION")
-    outside = (run.path / opened["clean"]).resolve()
-    clean = str(outside) if os.sep in opened["clean"] else opened["clean"]
-    return open_collection(path, clean=clean, on_error=run.info["options"]["on_error"])
-
-
-def _annotated(run: Run) -> AnnotateOptions:
-    """Give the options that the run was annotated with."""
-    known = {field.name for field in fields(AnnotateOptions)}
-    return AnnotateOptions(**{k: v for k, v in run.info["options"].items() if k in known})
-
-
-def _check_data(run: Run, collection: Collection) -> None:
-    """Refuse data that is not what was annotated: other members, or other files."""
-    expected = run.info["sources"]
-    found = {member.name: member for member in collection.members}
-    if found.keys() != expected.keys():
-        differing = ", ".join(sorted(found.keys() ^ expected.keys()))
-        raise RunError(
-            f"{collection.path} has other members than {run.path} was annotated with: {differing}",
-            "give the annotated collection with --data, or annotate this one",
-        )
-    for name, member in found.items():
-        files = {
-            entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
-            for entry in fingerprint(member)
-        }
-        annotated = expected[name]["files"]
-        other = sorted(f for f in files.keys() | annotated if files.get(f) != annotated.get(f))
-        if other:
-            raise RunError(
-                f"{len(other)} files of {name} are not those that {run.path} was annotated "
-                f"with, the first is {other[0]} ({annotated.get(other[0], 'absent')} -> "
-                f"{files.get(other[0], 'absent')})",
-                "annotate again; a copy of the data keeps its times with cp -p or rsync -t",
-            )
-
-
-def _check_study(run: Run, study: Study) -> None:
-    """Refuse a manifest of another normaliser, horizon or run than the data gives."""
-    annotated = {"normaliser": run.info["normaliser"], "horizon": run.info["options"]["horizon"]}
-    found = {"normaliser": study.normalizer.as_dict(), "horizon": study.options.horizon}
-    for name, value in annotated.items():
-        if value != found[name]:
-            raise ManifestError(
-                f"the {name} of {run.path} is not that of the data: {value} -> {found[name]}",
-                "annotate again with --force",
-            )
-
-
-def _read_manifest(run: Run) -> pa.Table:
-    """Read the manifest; refuse one that another run wrote."""
-    manifest = run.manifest()
-    found = (manifest.schema.metadata or {}).get(b"run_digest", b"").decode()
-    horizons = manifest["horizon"].unique().to_pylist()
-    if found != run.info["digest"] or horizons != [run.info["options"]["horizon"]]:
-        raise ManifestError(
-            f"the manifest of {run.path} was written by another run: digest {found}, horizon "
-            f"{horizons}; expected {run.info['digest']}, {run.info['options']['horizon']}",
-            "annotate again with --force",
-        )
-    return manifest
-
-
 def _train(
     run: Run,
     options: PolicyOptions,
@@ -210,8 +145,8 @@ def _train(
     tell: Callable[[LevelSampler], None] | None,
 ) -> None:
     study = open_study(directory.work / FRAMES)
-    _check_study(run, study)
-    manifest = _read_manifest(run)
+    check_study(run, study)
+    manifest = read_own_manifest(run)
     curriculum = build_curriculum(study, manifest, options)
     del manifest
     if options.epochs is not None:

@@ -20,6 +20,27 @@ def count_windows(length: Int64[np.ndarray, " *shape"], horizon: int, stride: in
     return np.maximum((length - horizon) // stride + 1, 0)
 
 
+def nearest_windows(
+    start: Int64[np.ndarray, " *shape"],
+    length: Int64[np.ndarray, " *shape"],
+    horizon: int,
+    stride: int,
+) -> Int64[np.ndarray, " *shape"]:
+    """Find the whole window nearest to a trainer's window, which may leave its episode.
+
+    Parameters
+    ----------
+    start : ndarray, int64
+        First frame of each window in its episode; negative where it is padded before it.
+    length : ndarray, int64
+        Frames of that episode, >= horizon.
+    horizon, stride : int
+        Of the whole windows, which start at 0, stride, ...
+    """
+    inside = np.clip(start, 0, length - horizon)
+    return np.minimum((inside + stride // 2) // stride, count_windows(length, horizon, stride) - 1)
+
+
 @dataclass(frozen=True)
 class Normalizer:
     """Affine scaling of every action dimension, fitted on the clean set: ``(x - offset) * scale``.

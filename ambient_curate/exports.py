@@ -1,0 +1,221 @@
+"""Exports: a run written for another trainer."""
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ambient_curate.collection import Collection
+from ambient_curate.config import digest
+from ambient_curate.errors import ConfigError
+from ambient_curate.exporters import TRAINERS
+from ambient_curate.exporters.clocks import Clock
+from ambient_curate.exporters.job import Job
+from ambient_curate.exporters.members import AnnotatedMember
+from ambient_curate.exporters.scales import compare_scales, read_scale, rescale
+from ambient_curate.origins import annotated_options, check_study, read_own_manifest, reopen_data
+from ambient_curate.placement import place_values
+from ambient_curate.progress import SILENT, Progress
+from ambient_curate.records import Kind, read_run
+from ambient_curate.results import Run, open_run_results
+from ambient_curate.runs import open_run, package_versions
+from ambient_curate.study import Study, prepare_study
+
+EXPORT = Kind("export", "export", ("data",))
+COLUMNS = ("sigma_min", "sigma_max", "weight")
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export.
+
+    Parameters
+    ----------
+    path : Path
+        Its directory; the files lie in ``data``.
+    info : dict
+        Content of ``export.json``.
+    already_complete : bool
+        It was there before, of the same inputs.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    already_complete: bool = False
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a user may choose about an export.
+
+    Parameters
+    ----------
+    to : str
+        One of `TRAINERS`.
+    schedule : str or None
+        The trainer's time, see `Clock`. None: its usual one.
+    n_obs_steps, n_action_steps : int or None
+        Of the trainer, >= 1. None: its usual ones.
+    normalizer : Path or None
+        What says by how much the trainer multiplies actions, see `read_scale`. None: as the run.
+    data : Path or None
+        The collection. None: where the run found it.
+    out : Path or None
+        Directory to write. None: ./<run>_<to>.
+    force : bool
+        Replace an export that is already there.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not such.
+    """
+
+    to: str
+    schedule: str | None = None
+    n_obs_steps: int | None = None
+    n_action_steps: int | None = None
+    normalizer: Path | None = None
+    data: Path | None = None
+    out: Path | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in TRAINERS:
+            raise ConfigError(
+                f"no trainer {self.to!r} is known", f"use one of {', '.join(TRAINERS)}"
+            )
+        for name in ("n_obs_steps", "n_action_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: expected a whole number >= 1")
+
+
+def export_run(
+    run: Run | Path | str, to: str, *, progress: Progress = SILENT, **options: Any
+) -> Export:
+    """Write what a run says for another trainer: by its own windows, in its own time.
+
+    A window of the trainer that leaves its episode takes the values of the nearest whole window.
+    One without a sigma_min is never usable: its sigma_min is written as 1.
+
+    Parameters
+    ----------
+    run : Run, Path or str
+        A finished run, or its directory.
+    to : str
+        One of `exporters.TRAINERS`.
+    progress : Progress
+        Told of all long work.
+    **options
+        Of `ExportOptions`, by name.
+
+    Raises
+    ------
+    CurateError
+        If the data is not what was annotated, the trainer scales actions otherwise or cannot take
+        such data, or the directory is taken.
+
+    References
+    ----------
+    METHOD.md, sections 1 and 10.
+    """
+    chosen = ExportOptions(to, **options)
+    if not isinstance(run, Run):
+        run = open_run_results(run)
+    clock = Clock(chosen.schedule or TRAINERS[to].schedule)
+    factor = _find_factor(run, chosen.normalizer)
+    inputs = _inputs(run, chosen, clock, factor)
+    path = chosen.out or Path(f"{run.path.resolve().name}_{to}")
+    with ExitStack() as stack:
+        directory = stack.enter_context(
+            open_run(path, inputs, digest(inputs), force=chosen.force, kind=EXPORT)
+        )
+        if directory.complete:
+            return Export(path, read_run(path, EXPORT), True)
+        collection = reopen_data(run, chosen.data)
+        study = prepare_study(
+            collection, annotated_options(run), directory.work / "frames", progress
+        )
+        check_study(run, study)
+        job = _lay_job(run, study, collection, directory.work / "data", chosen, clock, factor)
+        TRAINERS[to].write(job)
+        directory.commit(_describe(job, to))
+    return Export(path, read_run(path, EXPORT))
+
+
+def _find_factor(run: Run, normalizer: Path | None) -> float:
+    """Find by how much larger the trainer's scaled actions are than the run's."""
+    if normalizer is None:
+        return 1.0
+    own = run.info["normaliser"]
+    scale = np.asarray(own["scale"], dtype=np.float64)
+    return compare_scales(scale, read_scale(normalizer, own["kind"]))
+
+
+def _inputs(run: Run, chosen: ExportOptions, clock: Clock, factor: float) -> dict[str, Any]:
+    left_out = ("normalizer", "data", "out", "force", "schedule")
+    options = {key: value for key, value in asdict(chosen).items() if key not in left_out}
+    options |= {"schedule": clock.schedule, "factor": factor}
+    return {"options": options, "run": run.info["digest"], "versions": package_versions()}
+
+
+def _lay_job(
+    run: Run,
+    study: Study,
+    collection: Collection,
+    out: Path,
+    chosen: ExportOptions,
+    clock: Clock,
+    factor: float,
+) -> Job:
+    out.mkdir(exist_ok=True)
+    trainer, manifest = TRAINERS[chosen.to], read_own_manifest(run)
+    files = {member.name: tuple(member.dataset.shards) for member in collection.members}
+    members = []
+    for name, frames in study.frames.items():
+        rows = manifest.filter(pc.equal(manifest["dataset"], name))
+        values = place_values(study, rows, name, np.arange(frames.n_episodes), COLUMNS)
+        for column in ("sigma_min", "sigma_max"):
+            values[column] = rescale(values[column], factor)
+        is_clean, kind = name == study.clean.dataset, study.sources[name]["format"]
+        windows = study.windows[name]
+        members.append(AnnotatedMember(name, is_clean, frames, windows, values, kind, files[name]))
+    n_obs_steps = chosen.n_obs_steps or trainer.n_obs_steps
+    metadata = {
+        "schedule": clock.schedule,
+        "rule": clock.rule,
+        "representation": study.options.represent,
+        "n_obs_steps": str(n_obs_steps),
+        "run_digest": run.info["digest"],
+    }
+    n_action_steps = chosen.n_action_steps or trainer.n_action_steps
+    horizon = study.options.horizon
+    return Job(tuple(members), out, clock, horizon, n_obs_steps, n_action_steps, metadata)
+
+
+def _describe(job: Job, to: str) -> dict[str, Any]:
+    """Say what was written, for ``export.json``."""
+    trainer = TRAINERS[to]
+    return {
+        "honours": trainer.honours,
+        "lost": trainer.lost,
+        "rule": job.clock.rule,
+        "horizon": job.horizon,
+        "n_obs_steps": job.n_obs_steps,
+        "n_action_steps": job.n_action_steps,
+        "members": {
+            member.name: {
+                "is_clean": member.is_clean,
+                "rows": job.rows[member.name],
+                "never_usable": job.never[member.name],
+                "effective": job.effective[member.name],
+                "share": job.mixture[member.name],
+            }
+            for member in job.members
+        },
+        "notes": job.notes,
+    }

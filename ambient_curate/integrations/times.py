@@ -1,0 +1,102 @@
+"""Times: drawn for each window of a batch among those at which it may be used."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ambient_curate.exporters.clocks import Clock
+
+
+class Draw(NamedTuple):
+    """Times of a batch.
+
+    Parameters
+    ----------
+    time : Tensor, shape (row,)
+        int64 steps, or float32 times, of the trainer.
+    weight : Tensor, float32, shape (row,)
+        Share of the trainer's times at which the row may be used, in [0, 1]. Multiply the loss of
+        each row by it. 0: at none; its time is arbitrary and must not count.
+    """
+
+    time: Tensor
+    weight: Tensor
+
+
+def sample_time(
+    sigma_min: Float[Tensor, " row"],
+    sigma_max: Float[Tensor, " row"] | None,
+    schedule: str,
+    *,
+    exponent: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Draw:
+    """Draw a time for every row, by the trainer's own law restricted to the times it may be used.
+
+    A mean of losses times weights is then what the trainer's own draws would give if every row at
+    a forbidden time were dropped, with fewer evaluations of the network.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : Tensor, shape (row,)
+        Usable above, and at or below, in VP noise; NaN: not at all. `sigma_max` None: nowhere.
+    schedule : str
+        See `exporters.clocks.Clock`. Of steps all are drawn alike; ``edm`` has the noise of Karras
+        et al. (2022, table 1).
+    exponent : float
+        For flows: noise times follow the density ``exponent t^(exponent - 1)``, which is
+        Beta(exponent, 1). 1: uniform; openpi and GR00T have 1.5.
+    generator : torch.Generator or None
+        Of the draws; on the rows' device.
+
+    References
+    ----------
+    METHOD.md, section 10.
+    """
+    clock, device = Clock(schedule), sigma_min.device
+    low = sigma_min.detach().double().cpu().numpy()
+    high = torch.zeros_like(sigma_min) if sigma_max is None else sigma_max
+    after = torch.from_numpy(clock.after(low)).to(device)
+    until = torch.from_numpy(clock.until(high.detach().double().cpu().numpy())).to(device)
+    uniform = torch.rand(sigma_min.shape, dtype=torch.float64, generator=generator, device=device)
+    if clock.is_discrete:
+        return _draw_steps(clock.steps, after, until, uniform)
+    return _draw_times(clock.schedule, after, until, uniform, exponent)
+
+
+def _draw_steps(steps: int, after: Tensor, until: Tensor, uniform: Tensor) -> Draw:
+    """Draw one of the usable steps, counted from the lowest."""
+    low = torch.minimum(until + 1, after)  # steps 0 .. until that `after` does not have too
+    count = low + steps - after
+    number = (uniform * count).long().clamp(max=steps - 1)
+    time = torch.where(number < low, number, number - low + after)
+    return Draw(time.clamp(max=steps - 1), (count.double() / steps).float())
+
+
+def _draw_times(
+    schedule: str, after: Tensor, until: Tensor, uniform: Tensor, exponent: float
+) -> Draw:
+    """Draw by the inverse of the law's distribution function, from the shares that are usable."""
+    reverse = schedule == "flow-reversed"
+    noise = (1.0 - after, 1.0 - until) if reverse else (after, until)
+    start, end = (_share_below(schedule, time, exponent) for time in noise)
+    end = torch.minimum(start, end)
+    weight = 1.0 - start + end
+    place = uniform * weight
+    place = torch.where(place < end, place, place - end + start)
+    time = _undo_share(schedule, place, exponent)
+    return Draw((1.0 - time if reverse else time).float(), weight.float())
+
+
+def _share_below(schedule: str, time: Tensor, exponent: float) -> Tensor:
+    if schedule == "edm":
+        return torch.special.ndtr((time.log() + 1.2) / 1.2)
+    return time**exponent
+
+
+def _undo_share(schedule: str, share: Tensor, exponent: float) -> Tensor:
+    if schedule == "edm":
+        return torch.exp(torch.special.ndtri(share) * 1.2 - 1.2)
+    return share ** (1.0 / exponent)

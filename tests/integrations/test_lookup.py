@@ -1,0 +1,49 @@
+"""Lookup: frames by index, unknown ones never usable."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ambient_curate.errors import ManifestError
+from ambient_curate.integrations import FrameAnnotations
+
+
+def write(path: Path, index: list[int]) -> Path:
+    rows = {
+        "index": index,
+        "sigma_min": [0.1 * n for n in range(len(index))],
+        "sigma_max": [0.01 * n for n in range(len(index))],
+        "weight": [float(n) for n in range(len(index))],
+    }
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
+def test_frames_are_found_in_any_order(tmp_path: Path) -> None:
+    annotations = FrameAnnotations(write(tmp_path / "a.parquet", [7, 3, 20, 4]))
+    low, high, weight = annotations.of(torch.tensor([[20], [7], [4], [3]]))
+    torch.testing.assert_close(low, torch.tensor([0.2, 0.0, 0.3, 0.1]))
+    torch.testing.assert_close(high, torch.tensor([0.02, 0.0, 0.03, 0.01]))
+    assert weight.tolist() == [2.0, 0.0, 3.0, 1.0]
+    assert len(annotations) == 4
+
+
+def test_a_frame_that_is_not_there_may_never_be_used(tmp_path: Path) -> None:
+    for known in ([5, 6], []):
+        annotations = FrameAnnotations(write(tmp_path / "a.parquet", known))
+        low, high, weight = annotations.of(torch.tensor([-1, 4, 7, 10**12]))
+        assert low.tolist() == [1.0] * 4
+        assert high.tolist() == weight.tolist() == [0.0] * 4
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="there twice"):
+        FrameAnnotations(write(tmp_path / "a.parquet", [1, 2, 1]))
+    pq.write_table(pa.table({"index": [1]}), tmp_path / "b.parquet")
+    (tmp_path / "c.parquet").write_bytes(b"nothing")
+    for name in ("b.parquet", "c.parquet", "missing.parquet"):
+        with pytest.raises(ManifestError, match="no table of annotated frames"):
+            FrameAnnotations(tmp_path / name)
