@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ambient_curate.episodes import Dataset, ReaderOptions
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers import arrays, hdf5, lerobot, rlds
+from ambient_curate.readers import arrays, hdf5, lerobot, rlds, zarrs
 
 __all__ = [
     "FORMATS",
@@ -18,6 +18,7 @@ __all__ = [
     "open_dataset",
     "recognizes",
     "rlds",
+    "zarrs",
 ]
 
 
@@ -26,10 +27,10 @@ class _Reader(Protocol):
     def open_dataset(self, path: Path, options: ReaderOptions) -> Dataset: ...
 
 
-_READERS: tuple[_Reader, ...] = (lerobot, rlds, hdf5, arrays)
+_READERS: tuple[_Reader, ...] = (lerobot, rlds, zarrs, hdf5, arrays)
 FORMATS = (
-    "LeRobot (meta/info.json), RLDS (dataset_info.json), HDF5 (.hdf5), "
-    "arrays (.npy, .npz, .parquet)"
+    "LeRobot (meta/info.json), RLDS (dataset_info.json), Zarr replay buffers (.zarr, .zarr.zip), "
+    "HDF5 of robomimic, LIBERO, ALOHA and Minari (.hdf5, .h5), arrays (.npy, .npz, .parquet)"
 )
 
 

@@ -133,6 +133,36 @@ def test_unusual_contents_are_told(tmp_path: Path) -> None:
     assert (first.task, first.rate_hz) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("told", "task"),
+    [
+        (
+            {"problem_info": json.dumps({"language_instruction": "open the drawer"})},
+            "open the drawer",
+        ),
+        ({"problem_info": json.dumps({"language_instruction": ["o", "p", "en"]})}, "open"),
+        ({"problem_info": "{}", "bddl_file_name": "bddl_files/goal/put_it.bddl"}, "put_it"),
+        ({"problem_info": "no JSON", "bddl_file_name": 3}, "Stack"),
+        ({"problem_info": json.dumps({"language_instruction": [1, "x"]})}, "Stack"),
+        ({"problem_info": json.dumps({"language_instruction": "a \ud800"})}, "a ?"),
+    ],
+)
+def test_the_task_of_libero_is_its_instruction(
+    tmp_path: Path, told: dict[str, Any], task: str
+) -> None:
+    path = edit(write_demos(tmp_path / "goal_demo.hdf5"), lambda f: f["data"].attrs.update(told))
+    assert {(demo.task, demo.rate_hz) for demo in read(path)} == {(task, 20)}
+
+
+def test_each_file_of_libero_has_its_own_task(tmp_path: Path) -> None:
+    for name in ("open", "close"):
+        info = json.dumps({"language_instruction": f"{name} the drawer"})
+        path = write_demos(tmp_path / f"{name}_demo.hdf5")
+        edit(path, lambda f, info=info: f["data"].attrs.update(problem_info=info))
+    tasks = {demo.id.partition("_")[0]: demo.task for demo in read(tmp_path)}
+    assert tasks == {"open": "open the drawer", "close": "close the drawer"}
+
+
 def replace(name: str, **dataset: Any) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         del file[name]

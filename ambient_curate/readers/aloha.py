@@ -1,0 +1,41 @@
+"""ALOHA's and ACT's layout of HDF5: a file an episode, ``action`` and ``observations/qpos``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from ambient_curate.episodes import ReaderOptions
+from ambient_curate.readers.hdf5_items import read_labels
+from ambient_curate.readers.hdf5_recordings import Contents, Recording, join_arrays, read_arrays
+
+FORMAT = "ALOHA HDF5"
+_STATE = "observations/qpos"
+
+
+def fits(file: h5py.File) -> bool:
+    """Tell whether a file has this layout; one without its ``action`` has it too."""
+    return isinstance(file.get("action"), h5py.Dataset) or isinstance(
+        file.get("observations"), h5py.Group
+    )
+
+
+def describe(file: h5py.File, path: Path) -> Contents:
+    """Tell whether there is a state; nothing else holds for a file."""
+    state = (_STATE,) if isinstance(file.get(_STATE), h5py.Dataset) else ()
+    return Contents(path, FORMAT, ("",), state)
+
+
+def read_recordings(
+    file: h5py.File, contents: Contents, options: ReaderOptions
+) -> Iterator[Recording]:
+    """Yield the one episode of a file.
+
+    Raises
+    ------
+    DatasetError
+        If it lacks a chosen dataset, or datasets differ in their number of frames.
+    """
+    action = options.action or ("action",)
+    arrays = read_arrays(file, [*action, *options.state])
+    yield Recording(*join_arrays(file, arrays, action, options.state, {}), read_labels(file))

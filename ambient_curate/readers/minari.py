@@ -1,0 +1,114 @@
+"""Minari's layout of HDF5: ``episode_<i>/actions``, and ``metadata.json`` beside the file.
+
+Observations and infos have a row more than actions: what was seen after the last one. It is left
+out.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from ambient_curate.episodes import ReaderOptions
+from ambient_curate.errors import DatasetError
+from ambient_curate.readers.hdf5_items import (
+    COPY_AGAIN,
+    parse_object,
+    read_count,
+    read_labels,
+    to_task,
+    to_text,
+)
+from ambient_curate.readers.hdf5_recordings import Contents, Recording, join_arrays, read_arrays
+
+FORMAT = "Minari HDF5"
+FILE = "main_data.hdf5"
+METADATA = "metadata.json"
+_EPISODE = re.compile(r"episode_([0-9]{1,18})")
+_ONE_MORE = ("observations", "infos")
+_LONGEST_METADATA = 1 << 24  # bytes: bounds of spaces of images are written out in it
+
+
+def fits(file: h5py.File) -> bool:
+    """Tell whether a file has this layout."""
+    return any(_EPISODE.fullmatch(to_text(name)) for name in file)
+
+
+def describe(file: h5py.File, path: Path) -> Contents:
+    """List the episodes of a file, and compare them with the metadata beside it.
+
+    Raises
+    ------
+    DatasetError
+        If the metadata cannot be read.
+    """
+    names = list(map(to_text, file))
+    numbers = {name: int(match[1]) for name in names if (match := _EPISODE.fullmatch(name))}
+    episodes = tuple(sorted(numbers, key=lambda name: (numbers[name], name)))
+    metadata = _read_metadata(path)
+    problems = []
+    if len(episodes) < len(names):
+        others = ", ".join(sorted(set(names) - set(episodes)))
+        problems.append(f"{path.name}: {others} is no episode and is not read")
+    total = metadata.get("total_episodes", len(episodes))
+    if total != len(episodes):
+        problems.append(f"{METADATA} tells {total!r:.20} episodes, {path.name} has {len(episodes)}")
+    first = _find_episode(file, episodes[0]).get("observations")
+    is_state = isinstance(first, h5py.Dataset) and first.ndim == 2 and first.dtype.kind == "f"
+    task = to_task(parse_object(metadata.get("env_spec")).get("id"))
+    return Contents(
+        path,
+        FORMAT,
+        episodes,
+        state=("observations",) if is_state else (),  # not of images, nor of a group
+        task=task or to_task(metadata.get("dataset_id")),
+        problems=tuple(problems),
+    )
+
+
+def read_recordings(
+    file: h5py.File, contents: Contents, options: ReaderOptions
+) -> Iterator[Recording]:
+    """Yield the episodes in the order of their numbers.
+
+    Raises
+    ------
+    DatasetError
+        If one lacks a chosen dataset or has a number of frames other than it says.
+    """
+    action = options.action or ("actions",)
+    for name in contents.names:
+        episode = _find_episode(file, name)
+        promised = {
+            "the attribute total_steps": read_count(episode, "total_steps"),
+            "rewards": _count_rows(episode, "rewards"),
+        }
+        arrays = read_arrays(episode, [*action, *options.state])
+        longer = [key for key in arrays if key.partition("/")[0] in _ONE_MORE]
+        frames = join_arrays(episode, arrays, action, options.state, promised, longer=longer)
+        yield Recording(*frames, read_labels(episode))
+
+
+def _find_episode(file: h5py.File, name: str) -> h5py.Group:
+    episode = file[name]
+    if not isinstance(episode, h5py.Group):
+        raise DatasetError(f"{file.filename}: {name} is no group", COPY_AGAIN)
+    return episode
+
+
+def _count_rows(episode: h5py.Group, name: str) -> int | None:
+    dataset = episode.get(name)
+    return dataset.shape[0] if isinstance(dataset, h5py.Dataset) and dataset.shape else None
+
+
+def _read_metadata(path: Path) -> Mapping[str, Any]:
+    beside = path.with_name(METADATA)
+    if path.name != FILE or not beside.is_file():
+        return {}
+    try:
+        with beside.open(encoding="utf-8") as file:
+            return parse_object(file.read(_LONGEST_METADATA))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{beside} cannot be read: {error}", COPY_AGAIN) from error

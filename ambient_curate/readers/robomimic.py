@@ -1,0 +1,144 @@
+"""Robomimic's layout of HDF5: ``data/demo_<k>/actions`` and what is beside; LIBERO's is the same.
+
+LIBERO has one file a task, and tells the task in the attribute ``problem_info`` of ``data``.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+
+from ambient_curate.episodes import ReaderOptions
+from ambient_curate.errors import DatasetError
+from ambient_curate.readers.hdf5_items import (
+    COPY_AGAIN,
+    list_members,
+    parse_object,
+    read_attribute,
+    read_count,
+    read_labels,
+    require_stored,
+    to_task,
+    to_text,
+)
+from ambient_curate.readers.hdf5_recordings import Contents, Recording, join_arrays, read_arrays
+
+FORMAT = "HDF5"
+_DEMO = re.compile(r"demo_([0-9]{1,18})")
+
+
+def fits(file: h5py.File) -> bool:
+    """Tell whether a file has this layout."""
+    return isinstance(file.get("data"), h5py.Group)
+
+
+def describe(file: h5py.File, path: Path) -> Contents:
+    """List the demonstrations of a file and read what holds for all of them.
+
+    Raises
+    ------
+    DatasetError
+        If there are none.
+    """
+    data = file["data"]
+    names = list(map(to_text, data))
+    numbers = {name: int(match[1]) for name in names if (match := _DEMO.fullmatch(name))}
+    demos = tuple(sorted(numbers, key=lambda name: (numbers[name], name)))
+    if not demos:
+        raise DatasetError(
+            f"{path}: data holds no demonstrations named demo_<number>, but {list_members(data)}",
+            "robomimic's layout is data/demo_0/actions, data/demo_1/actions, ...",
+        )
+    problems = [f"{path.name}: {problem}" for problem in _find_problems(file, names, demos)]
+    task, rate_hz = _read_task(data)
+    return Contents(path, FORMAT, demos, task=task, rate_hz=rate_hz, problems=tuple(problems))
+
+
+def read_recordings(
+    file: h5py.File, contents: Contents, options: ReaderOptions
+) -> Iterator[Recording]:
+    """Yield the demonstrations in the order of their numbers.
+
+    Raises
+    ------
+    DatasetError
+        If one lacks a chosen dataset or has a number of frames other than it says.
+    """
+    action = options.action or ("actions",)
+    masks = _read_masks(file)
+    for name in contents.names:
+        demo = _find_demo(file, name)
+        arrays = read_arrays(demo, [*action, *options.state])
+        promised = {"the attribute num_samples": read_count(demo, "num_samples")}
+        frames = join_arrays(demo, arrays, action, options.state, promised)
+        members = {f"mask/{key}": name in members for key, members in masks.items()}
+        yield Recording(*frames, read_labels(demo) | members)
+
+
+def _find_problems(file: h5py.File, names: list[str], demos: tuple[str, ...]) -> list[str]:
+    problems = []
+    if len(demos) < len(names):
+        others = ", ".join(sorted(set(names) - set(demos)))
+        problems.append(f"of data, {others} is no demonstration and is not read")
+    unread = [key for key, mask in _masks(file).items() if mask.dtype.kind != "S"]
+    if unread:
+        problems.append(
+            f"of mask, {', '.join(unread)} is no list of texts of one fixed "
+            "length (dtype S) and is not read"
+        )
+    total = read_count(file["data"], "total")
+    frames = [read_count(_find_demo(file, name), "num_samples") for name in demos]
+    known = [count for count in frames if count is not None]
+    if total is not None and len(known) == len(demos) and total != sum(known):
+        problems.append(
+            f"data tells a total of {total} frames, its demonstrations have {sum(known)}"
+        )
+    return problems
+
+
+def _find_demo(file: h5py.File, name: str) -> h5py.Group:
+    demo = file["data"][name]
+    if not isinstance(demo, h5py.Group):
+        raise DatasetError(f"{file.filename}: data/{name} is no group", COPY_AGAIN)
+    return demo
+
+
+def _read_task(data: h5py.Group) -> tuple[str | None, float | None]:
+    """Take LIBERO's instruction or robomimic's name of the environment, and its control rate."""
+    env_args = parse_object(read_attribute(data, "env_args"))
+    settings = env_args.get("env_kwargs")
+    rate_hz = settings.get("control_freq", 0) if isinstance(settings, dict) else 0
+    is_rate = isinstance(rate_hz, int | float) and 0 < rate_hz < math.inf
+    task = _read_instruction(data) or to_task(env_args.get("env_name"))
+    return task, float(rate_hz) if is_rate else None
+
+
+def _read_instruction(data: h5py.Group) -> str | None:
+    """Read what LIBERO tells of its task: the instruction, else the name of its description."""
+    problem = parse_object(read_attribute(data, "problem_info"))
+    instruction = problem.get("language_instruction")
+    if isinstance(instruction, list) and all(isinstance(part, str) for part in instruction):
+        instruction = "".join(instruction)  # LIBERO's own readers join it too
+    file = read_attribute(data, "bddl_file_name")
+    return to_task(instruction) or (
+        to_task(PurePosixPath(file).stem) if isinstance(file, str) else None
+    )
+
+
+def _read_masks(file: h5py.File) -> dict[str, set[str]]:
+    """Read robomimic's filter keys: lists of demonstrations' names."""
+    members = {}
+    for key, dataset in _masks(file).items():
+        if dataset.dtype.kind == "S":
+            require_stored(dataset)
+            members[key] = set(np.ravel(dataset.asstr(errors="replace")[()]).tolist())
+    return members
+
+
+def _masks(file: h5py.File) -> dict[str, h5py.Dataset]:
+    masks = file.get("mask")
+    items = masks.items() if isinstance(masks, h5py.Group) else ()
+    return {to_text(key): item for key, item in items if isinstance(item, h5py.Dataset)}

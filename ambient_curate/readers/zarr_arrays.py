@@ -1,0 +1,243 @@
+"""Arrays of numbers in a Zarr hierarchy, checked before the library for it may decode them.
+
+By itself that library takes a missing chunk for one of ``fill_value``, and unpickles where the
+metadata says so.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from ambient_curate.errors import DatasetError
+from ambient_curate.readers.zarr_files import METADATA, REPAIR, ZarrFiles
+
+_NUMBERS_2 = re.compile(r"[<>|](f[248]|[iu][1248]|b1)")
+_NUMBERS_3 = re.compile(r"float(16|32|64)|u?int(8|16|32|64)|bool")
+_CODECS = (
+    *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "bytes", "transpose"),
+    *("bitround", "delta", "shuffle", "adler32", "crc32", "crc32c", "fletcher32"),
+)
+_LARGEST_BLOCK = 1 << 31  # bytes in memory at once
+_OVERHEAD = 1 << 16  # bytes by which data that cannot be compressed may grow
+
+
+def import_zarr(path: Path) -> Any:
+    """Import the library, which is optional.
+
+    Raises
+    ------
+    DatasetError
+        If it is not installed.
+    """
+    try:
+        import zarr
+    except ImportError as error:
+        raise DatasetError(
+            f"{path} is Zarr data, and the library for it is not installed",
+            "pip install ambient-curate[zarr]",
+        ) from error
+    return zarr
+
+
+@dataclass(frozen=True)
+class ZarrArray:
+    """An array of numbers all of whose chunks are there.
+
+    Parameters
+    ----------
+    place : str
+        Where it is, for messages.
+    array : zarr.Array
+        Open for reading.
+    files : tuple of str
+        Keys of its metadata and its chunks.
+    """
+
+    place: str
+    array: Any
+    files: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape; frames lie along the first axis."""
+        return tuple(self.array.shape)
+
+    def read_ends(self) -> Int64[np.ndarray, " episode"]:
+        """Read it as the exclusive ends of episodes, which must not fall.
+
+        Raises
+        ------
+        DatasetError
+            If it is anything else, or damaged.
+        """
+        if len(self.shape) != 1 or self.array.dtype.kind not in "iu":
+            raise DatasetError(
+                f"{self.place} has shape {self.shape} and type {self.array.dtype}, expected a "
+                "list of whole numbers",
+                "write the exclusive end of each episode as int64",
+            )
+        with _decoding(self.place):
+            ends = np.asarray(self.array[:])
+        edges = np.concatenate([np.zeros(1, np.int64), ends])  # uint64 becomes float64
+        if (edges[1:] < edges[:-1]).any():
+            first = int(np.flatnonzero(edges[1:] < edges[:-1])[0])
+            raise DatasetError(
+                f"{self.place} must rise; number {first} is {ends[first]}, after "
+                f"{int(edges[first])}",
+                "write the exclusive end of each episode, in order",
+            )
+        return ends.astype(np.int64)
+
+
+class FrameReader:
+    """Reads ranges of frames; each chunk is decoded once where they are asked for in order."""
+
+    def __init__(self, array: ZarrArray) -> None:
+        self._array = array
+        self._step: int = array.array.chunks[0]
+        self._number, self._held = -1, np.empty(0)
+
+    def read(self, start: int, stop: int) -> Float32[np.ndarray, "frame column"]:
+        """Read the frames from `start` to before `stop`, the axes after the first made one.
+
+        Raises
+        ------
+        DatasetError
+            If a chunk is damaged.
+        """
+        columns = prod(self._array.shape[1:])
+        parts = [np.empty((0, columns), np.float32)]
+        for number in range(start // self._step, -(-stop // self._step)):
+            first = number * self._step
+            part = self._read_block(number)[max(start - first, 0) : stop - first]
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, reported as such
+                parts.append(part.reshape(len(part), columns).astype(np.float32))
+        return np.concatenate(parts)
+
+    def _read_block(self, number: int) -> np.ndarray:
+        if number != self._number:
+            first = number * self._step
+            with _decoding(self._array.place):
+                self._held = np.asarray(self._array.array[first : first + self._step])
+            self._number = number
+        return self._held
+
+
+def open_array(zarr: Any, store: Any, files: ZarrFiles, name: str) -> ZarrArray:
+    """Open the array called `name`, after a look at what its metadata asks for.
+
+    Parameters
+    ----------
+    zarr : module
+        The library.
+    store : zarr.abc.store.Store
+        Opened where `files` is.
+    files : ZarrFiles
+        The files of the hierarchy.
+    name : str
+        As in ``"data/action"``.
+
+    Raises
+    ------
+    DatasetError
+        If it is missing, holds no numbers, is not wholly stored, or needs a codec that is not
+        known to be safe.
+    """
+    key, place = files.metadata_key(name), f"{files.root}: {name}"
+    if key is None:
+        group = name.partition("/")[0]
+        raise DatasetError(
+            f"{files.root} has no array {name!r}; {group} has "
+            f"{', '.join(files.arrays(group)) or 'none'}",
+            'name the arrays in ambient.toml, as in `action = ["action"]`',
+        )
+    zarr_format = METADATA[key.rpartition("/")[2]]
+    _check_metadata(place, files.read_metadata(key), zarr_format)
+    with _decoding(place):
+        array = zarr.open_array(store=store, path=name, mode="r", zarr_format=zarr_format)
+        shape, chunks = tuple(array.shape), tuple(array.chunks)
+    if not shape:
+        raise DatasetError(
+            f"{place} is one number, expected frames along the first axis", "name another array"
+        )
+    block = max(prod(chunks), prod((min(chunks[0], shape[0]), *shape[1:])))
+    if min(chunks) < 1 or block * array.dtype.itemsize > _LARGEST_BLOCK:
+        raise DatasetError(
+            f"{place} has chunks of shape {chunks} in shape {shape}, expected at most "
+            f"{_LARGEST_BLOCK} bytes at once",
+            "write it again in smaller chunks",
+        )
+    chunk_keys = _find_chunks(files, name, array)
+    return ZarrArray(place, array, (key, *chunk_keys))
+
+
+def _find_chunks(files: ZarrFiles, name: str, array: Any) -> list[str]:
+    """List the keys of all chunks, each of which must be there and of a likely size."""
+    place = f"{files.root}: {name}"
+    counts = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
+    most = 2 * prod(array.chunks) * array.dtype.itemsize + _OVERHEAD
+    keys = []
+    for position in _count_up(counts):
+        key = f"{name}/{array.metadata.encode_chunk_key(position)}"
+        size = files.size(key)
+        if size is None:
+            raise DatasetError(
+                f"{place} has no chunk {key}, expected {prod(counts)} chunks",
+                "copy the data again from its source; where the program that wrote it left out "
+                "chunks of one value, write it again with write_empty_chunks=True",
+            )
+        if size > most:
+            raise DatasetError(
+                f"{place}: chunk {key} has {size} bytes, expected at most {most}", REPAIR
+            )
+        keys.append(key)
+    return keys
+
+
+def _count_up(counts: list[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the positions of a grid; unlike `product`, without a list of any axis."""
+    for number in range(prod(counts)):
+        position = []
+        for size in reversed(counts):
+            number, place = divmod(number, size)
+            position.append(place)
+        yield tuple(reversed(position))
+
+
+def _check_metadata(place: str, metadata: dict[str, Any], zarr_format: int) -> None:
+    """Refuse objects, which are pickled, and codecs that are not known to be safe."""
+    kind = metadata.get("dtype" if zarr_format == 2 else "data_type")
+    numbers, key = (_NUMBERS_2, "id") if zarr_format == 2 else (_NUMBERS_3, "name")
+    codecs = [metadata.get("compressor")]
+    for several in (metadata.get("filters"), metadata.get("codecs")):
+        codecs += several if isinstance(several, list) else [several]
+    if not (isinstance(kind, str) and numbers.fullmatch(kind)):
+        raise DatasetError(
+            f"{place} is of type {kind!r:.80}, expected numbers",
+            "name another array in ambient.toml",
+        )
+    for codec in codecs:
+        name = codec.get(key) if isinstance(codec, dict) else codec
+        if name is not None and str(name).removeprefix("numcodecs.") not in _CODECS:
+            raise DatasetError(
+                f"{place} is stored by the codec {name!r:.80}, expected one of "
+                f"{', '.join(_CODECS)}",
+                "write it again without shards, and with a usual compression such as zstd",
+            )
+
+
+@contextmanager
+def _decoding(place: str) -> Iterator[None]:
+    """Turn what the library says of damaged bytes into a `DatasetError`."""
+    try:
+        yield
+    except Exception as error:  # its codecs raise whatever their libraries do
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DatasetError(f"{place} cannot be read: {reason}", REPAIR) from error
