@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ambient_curate.annotation import annotate_share as annotate_share
     from ambient_curate.annotation import merge as merge
     from ambient_curate.collection import open_collection as open_collection
+    from ambient_curate.comparison import compare_runs as compare_runs
     from ambient_curate.config import AnnotateOptions as AnnotateOptions
     from ambient_curate.errors import CurateError as CurateError
     from ambient_curate.manifest import read_manifest as read_manifest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ambient_curate.policy.sampler import Admission as Admission
     from ambient_curate.policy.sampler import LevelSampler as LevelSampler
     from ambient_curate.rollouts import roll_out as roll_out
+    from ambient_curate.verification import verify as verify
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,7 @@ _HOMES = {
     "PolicyOptions": "policy.options",
     "annotate": "annotation",
     "annotate_share": "annotation",
+    "compare_runs": "comparison",
     "load_policy": "policy.acting",
     "merge": "annotation",
     "noise_further": "policy.losses",
@@ -50,6 +53,7 @@ _HOMES = {
     "read_manifest": "manifest",
     "roll_out": "rollouts",
     "train_policy": "policies",
+    "verify": "verification",
 }
 __all__ = [  # noqa: RUF022 (in the order of the README)
     "open_collection",
@@ -57,6 +61,8 @@ __all__ = [  # noqa: RUF022 (in the order of the README)
     "annotate_share",
     "merge",
     "read_manifest",
+    "verify",
+    "compare_runs",
     "plot_accuracy",
     "plot_delta",
     "plot_tv",

@@ -15,7 +15,7 @@ from ambient_curate.answers import Answers, hear_study
 from ambient_curate.collection import (
     Collection,
     compare_rate,
-    fingerprint,
+    describe_files,
     open_collection,
     require_clean,
 )
@@ -256,10 +256,7 @@ def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dic
         member.name: {
             "format": member.dataset.format,
             "selection": {key: value for key, value in asdict(member.options).items() if value},
-            "files": {
-                entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
-                for entry in fingerprint(member)
-            },
+            "files": describe_files(member),
         }
         for member in collection.members
     }

@@ -1,33 +1,29 @@
 """The command line: parse, call, print. Data goes to stdout, everything else to stderr."""
 
 import errno
-import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from ambient_curate.config import AnnotateOptions, option_help
 from ambient_curate.errors import CurateError, DatasetError
+from ambient_curate.figures import FIGURES, Figure, save_run_figure
+from ambient_curate.flags import take_options
 from ambient_curate.policy.options import PolicyOptions
+from ambient_curate.trainers import TRAINERS, ExportOptions
 
 if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
-    from matplotlib.axes import Axes
-
     from ambient_curate.inspection import Inspection
     from ambient_curate.policy.sampler import LevelSampler
     from ambient_curate.results import Run
 
 Format = Literal["table", "json"]
-Figure = Literal["accuracy", "delta", "tv", "bracket", "sigma-min", "reliability"]
-FIGURES: tuple[Figure, ...] = get_args(Figure)
-CONTINUED = ("annotate", "demo", "merge", "train")  # go on where they were interrupted
+CONTINUED = ("annotate", "demo", "export", "merge", "train")  # go on where they were interrupted
 GATE_NOT_MET = 3
-_SWITCHES = ("force", "strict", "compile", "allow_unannotated", "tensorboard")
 INTERRUPTED = 130
 
 FormatOption = Annotated[Format, typer.Option(help="What stdout gets.")]
@@ -100,55 +96,6 @@ def ambient_curate(
     """
 
 
-def _take_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that takes ``**values`` an option for every field of a class of options.
-
-    None stands for what is not given: ambient.toml and then the default decide.
-    """
-
-    def take(command: Callable[..., None]) -> Callable[..., None]:
-        kept = [
-            parameter
-            for parameter in inspect.signature(command).parameters.values()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        signature = inspect.Signature([*kept, *_option_parameters(options)])
-        command.__signature__ = signature  # type: ignore[attr-defined]
-        return command
-
-    return take
-
-
-def _option_parameters(options: type) -> Iterator[inspect.Parameter]:
-    types = get_type_hints(options)
-    for name, text in option_texts(options).items():
-        # what ambient.toml cannot switch on needs no switching off
-        names = [f"--{name.replace('_', '-')}"] if name in _SWITCHES else []
-        yield inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[types.get(name, float) | None, typer.Option(*names, help=text)],
-        )
-
-
-def option_texts(options: type = AnnotateOptions) -> dict[str, str]:
-    """Return the help of every option, ``tv`` and ``delta`` after ``epsilon``."""
-    meanings, texts = option_help(options), {}
-    for field in fields(options):
-        text = meanings[field.name].replace("None:", "Default:")
-        if field.default is True:
-            text += f"  [default: --{field.name}]"
-        elif not isinstance(field.default, bool | None) and field.default != "":
-            text += f"  [default: {field.default}]"
-        texts[field.name] = text
-        if field.name == "epsilon":
-            what = "In place of epsilon, the largest"
-            texts["tv"] = f"{what} total variation distance, in (0, 1): epsilon is TV^2 / 2."
-            texts["delta"] = f"{what} divergence Delta, in (0, 2): epsilon is Delta / 4."
-    return texts
-
-
 @app.command("inspect")
 def inspect_command(
     collection: CollectionArgument,
@@ -172,7 +119,7 @@ def inspect_command(
 
 
 @app.command("annotate")
-@_take_options(AnnotateOptions)
+@take_options(AnnotateOptions)
 def annotate_command(
     collection: CollectionArgument,
     format: FormatOption = "table",
@@ -233,11 +180,84 @@ def plot_command(
 
     results = open_run_results(run)
     out = out or Path(f"{run.resolve().name}_{figure}.png")
-    typer.echo(_save_figure(results, figure, out))
+    typer.echo(save_run_figure(results, figure, out))
+
+
+@app.command("verify")
+def verify_command(
+    run: RunArgument,
+    data: Annotated[
+        Path | None, typer.Option(help="The collection. Default: where the run found it.")
+    ] = None,
+    no_sources: Annotated[
+        bool, typer.Option("--no-sources", help="Check the run alone: the data is gone.")
+    ] = False,
+    format: FormatOption = "table",
+) -> None:
+    """Check that a run, and its data, are still what they were."""
+    from ambient_curate.console import ConsoleProgress, render_table
+    from ambient_curate.summaries import verification_lines, verification_table
+    from ambient_curate.verification import verify
+
+    found = verify(run, data=data, sources=not no_sources, progress=ConsoleProgress())
+    if format == "json":
+        _echo_json(found.as_dict())
+    else:
+        render_table(*verification_table(found))
+        _print_below(verification_lines(found))
+    found.raise_findings()
+
+
+@app.command("diff")
+def diff_command(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A directory that `annotate` wrote.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    rows: Annotated[int, typer.Option(min=0, help="Rows to list that moved most.")] = 10,
+    format: FormatOption = "table",
+) -> None:
+    """Compare two finished runs: what went in, and every sigma_min."""
+    from ambient_curate.comparison import compare_runs
+    from ambient_curate.console import render_table
+    from ambient_curate.summaries import comparison_lines, comparison_tables
+
+    found = compare_runs(a, b, most=rows)
+    if format == "json":
+        _echo_json(found.as_dict())
+        return
+    typer.echo("\n".join(comparison_lines(found)))
+    for title, table in comparison_tables(found):
+        typer.echo()
+        render_table(*table, title=title)
+
+
+@app.command("export")
+@take_options(ExportOptions)
+def export_command(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A directory that `annotate` wrote.")
+    ] = None,
+    **values: Any,
+) -> None:
+    """Write a run for another trainer. `--to list` shows what each can make of it."""
+    from ambient_curate.console import ConsoleProgress, render_table
+    from ambient_curate.receipts import export_lines, export_table, trainers_table
+
+    if values["to"] == "list":
+        render_table(*trainers_table(TRAINERS))
+        return
+    if run is None:
+        raise typer.BadParameter("give the RUN to export, or --to list")
+    from ambient_curate.exports import export_run
+
+    done = export_run(run, progress=ConsoleProgress(), **values)
+    _tell(*["already complete"] * done.already_complete)
+    render_table(*export_table(done.info))
+    _print_below(export_lines(done.info))
+    _tell(f"files: {done.path / 'data'}")
 
 
 @app.command("train")
-@_take_options(PolicyOptions)
+@take_options(PolicyOptions)
 def train_command(run: RunArgument, **values: Any) -> None:
     """Train a diffusion policy on a finished run."""
     from ambient_curate.console import ConsoleProgress, render_table
@@ -304,33 +324,7 @@ def demo_command(
     _print_run(run, "table")
     _tell(f"run: {run.path}")
     for figure in FIGURES:
-        _tell(f"figure: {_save_figure(run, figure, out / f'{figure}.png')}")
-
-
-def _save_figure(run: "Run", figure: Figure, path: Path) -> Path:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from ambient_curate.canvas import save_figure
-
-    save_figure(_draw(run, figure), path)
-    return path
-
-
-def _draw(run: "Run", figure: Figure) -> "Axes":
-    from ambient_curate import plots
-
-    if figure == "accuracy":
-        return plots.plot_accuracy(run.curves())
-    if figure == "delta":
-        return plots.plot_delta(run.curves(), epsilon=run.info["epsilon"])
-    if figure == "tv":
-        return plots.plot_tv(run.curves(), epsilon=run.info["epsilon"])
-    if figure == "bracket":
-        return plots.plot_bracket(run.info["verdict"], schedule=run.info["schedule"])
-    if figure == "sigma-min":
-        return plots.plot_sigma_min(run.manifest())
-    return plots.plot_reliability(run.reliability())
+        _tell(f"figure: {save_run_figure(run, figure, out / f'{figure}.png')}")
 
 
 def _print_run(run: "Run", format: Format) -> None:

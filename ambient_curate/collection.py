@@ -204,6 +204,14 @@ def fingerprint(member: Member) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: str(entry["path"]))
 
 
+def describe_files(member: Member) -> dict[str, str]:
+    """Say what `fingerprint` finds in words, by path, as ``run.json`` keeps it."""
+    return {
+        entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
+        for entry in fingerprint(member)
+    }
+
+
 def open_split(member: Member, split: str) -> Member:
     """Open another split of a member's dataset, all its episodes with the same columns.
 

@@ -1,12 +1,13 @@
 """An episode of robot data, and what every opened dataset offers: the seam to the readers."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 Label = str | int | float | bool
 
@@ -52,6 +53,14 @@ class Episode:
     def length(self) -> int:
         """Number of frames."""
         return int(self.action.shape[0])
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the shape and bytes of the actions: equal for exact duplicates."""
+        action = np.ascontiguousarray(self.action, np.float32)
+        digest = hashlib.sha256(np.array(action.shape, np.int64).tobytes())
+        digest.update(action.data)
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,11 @@ class Dataset(Protocol):
 
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the episodes of one shard in source order; low-dimensional data only."""
+
+
+def count_windows(length: Int64[np.ndarray, " *shape"], horizon: int, stride: int) -> np.ndarray:
+    """Whole windows of episodes of `length` frames: starts 0, stride, ... <= length - horizon."""
+    return np.maximum((length - horizon) // stride + 1, 0)
 
 
 def pick_evenly(count: int, most: int | None) -> np.ndarray:

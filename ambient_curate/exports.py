@@ -10,9 +10,7 @@ import pyarrow.compute as pc
 
 from ambient_curate.collection import Collection
 from ambient_curate.config import digest
-from ambient_curate.errors import ConfigError
-from ambient_curate.exporters import TRAINERS
-from ambient_curate.exporters.clocks import Clock
+from ambient_curate.exporters import WRITERS
 from ambient_curate.exporters.job import Job
 from ambient_curate.exporters.members import AnnotatedMember
 from ambient_curate.exporters.scales import compare_scales, read_scale, rescale
@@ -23,6 +21,7 @@ from ambient_curate.records import Kind, read_run
 from ambient_curate.results import Run, open_run_results
 from ambient_curate.runs import open_run, package_versions
 from ambient_curate.study import Study, prepare_study
+from ambient_curate.trainers import ExportOptions, Trainer
 
 EXPORT = Kind("export", "export", ("data",))
 COLUMNS = ("sigma_min", "sigma_max", "weight")
@@ -47,55 +46,12 @@ class Export:
     already_complete: bool = False
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a user may choose about an export.
-
-    Parameters
-    ----------
-    to : str
-        One of `TRAINERS`.
-    schedule : str or None
-        The trainer's time, see `Clock`. None: its usual one.
-    n_obs_steps, n_action_steps : int or None
-        Of the trainer, >= 1. None: its usual ones.
-    normalizer : Path or None
-        What says by how much the trainer multiplies actions, see `read_scale`. None: as the run.
-    data : Path or None
-        The collection. None: where the run found it.
-    out : Path or None
-        Directory to write. None: ./<run>_<to>.
-    force : bool
-        Replace an export that is already there.
-
-    Raises
-    ------
-    ConfigError
-        If a value is not such.
-    """
-
-    to: str
-    schedule: str | None = None
-    n_obs_steps: int | None = None
-    n_action_steps: int | None = None
-    normalizer: Path | None = None
-    data: Path | None = None
-    out: Path | None = None
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        if self.to not in TRAINERS:
-            raise ConfigError(
-                f"no trainer {self.to!r} is known", f"use one of {', '.join(TRAINERS)}"
-            )
-        for name in ("n_obs_steps", "n_action_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}: expected a whole number >= 1")
-
-
 def export_run(
-    run: Run | Path | str, to: str, *, progress: Progress = SILENT, **options: Any
+    run: Run | Path | str,
+    options: ExportOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    **changes: Any,
 ) -> Export:
     """Write what a run says for another trainer: by its own windows, in its own time.
 
@@ -106,30 +62,33 @@ def export_run(
     ----------
     run : Run, Path or str
         A finished run, or its directory.
-    to : str
-        One of `exporters.TRAINERS`.
+    options : ExportOptions or None
+        None: the defaults.
     progress : Progress
         Told of all long work.
-    **options
-        Of `ExportOptions`, by name.
+    **changes
+        Options by name; not with `options`.
 
     Raises
     ------
     CurateError
         If the data is not what was annotated, the trainer scales actions otherwise or cannot take
         such data, or the directory is taken.
+    ValueError
+        If both `options` and changes are given.
 
     References
     ----------
     METHOD.md, sections 1 and 10.
     """
-    chosen = ExportOptions(to, **options)
+    if options is not None and changes:
+        raise ValueError("give options, or single options by name, not both")
+    chosen = options or ExportOptions(**{k: v for k, v in changes.items() if v is not None})
     if not isinstance(run, Run):
         run = open_run_results(run)
-    clock = Clock(chosen.schedule or TRAINERS[to].schedule)
     factor = _find_factor(run, chosen.normalizer)
-    inputs = _inputs(run, chosen, clock, factor)
-    path = chosen.out or Path(f"{run.path.resolve().name}_{to}")
+    inputs = _inputs(run, chosen, factor)
+    path = chosen.out or Path(f"{run.path.resolve().name}_{chosen.to}")
     with ExitStack() as stack:
         directory = stack.enter_context(
             open_run(path, inputs, digest(inputs), force=chosen.force, kind=EXPORT)
@@ -141,9 +100,9 @@ def export_run(
             collection, annotated_options(run), directory.work / "frames", progress
         )
         check_study(run, study)
-        job = _lay_job(run, study, collection, directory.work / "data", chosen, clock, factor)
-        TRAINERS[to].write(job)
-        directory.commit(_describe(job, to))
+        job = _lay_job(run, study, collection, directory.work / "data", chosen, factor)
+        WRITERS[chosen.to](job)
+        directory.commit(_describe(job, chosen.trainer))
     return Export(path, read_run(path, EXPORT))
 
 
@@ -156,10 +115,10 @@ def _find_factor(run: Run, normalizer: Path | None) -> float:
     return compare_scales(scale, read_scale(normalizer, own["kind"]))
 
 
-def _inputs(run: Run, chosen: ExportOptions, clock: Clock, factor: float) -> dict[str, Any]:
+def _inputs(run: Run, chosen: ExportOptions, factor: float) -> dict[str, Any]:
     left_out = ("normalizer", "data", "out", "force", "schedule")
     options = {key: value for key, value in asdict(chosen).items() if key not in left_out}
-    options |= {"schedule": clock.schedule, "factor": factor}
+    options |= {"schedule": chosen.clock.schedule, "factor": factor}
     return {"options": options, "run": run.info["digest"], "versions": package_versions()}
 
 
@@ -169,11 +128,10 @@ def _lay_job(
     collection: Collection,
     out: Path,
     chosen: ExportOptions,
-    clock: Clock,
     factor: float,
 ) -> Job:
     out.mkdir(exist_ok=True)
-    trainer, manifest = TRAINERS[chosen.to], read_own_manifest(run)
+    trainer, clock, manifest = chosen.trainer, chosen.clock, read_own_manifest(run)
     files = {member.name: tuple(member.dataset.shards) for member in collection.members}
     members = []
     for name, frames in study.frames.items():
@@ -197,9 +155,8 @@ def _lay_job(
     return Job(tuple(members), out, clock, horizon, n_obs_steps, n_action_steps, metadata)
 
 
-def _describe(job: Job, to: str) -> dict[str, Any]:
+def _describe(job: Job, trainer: Trainer) -> dict[str, Any]:
     """Say what was written, for ``export.json``."""
-    trainer = TRAINERS[to]
     return {
         "honours": trainer.honours,
         "lost": trainer.lost,

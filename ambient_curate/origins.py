@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ambient_curate.collection import Collection, fingerprint, open_collection
+from ambient_curate.collection import Collection, describe_files, open_collection
 from ambient_curate.config import AnnotateOptions
 from ambient_curate.errors import ManifestError, RunError
 from ambient_curate.results import Run
@@ -56,10 +56,7 @@ def _check_data(run: Run, collection: Collection) -> None:
             "give the annotated collection with --data, or annotate this one",
         )
     for name, member in found.items():
-        files = {
-            entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
-            for entry in fingerprint(member)
-        }
+        files = describe_files(member)
         annotated = expected[name]["files"]
         other = sorted(f for f in files.keys() | annotated if files.get(f) != annotated.get(f))
         if other:

@@ -1,7 +1,8 @@
 """Records: the JSON files in which a directory says what it is and what is in it."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ambient_curate.errors import RunError
 from ambient_curate.files import replace_whole
 
 SCHEMA_VERSION = 1
+_UNSEALED = ("seal", "collection")  # where the data lies is no result, and it may be moved
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,29 @@ def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     with replace_whole(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def digest_files(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files, and of all files in folders, by their paths from `root`; hidden ones not.
+
+    What is not there is left out.
+    """
+    digests = {}
+    for name in names:
+        place = root / name
+        for file in sorted([place] if place.is_file() else place.rglob("*")):
+            if file.is_file() and not file.name.startswith("."):
+                with file.open("rb") as content:
+                    digest = hashlib.file_digest(content, "sha256").hexdigest()
+                digests[file.relative_to(root).as_posix()] = digest
+    return digests
+
+
+def seal_record(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what a record says, but for its seal and for where the data lies."""
+    sealed = {key: value for key, value in record.items() if key not in _UNSEALED}
+    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_header(file: Path, kind: Kind) -> dict[str, Any]:

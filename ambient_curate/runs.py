@@ -14,7 +14,15 @@ from typing import Any, NoReturn
 from ambient_curate.errors import RunError
 from ambient_curate.files import sync
 from ambient_curate.locks import Lock
-from ambient_curate.records import RUN, SCHEMA_VERSION, Kind, read_header, write_json_atomic
+from ambient_curate.records import (
+    RUN,
+    SCHEMA_VERSION,
+    Kind,
+    digest_files,
+    read_header,
+    seal_record,
+    write_json_atomic,
+)
 
 INPUTS = ("options", "sources", "versions", "threads")  # what a digest covers
 NUMERIC_STACK = (
@@ -84,8 +92,9 @@ class RunDirectory:
     def commit(self, run: Mapping[str, Any]) -> None:
         """Move the results out of ``.work`` into the run, then write its record, ``run.json``.
 
-        A crash at any moment, of the machine too, leaves either a complete run or one that
-        `open_run` continues with everything back in ``.work``.
+        The record holds the SHA-256 of every result file, and of itself. A crash at any moment, of
+        the machine too, leaves either a complete run or one that `open_run` continues with
+        everything back in ``.work``.
 
         Parameters
         ----------
@@ -102,10 +111,13 @@ class RunDirectory:
             raise ValueError(f".work holds no {', '.join(missing)}")
         for file in self.work.rglob("*"):
             sync(file)
+        files = digest_files(self.work, self.kind.results)
         for name in self.kind.results:
             (self.work / name).rename(self.path / name)
         sync(self.path)
-        write_json_atomic(self.path / self.kind.record, {**self._header, **self._inputs, **run})
+        record = {**self._header, **self._inputs, **run, "files": files}
+        record["seal"] = seal_record(record)
+        write_json_atomic(self.path / self.kind.record, record)
         shutil.rmtree(self.work)
 
     def _prepare(self, force: bool) -> None:
@@ -132,13 +144,10 @@ class RunDirectory:
     def _compare(self, header: Mapping[str, Any]) -> None:
         if header.get("digest") == self._header["digest"]:
             return
-        old = dict(_flatten({key: header[key] for key in self._inputs if key in header}))
-        new = dict(_flatten(self._inputs))
-        texts = [
-            f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
-            for name in {**old, **new}
-            if old.get(name) != new.get(name)
-        ] or [f"their digests differ: {header.get('digest')} -> {self._header['digest']}"]
+        old = {key: header[key] for key in self._inputs if key in header}
+        texts = [f"{name}: {a} -> {b}" for name, a, b in list_differences(old, self._inputs)] or [
+            f"their digests differ: {header.get('digest')} -> {self._header['digest']}"
+        ]
         shown = "; ".join(texts[:_SHOWN])
         if len(texts) > _SHOWN:
             shown += f"; and {len(texts) - _SHOWN} more"
@@ -323,6 +332,19 @@ def _find_header(path: Path, kind: Kind) -> dict[str, Any] | None:
         f"{path} is not empty and no {kind.noun} of ambient-curate",
         "choose a new directory with --out; --force does not delete what it did not write",
     )
+
+
+def list_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """List the leaves of nested JSON values that differ: dotted key, old and new value as JSON.
+
+    A value that is not there is ``absent``.
+    """
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        (name, before.get(name, "absent"), after.get(name, "absent"))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from ambient_curate.config import (
     without_aliases,
 )
 from ambient_curate.errors import ConfigError, DatasetError
-from ambient_curate.readers import arrays, hdf5, lerobot, rlds
+from ambient_curate.readers import arrays, hdf5, lerobot, minari, rlds
 from ambient_curate.selection import MEMBER_RULES, MemberOptions
 
 SETTINGS_FILE = "ambient.toml"
@@ -140,8 +140,12 @@ def find_sources(path: Path, clean: str | None = None) -> Sources:
 
 
 def dataset_name(path: Path) -> str:
-    """Return the name of a dataset or collection: its directory's, or its file's stem."""
-    return path.stem if path.is_file() else Path(os.path.abspath(path)).name
+    """Return the name of a dataset or collection: its directory's, or its file's stem.
+
+    ``clean.zarr`` and ``clean.zarr.zip`` are both called clean.
+    """
+    name = path.stem if path.is_file() else Path(os.path.abspath(path)).name
+    return name.removesuffix(".zarr") or name
 
 
 def _real(path: Path) -> Path:
@@ -236,6 +240,8 @@ def _is_dataset(child: Path) -> bool:
 def _is_divided(path: Path, children: list[Path], mentioned: Container[str | Path]) -> bool:
     """Tell whether the files of a directory are members of their own rather than its episodes."""
     if lerobot.recognizes(path) or rlds.recognizes(path):
+        return False
+    if (path / "data" / minari.FILE).is_file():
         return False
     if (
         any(dataset_name(child) in mentioned or _real(child) in mentioned for child in children)

@@ -1,5 +1,6 @@
 """A study: a collection read into memory-mapped frames, windowed, folded, and laid out as arms."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -333,5 +334,6 @@ def describe_member(study: Study, name: str) -> dict[str, Any]:
         "rate_hz": frames.rate_hz,
         "is_clean": name == study.clean.dataset,
         "outside": find_outside(study, name),
+        "actions_sha256": hashlib.sha256(frames.digest.tobytes()).hexdigest(),
         **study.sources[name],
     }

@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ambient_curate.comparison import MOVED, Comparison
 from ambient_curate.inspection import Inspection, MemberInspection
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
+from ambient_curate.verification import CHECKS, Verification
 
 Table = tuple[list[str], list[list[str]]]
+_SHOWN = 20  # differences of the inputs of two runs
 
 
 def verdict_table(verdict: Sequence[Mapping[str, Any]]) -> Table:
@@ -275,3 +278,104 @@ def inspection_lines(inspection: Inspection) -> Iterator[str]:
         yield from (f"{member.name}: note: {text}" for text in member.notes)
     yield from (f"{name}: cannot be opened: {reason}" for name, reason in inspection.broken)
     yield from inspection.problems
+
+
+def verification_table(verification: Verification) -> Table:
+    """Lay out what was checked of a run, and what was not."""
+    states = {
+        check.name: "holds" if check.holds else f"{len(check.findings):,} wrong"
+        for check in verification.checks
+    }
+    rows = [[name, states.get(name, "not checked"), text] for name, text in CHECKS.items()]
+    return ["check", "state", "what it says"], rows
+
+
+def verification_lines(verification: Verification) -> Iterator[str]:
+    """Yield every finding, with its check."""
+    for check in verification.checks:
+        yield from (f"{check.name}: {text}" for text in check.findings)
+
+
+def comparison_lines(comparison: Comparison) -> Iterator[str]:
+    """Yield what is said above the tables of a comparison: the inputs that differ."""
+    if comparison.identical:
+        yield "identical: the same inputs and the same results"
+        return
+    differences = comparison.differences
+    if not differences:
+        yield "the same options, sources and versions"
+    yield from (f"{each.name}: {each.a} -> {each.b}" for each in differences[:_SHOWN])
+    if len(differences) > _SHOWN:
+        yield f"and {len(differences) - _SHOWN:,} more differences of the inputs"
+    if len(set(comparison.granularity)) > 1:
+        yield (
+            "rows are not compared: in A they are of granularity {}, in B of {}".format(
+                *comparison.granularity
+            )
+        )
+    if any(each.name == "options.horizon" for each in differences):
+        yield "windows of other lengths are compared by where they start"
+    if comparison.other_files:
+        yield f"{len(comparison.other_files):,} result files differ in their bytes"
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[tuple[str, Table]]:
+    """Yield the tables of a comparison, each with its title; none of identical runs."""
+    if comparison.identical:
+        return
+    yield "whole datasets", _verdict_pairs(comparison)
+    if comparison.rows:
+        yield f"rows; moved: by more than {MOVED:g}", _row_counts(comparison)
+    if comparison.most_moved:
+        columns = ["dataset", "group", "episode", "start", "A", "B", "moved"]
+        cells = [
+            [
+                *(row.dataset, row.group or "-", row.episode_id or "-"),
+                "-" if row.start is None else str(row.start),
+                *(_sigma(row.a), _sigma(row.b), f"{row.b - row.a:+.3f}"),
+            ]
+            for row in comparison.most_moved
+        ]
+        yield "rows that moved most", _drop_empty(columns, cells)
+
+
+def _verdict_pairs(comparison: Comparison) -> Table:
+    columns = ["dataset", "group", "A", "B", "moved", "usable A", "usable B", "actions"]
+    same = {True: "the same", False: "others", None: "-"}
+    rows = [
+        [
+            *(pair.dataset, pair.group or "-", *map(_sigma, pair.sigma_min)),
+            "-" if pair.moved is None else f"{pair.moved:+.3f}",
+            *(*map(_percent, pair.usable), same[pair.same_actions]),
+        ]
+        for pair in comparison.verdict
+    ]
+    return _drop_empty(columns, rows)
+
+
+def _row_counts(comparison: Comparison) -> Table:
+    counted = ("both", "only_a", "only_b", "lost", "gained")
+    columns = ["dataset", "both", "only A", "only B", "lost", "gained"]
+    rows = [
+        [
+            *(row.dataset, *(f"{getattr(row, name):,}" for name in counted)),
+            *(_percent(row.moved), _sigma(row.median), _sigma(row.largest)),
+        ]
+        for row in comparison.rows
+    ]
+    return [*columns, "moved", "median", "largest"], rows
+
+
+def _drop_empty(columns: list[str], rows: list[list[str]]) -> Table:
+    """Leave out ``group``, ``episode`` and ``start`` where no row has them."""
+    optional = ("group", "episode", "start")
+    kept = [
+        place
+        for place, name in enumerate(columns)
+        if name not in optional or any(row[place] != "-" for row in rows)
+    ]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"

@@ -10,14 +10,10 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from ambient_curate.config import Normalization, Representation
+from ambient_curate.episodes import count_windows as count_windows
 
 ROWS = 65_536  # of values looked at together
 CONSTANT = 1e-6  # a dimension whose spread is this share of its magnitude carries float32 noise
-
-
-def count_windows(length: Int64[np.ndarray, " *shape"], horizon: int, stride: int) -> np.ndarray:
-    """Whole windows of episodes of `length` frames: starts 0, stride, ... <= length - horizon."""
-    return np.maximum((length - horizon) // stride + 1, 0)
 
 
 def nearest_windows(

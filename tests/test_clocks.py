@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from ambient_curate.clocks import Clock
 from ambient_curate.errors import ConfigError
-from ambient_curate.exporters.clocks import Clock
 from ambient_curate.noise import schedule_levels
 
 SIGMA = np.array([0.0, 0.002, 0.05, 0.3, 0.7, 0.999, 1.0])

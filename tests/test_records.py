@@ -1,6 +1,7 @@
 """Records: JSON that is whole and readable, and refused where it is something else."""
 
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,22 @@ def test_an_unfinished_policy_and_one_of_another_version_are_refused(tmp_path: P
     write(tmp_path, OTHER, schema_version=3)
     with pytest.raises(RunError, match="has schema version 3; this program reads 1"):
         records.read_run(tmp_path, OTHER)
+
+
+def test_files_are_digested_by_path_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    for name, text in {"b/2": "two", "b/.tmp": "half", "a": "one", "c": "other"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert records.digest_files(tmp_path, ["b", "a", "gone"]) == {
+        "b/2": sha256(b"two").hexdigest(),
+        "a": sha256(b"one").hexdigest(),
+    }
+
+
+def test_a_seal_is_of_all_but_itself_and_the_place_of_the_data() -> None:
+    record = {"a": 1, "b": {"c": [0.1, None]}}
+    seal = records.seal_record(record)
+    assert seal == records.seal_record({"b": {"c": [0.1, None]}, "a": 1, "seal": "x"})
+    assert seal == records.seal_record(record | {"collection": {"path": "../set"}})
+    assert seal != records.seal_record(record | {"a": 2})
+    assert seal != records.seal_record(record | {"more": None})

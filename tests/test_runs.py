@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +42,24 @@ def contents(path: Path) -> dict[str, str]:
 
 def test_a_finished_run_holds_its_results_and_nothing_else(tmp_path: Path) -> None:
     finish(tmp_path / "out" / "sim_run")
-    assert set(contents(tmp_path / "out" / "sim_run")) == {
+    texts = contents(tmp_path / "out" / "sim_run")
+    assert set(texts) == {
         "manifest/part-00000.parquet",
         "classifier/fold-0.safetensors",
         "curves.parquet",
         "reliability.parquet",
         "run.json",
     }
-    assert records.read_run(tmp_path / "out" / "sim_run") == {
+    record = records.read_run(tmp_path / "out" / "sim_run")
+    del texts["run.json"]
+    assert record.pop("seal") == records.seal_record(record)
+    assert record == {
         "schema": "ambient-curate/run",
         "schema_version": 1,
         "digest": "d1",
         **INPUTS,
         "seed": 0,
+        "files": {name: sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -331,6 +332,7 @@ def test_a_member_is_described_in_numbers(tmp_path: Path) -> None:
         "rate_hz": 20.0,
         "is_clean": False,
         "outside": pytest.approx(outside),
+        "actions_sha256": sha256(b"".join(e.digest for e in timed)).hexdigest(),
         "format": "memory",
         "problems": [],
     }

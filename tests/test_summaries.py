@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from ambient_curate.comparison import Comparison, Difference, MovedRow, Rows, VerdictPair
 from ambient_curate.inspection import Inspection, MemberInspection
 from ambient_curate.summaries import (
     caveats,
+    comparison_lines,
+    comparison_tables,
     coverage_lines,
     inspection_lines,
     inspection_table,
@@ -13,7 +16,10 @@ from ambient_curate.summaries import (
     rollout_table,
     verdict_lines,
     verdict_table,
+    verification_lines,
+    verification_table,
 )
+from ambient_curate.verification import CHECKS, Check, Verification
 
 HEADINGS = [
     *("dataset", "episodes", "windows", "sigma_min", "interval", "bracket", "Delta", "step"),
@@ -239,3 +245,58 @@ def test_an_inspection() -> None:
         "bad: cannot be opened: no info.json",
         "rates",
     ]
+
+
+def test_a_verification_names_what_was_not_checked() -> None:
+    found = Verification(Path("run"), (Check("record"), Check("files", ("a is missing", "b is"))))
+    columns, rows = verification_table(found)
+    assert columns == ["check", "state", "what it says"]
+    states = {row[0]: row[1] for row in rows}
+    assert list(states) == list(CHECKS)
+    assert (states["record"], states["files"]) == ("holds", "2 wrong")
+    assert set(list(states.values())[2:]) == {"not checked"}
+    assert list(verification_lines(found)) == ["files: a is missing", "files: b is"]
+
+
+def compared(**changes: Any) -> Comparison:
+    same: dict[str, Any] = {
+        **{"paths": (Path("a"), Path("b")), "granularity": ("dataset", "dataset")},
+        **{"differences": (), "verdict": (), "rows": (), "most_moved": (), "other_files": ()},
+    }
+    return Comparison(**same | changes)
+
+
+def test_identical_runs_have_one_line_and_no_table() -> None:
+    pair = VerdictPair("far", None, (0.3, 0.3), (0.7, 0.7), True)
+    found = compared(verdict=(pair,))
+    assert list(comparison_lines(found)) == ["identical: the same inputs and the same results"]
+    assert list(comparison_tables(found)) == []
+
+
+def test_a_comparison_says_what_went_in_and_what_came_out() -> None:
+    differences = [Difference("options.horizon", "4", "8")]
+    differences += [Difference(f"sources.far.files.{n}", "1", "2") for n in range(21)]
+    pairs = (
+        VerdictPair("far", None, (0.3, 0.25), (0.7, 0.75), False),
+        VerdictPair("away", None, (None, 0.5), (None, 0.5), None),
+    )
+    rows = (Rows("far", 1200, 3, 0, 1, 2, 0.25, 0.004, 0.5),)
+    moved = (MovedRow("far", None, "7", None, 0.25, 0.75),)
+    found = compared(differences=tuple(differences), verdict=pairs, rows=rows, most_moved=moved)
+    lines = list(comparison_lines(found))
+    assert lines[0] == "options.horizon: 4 -> 8"
+    assert lines[20:] == [
+        "and 2 more differences of the inputs",
+        "windows of other lengths are compared by where they start",
+    ]
+    (_, (columns, cells)), (_, counts), (_, most) = comparison_tables(found)
+    assert "group" not in columns
+    assert cells == [
+        ["far", "0.300", "0.250", "-0.050", "70 %", "75 %", "others"],
+        ["away", "-", "0.500", "-", "-", "50 %", "-"],
+    ]
+    assert counts[1] == [["far", "1,200", "3", "0", "1", "2", "25 %", "0.004", "0.500"]]
+    assert most == (
+        ["dataset", "episode", "A", "B", "moved"],
+        [["far", "7", "0.250", "0.750", "+0.500"]],
+    )

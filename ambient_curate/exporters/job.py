@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ambient_curate.exporters.clocks import Clock
+from ambient_curate.clocks import Clock
 from ambient_curate.exporters.members import AnnotatedMember, Samples
+
+LONGEST_NAME = 200  # bytes
 
 
 @dataclass
@@ -52,8 +54,7 @@ class Job:
 
     def folder(self, member: AnnotatedMember) -> Path:
         """Give the folder of a member's files, whatever its name, made if missing."""
-        name = quote(member.name, safe=" ").replace(" ", "_")
-        path = self.out / (f"_{name}" if set(name) <= {"."} else name)
+        path = self.out / name_folder(member.name)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -112,3 +113,11 @@ class Job:
         finally:
             if writer is not None:
                 writer.close()
+
+
+def name_folder(name: str) -> str:
+    """Give a name that any file system takes, another one for every dataset's name."""
+    kept = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in name)
+    if not kept.strip(".") or len(kept.encode()) > LONGEST_NAME:
+        kept = f"{kept[:20].strip('.')}%{sha256(name.encode()).hexdigest()[:16]}"
+    return kept

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ambient_curate.exporters.clocks import Clock
+from ambient_curate.clocks import Clock
 
 
 class Draw(NamedTuple):
@@ -43,7 +43,7 @@ def sample_time(
     sigma_min, sigma_max : Tensor, shape (row,)
         Usable above, and at or below, in VP noise; NaN: not at all. `sigma_max` None: nowhere.
     schedule : str
-        See `exporters.clocks.Clock`. Of steps all are drawn alike; ``edm`` has the noise of Karras
+        See `clocks.Clock`. Of steps all are drawn alike; ``edm`` has the noise of Karras
         et al. (2022, table 1).
     exponent : float
         For flows: noise times follow the density ``exponent t^(exponent - 1)``, which is

@@ -79,7 +79,8 @@ def draw_sweep(plt: Any, results: pa.Table, run: Run) -> Any:
     levels = levels[pick_levels(len(levels), STEPS)]
     for axes in panels:
         if verdict["sigma_min"] is not None:
-            axes.axvline(verdict["sigma_min"], color="C3", label="classifier, dataset")
+            axes.axvline(verdict["sigma_min"], color="C3", label="classifier, dataset (95 %)")
+            axes.axvspan(verdict["lower"], verdict["upper"], color="C3", alpha=0.15, linewidth=0)
         for level in levels[levels <= at.max()]:
             axes.axvline(level, color="0.7", linewidth=0.7, linestyle=":", zorder=0)
     panels[0].set(ylabel="success (Wilson 95 %)")

@@ -42,7 +42,7 @@ class Size:
     sigma_min : tuple of float
         Of the sweep, in validation.
     unet_steps : int
-        Of training a U-Net; 0: none.
+        Of training a U-Net, at most; 0: none.
     validated, tried : int
         Pairs of start and goal, of each policy.
     seeds : int
@@ -248,9 +248,10 @@ def _vary(size: Size, made: dict[str, Training], first: int) -> Iterator[Trial]:
 
 
 def _plan_unet(size: Size, chosen: dict[str, dict[str, Any]]) -> Iterator[Trial]:
-    for arm in ("clean", "cotrain", "dataset"):
-        options = {"seed": 1, "network": "unet-small", "batch_size": 64} | chosen[arm]
-        options |= {"steps": size.unet_steps}
+    for arm in ("cotrain", "dataset", "clean"):
+        options = {"seed": 1, "steps": size.unet_steps} | chosen[arm]
+        options |= {"network": "unet-small", "batch_size": 64}
+        options["steps"] = min(options["steps"], size.unet_steps)
         training = Training(f"{arm}_unet", options)
         tags = {"phase": "unet", "seed": 1, "value": None}
         yield Trial(f"{arm}, U-Net", training, FRESH + APART, size.tried, tags=tags)

@@ -21,10 +21,11 @@ from known_run import (
 )
 from small_worker import make_small
 
-from ambient_curate.exporters import TRAINERS
+from ambient_curate.exporters import WRITERS
 from ambient_curate.exports import export_run
 from ambient_curate.noise import schedule_levels
 from ambient_curate.results import Run
+from ambient_curate.trainers import TRAINERS
 
 LEVELS = schedule_levels("squaredcos_cap_v2:100")
 FRAME_TABLES = ["lerobot", "openpi", "robomimic", "octo", "openvla", "gr00t"]
@@ -67,7 +68,7 @@ def test_every_frame_has_the_values_of_its_window(
 ) -> None:
     run, known = made
     out = export_run(
-        run, to, out=tmp_path / "out", n_obs_steps=n_obs_steps, schedule="squaredcos_cap_v2:100"
+        run, to=to, out=tmp_path / "out", n_obs_steps=n_obs_steps, schedule="squaredcos_cap_v2:100"
     )
     rows = frame_rows(out.path / "data")
     check_rows(rows, known, n_obs_steps - 1)
@@ -87,7 +88,7 @@ def test_plain_tables_have_all_windows_of_all_members(
     made: tuple[Run, Known], tmp_path: Path, to: str
 ) -> None:
     run, known = made
-    out = export_run(run, to, out=tmp_path / "out", n_obs_steps=2)
+    out = export_run(run, to=to, out=tmp_path / "out", n_obs_steps=2)
     file = out.path / "data" / f"windows.{to}"
     if to == "parquet":
         rows = pq.read_table(file).to_pylist()
@@ -115,7 +116,7 @@ def test_diffusion_policys_sampler_finds_its_windows_in_order(
 ) -> None:
     run, known = made
     steps = {"n_obs_steps": n_obs_steps, "n_action_steps": n_action_steps}
-    out = export_run(run, "diffusion-policy", out=tmp_path / "out", **steps)
+    out = export_run(run, to="diffusion-policy", out=tmp_path / "out", **steps)
     for name in LENGTHS:
         found = np.load(out.path / "data" / name / "sampler.npz", allow_pickle=False)
         starts = sampler_starts(name, n_obs_steps - 1, n_action_steps - 1)
@@ -132,7 +133,7 @@ def test_openpi_keeps_the_frames_whose_window_may_be_used(
     made: tuple[Run, Known], tmp_path: Path
 ) -> None:
     run, known = made
-    out = export_run(run, "openpi", out=tmp_path / "out")
+    out = export_run(run, to="openpi", out=tmp_path / "out")
     assert out.info["rule"] == "usable at times t > t_min and at t <= t_max"
     for name, lengths in LENGTHS.items():
         ranges = read_json(out.path / "data" / name / "filter_dict.json")
@@ -150,7 +151,7 @@ def test_robomimic_gets_a_filter_key_in_copies_and_the_sources_stay(
     run, known = made
     sources = {n: run.path.parent / "set" / n / "demos.hdf5" for n in LENGTHS}
     before = {name: path.read_bytes() for name, path in sources.items()}
-    out = export_run(run, "robomimic", out=tmp_path / "out")
+    out = export_run(run, to="robomimic", out=tmp_path / "out")
     assert {name: path.read_bytes() for name, path in sources.items()} == before
     for name, lengths in LENGTHS.items():
         usable = [
@@ -168,7 +169,7 @@ def test_lerobot_leaves_out_the_episodes_without_a_usable_window(
     made: tuple[Run, Known], tmp_path: Path
 ) -> None:
     run, _ = made
-    out = export_run(run, "lerobot", out=tmp_path / "out")
+    out = export_run(run, to="lerobot", out=tmp_path / "out")
     left_out = read_json(out.path / "data" / "jitter" / "exclude_episodes.json")
     assert 2 in left_out
     assert read_json(out.path / "data" / "clean" / "exclude_episodes.json") == []
@@ -177,7 +178,7 @@ def test_lerobot_leaves_out_the_episodes_without_a_usable_window(
 
 def test_gr00ts_time_runs_backwards(made: tuple[Run, Known], tmp_path: Path) -> None:
     run, known = made
-    out = export_run(run, "gr00t", out=tmp_path / "out")
+    out = export_run(run, to="gr00t", out=tmp_path / "out")
     for row in frame_rows(out.path / "data"):
         low, high = expected(known, row["dataset"], row["episode_index"], row["frame_index"])
         for time in np.linspace(0.01, 0.99, 25):
@@ -191,3 +192,4 @@ def test_gr00ts_time_runs_backwards(made: tuple[Run, Known], tmp_path: Path) -> 
 def test_every_trainer_says_what_it_honours_and_what_is_lost() -> None:
     for trainer in TRAINERS.values():
         assert trainer.honours and trainer.lost
+    assert list(WRITERS) == list(TRAINERS)

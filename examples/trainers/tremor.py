@@ -1,0 +1,75 @@
+"""Data for the checks: a LeRobot dataset whose second half trembles, and its annotation."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
+SETTINGS = """\
+clean = "steady"
+
+[datasets.steady]
+path = "../lerobot"
+episodes = "0:{half}"
+
+[datasets.trembling]
+path = "../lerobot"
+episodes = "{half}:"
+"""
+
+
+def make_data(source: Path, out: Path) -> Path:
+    """Copy a LeRobot v3.0 dataset; half of its actions get white noise of a tenth of their range.
+
+    LeRobot's Diffusion Policy wants images or an environment's state: the robot's is given twice.
+    """
+    root = out / "lerobot"
+    shutil.copytree(source, root)
+    info = json.loads((root / "meta/info.json").read_text())
+    stats = json.loads((root / "meta/stats.json").read_text())
+    info["features"] = {k: v for k, v in info["features"].items() if v["dtype"] != "video"}
+    info["features"][ENVIRONMENT] = info["features"][STATE]
+    stats[ENVIRONMENT] = stats[STATE]
+    rng, half = np.random.default_rng(0), info["total_episodes"] // 2
+    for file in sorted(root.glob("data/*/*.parquet")):
+        table = pq.read_table(file)
+        kind = table.schema.field("action").type
+        action = np.stack(table["action"].to_numpy())
+        spread = 0.1 * np.ptp(action, axis=0) * rng.normal(size=action.shape)
+        late = np.asarray(table["episode_index"]) >= half
+        action = (action + late[:, None] * spread).astype(np.float32)
+        column = table.column_names.index("action")
+        table = table.set_column(column, "action", pa.array(list(action), kind))
+        table = table.append_column(ENVIRONMENT, table[STATE])
+        pq.write_table(table.replace_schema_metadata(None), file)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    (root / "meta/stats.json").write_text(json.dumps(stats))
+    (out / "set").mkdir()
+    (out / "set/ambient.toml").write_text(SETTINGS.format(half=half))
+    return root
+
+
+def annotate(out: Path, command: str) -> Path:
+    """Annotate by window, and give LeRobot the run's scale of actions."""
+    words = ["--granularity", "datapoint", "--out", str(out / "run")]
+    subprocess.run([command, "annotate", str(out / "set"), *words], check=True)
+    scale = json.loads((out / "run/run.json").read_text())["normaliser"]
+    file = out / "lerobot/meta/stats.json"
+    stats = json.loads(file.read_text())
+    stats["action"] |= {"min": scale["low"], "max": scale["high"]}
+    file.write_text(json.dumps(stats))
+    return out / "run"
+
+
+def export(run: Path, command: str, to: str, *words: str) -> Path:
+    """Export a run; give the files."""
+    place = run.with_name(f"{to}_export")
+    subprocess.run(
+        [command, "export", str(run), "--to", to, "--out", str(place), *words], check=True
+    )
+    return place / "data"
