@@ -2,7 +2,7 @@
 
 ``python check_lerobot.py --data SO101 --out DIR [--command ambient-curate]``, in an environment of
 `environments.sh`. Every (frame, step) of the training is recorded: none may be forbidden by the
-manifest, and every one that is admitted for some frame has to occur.
+manifest, and those that are admitted have to occur as often as chance says.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.utils import dataset_to_policy_features
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot_policy_ambient_diffusion import AmbientDiffusionConfig
+from scipy.stats import chi2
 from tremor import annotate, export, make_data
 
 from ambient_curate.noise import schedule_levels
@@ -78,7 +79,6 @@ def judge(run: Path, record: Path, n_obs_steps: int = 2) -> None:
     """Compare the draws with the manifest itself, not with the export."""
     manifest = pq.read_table(run / "manifest").to_pandas()
     first = manifest[manifest.start == 0].set_index("episode_index")["index"].to_dict()
-    horizon = int(manifest.horizon.iloc[0])
     by_window = {
         (row.episode_index, row.start): (row.dataset, row.sigma_min)
         for row in manifest.itertuples()
@@ -86,21 +86,29 @@ def judge(run: Path, record: Path, n_obs_steps: int = 2) -> None:
     last = manifest.groupby("episode_index").start.max().to_dict()
     owner = np.array(sorted((index, episode) for episode, index in first.items()))
     levels = schedule_levels("squaredcos_cap_v2:100")
-    forbidden, counted, admitted, seen = 0, {}, {}, {}
+    forbidden, seen, expected = 0, {}, {}
     for index, step, weight in json.loads(record.read_text()):
         start, episode = owner[np.searchsorted(owner[:, 0], index, side="right") - 1]
         window = min(max(index - start - (n_obs_steps - 1), 0), last[episode])
         name, sigma_min = by_window[episode, window]
-        usable = np.flatnonzero(levels > sigma_min) if sigma_min is not None else np.array([])
-        counted[name] = counted.get(name, 0) + 1
-        assert abs(weight - len(usable) / len(levels)) < 1e-6
+        usable = levels > sigma_min if sigma_min is not None else np.zeros(levels.shape, bool)
+        assert abs(weight - usable.mean()) < 1e-6
         if weight > 0:
-            forbidden += step not in usable
-            seen.setdefault(name, set()).add(step)
-            admitted.setdefault(name, set()).update(usable.tolist())
-    say(f"draws: {counted}, horizon {horizon}, forbidden: {forbidden}")
-    for name, steps in admitted.items():
-        say(f"{name}: {len(steps)} steps admitted for some frame, {len(steps & seen[name])} drawn")
+            forbidden += not usable[step]
+            seen.setdefault(name, np.zeros(levels.shape))[step] += 1
+            law = usable / usable.sum()
+            expected[name] = expected.get(name, 0.0) + law
+    for name, count in seen.items():
+        law = expected[name]
+        missed = int(((law > 0) & (count == 0)).sum())
+        some = law >= 5
+        chance = chi2.sf(((count - law)[some] ** 2 / law[some]).sum(), some.sum() - 1)
+        say(
+            f"{name}: {count.sum():.0f} draws, {(law > 0).sum()} steps admitted for some frame, "
+            f"{missed} of them not drawn (expected together {law[count == 0].sum():.1f} times), "
+            f"chi-square of the others p = {chance:.2f}"
+        )
+    say(f"forbidden: {forbidden}")
     assert forbidden == 0
 
 
