@@ -52,7 +52,7 @@ class Clock:
     @property
     def steps(self) -> int:
         """Number of steps, of a discrete time."""
-        return len(self._levels)
+        return len(self.levels)
 
     @property
     def rule(self) -> str:
@@ -74,7 +74,7 @@ class Clock:
         """
         sigma = np.nan_to_num(np.asarray(sigma_min, dtype=np.float64), nan=1.0)
         if self.is_discrete:
-            return np.searchsorted(self._levels, sigma, side="right").astype(np.int64)
+            return np.searchsorted(self.levels, sigma, side="right").astype(np.int64)
         return self._translate(sigma)
 
     def until(self, sigma_max: Levels) -> np.ndarray:
@@ -88,7 +88,7 @@ class Clock:
         """
         sigma = np.nan_to_num(np.asarray(sigma_max, dtype=np.float64), nan=0.0)
         if self.is_discrete:
-            return np.searchsorted(self._levels, sigma, side="right").astype(np.int64) - 1
+            return np.searchsorted(self.levels, sigma, side="right").astype(np.int64) - 1
         return self._translate(sigma)
 
     def share(self, sigma_min: Levels, sigma_max: Levels) -> Levels:
@@ -99,7 +99,7 @@ class Clock:
         """
         after, until = self.after(sigma_min), self.until(sigma_max)
         if self.is_discrete:
-            steps = len(self._levels)
+            steps = len(self.levels)
             return np.minimum(1.0, (steps - after + until + 1) / steps)
         if self.schedule == "edm":
             from scipy.special import ndtr
@@ -112,7 +112,8 @@ class Clock:
         return np.minimum(1.0, 1.0 - after + until)
 
     @cached_property
-    def _levels(self) -> np.ndarray:
+    def levels(self) -> np.ndarray:
+        """VP noise levels of the steps of a discrete time, rising."""
         return schedule_levels(self.schedule)
 
     def _translate(self, sigma: np.ndarray) -> np.ndarray:
