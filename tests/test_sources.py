@@ -15,6 +15,7 @@ from ambient_curate.selection import MemberOptions
 from ambient_curate.sources import (
     FILE_OPTIONS,
     CollectionSettings,
+    dataset_name,
     find_sources,
     read_collection_file,
 )
@@ -328,3 +329,21 @@ def test_a_dangling_link_is_a_member(tmp_path: Path) -> None:
     write_npy(tmp_path / "a" / "a.npy")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     assert set(names(tmp_path)) == {"a", "gone"}
+
+
+def test_a_zarr_dataset_is_called_without_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "push.zarr").mkdir()
+    (tmp_path / "lift.zarr.zip").touch()
+    assert dataset_name(tmp_path / "push.zarr") == "push"
+    assert dataset_name(tmp_path / "lift.zarr.zip") == "lift"
+    (tmp_path / ".zarr").mkdir()
+    assert dataset_name(tmp_path / ".zarr") == ".zarr"
+
+
+def test_a_minari_dataset_given_itself_is_one_dataset(tmp_path: Path) -> None:
+    file = tmp_path / "hopper" / "data" / "main_data.hdf5"
+    file.parent.mkdir(parents=True)
+    with h5py.File(file, "w") as content:
+        content["episode_0/actions"] = np.zeros((5, 2))
+    assert list(find_sources(tmp_path / "hopper").members) == ["hopper"]
+    assert list(find_sources(tmp_path).members) == ["hopper"]

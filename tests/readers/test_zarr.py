@@ -178,7 +178,7 @@ def test_a_collection_mixes_zarr_and_hdf5(tmp_path: Path) -> None:
         file["data/demo_0/actions"] = DATA["action"]
     collection = open_collection(tmp_path, clean="own")
     formats = {member.name: member.dataset.format for member in collection.members}
-    assert formats == {"own": "HDF5", "push.zarr": "Zarr"}
+    assert formats == {"own": "HDF5", "push": "Zarr"}
     assert require_clean(collection) == "own"
     lengths = [[e.length for e in read_episodes(member)] for member in collection.members]
     assert lengths == [[FRAMES], list(LENGTHS)]
