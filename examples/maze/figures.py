@@ -18,6 +18,14 @@ from examples.maze.tables import wilson
 from examples.maze.world import Maze
 
 SHOWN = 60  # rollouts of an arm
+TITLES = {
+    "clean": "clean plans alone",
+    "cotrain": "co-training",
+    "dataset": "ambient, classifier by dataset",
+    "datapoint": "ambient, classifier by window",
+    "best of sweep": "ambient, best of the sweep",
+    "cotrain, linear last step": "control: linear last step",
+}
 
 
 def draw_figures(out: Path, results: pa.Table, runs: Mapping[str, Run], maze: Maze) -> None:
@@ -34,23 +42,27 @@ def draw_figures(out: Path, results: pa.Table, runs: Mapping[str, Run], maze: Ma
     plot_accuracy(runs["dataset"].curves(), ax=axes)
     drawn["accuracy"] = figure
     for name, figure in drawn.items():
-        figure.savefig(out / f"{name}.png", dpi=150)
+        figure.savefig(out / f"{name}.png", dpi=110)
         plt.close(figure)
 
 
 def draw_rollouts(plt: Any, final: pa.Table, maze: Maze) -> Any:
     """Draw the first rollouts of every arm over the walls; failures are red."""
     arms = final["arm"].unique().to_pylist()
-    figure, grid = plt.subplots(1, len(arms), figsize=(2.6 * len(arms), 2.9), layout="constrained")
-    for axes, arm in zip(np.atleast_1d(grid), arms, strict=True):
+    columns = 3
+    rows = -(-len(arms) // columns)
+    size = (2.6 * columns, 2.8 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")  # the walls are frame enough
+    for axes, arm in zip(grid.flat, arms, strict=False):
         for x0, y0, x1, y1 in maze.walls:
             axes.add_patch(mpl.patches.Rectangle((x0, y0), x1 - x0, y1 - y0, color="0.2"))
-        rows = final.filter(pc.equal(final["arm"], arm)).slice(0, SHOWN)
-        for row in rows.to_pylist():
+        for row in final.filter(pc.equal(final["arm"], arm)).slice(0, SHOWN).to_pylist():
             color = "C0" if row["success"] else "C3"
             axes.plot(row["x"], row["y"], color=color, linewidth=0.5, alpha=0.6)
-        axes.set(title=arm, aspect="equal", xticks=[], yticks=[])
-        axes.title.set_fontsize(8)
+        axes.set_aspect("equal")
+        axes.set_title(TITLES.get(arm, arm), fontsize=8)
     return figure
 
 
