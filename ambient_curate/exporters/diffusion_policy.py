@@ -1,8 +1,8 @@
-"""Diffusion Policy and UMI: arrays in the order of its `SequenceSampler`.
+"""Diffusion Policy: arrays in the order of its `SequenceSampler`.
 
 The sampler goes through the episodes and, within each, through the first frames of windows from
 ``n_obs_steps - 1`` before its beginning until ``n_action_steps - 1`` frames of a window lie behind
-its end.
+its end, but one frame at least inside.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def write(job: Job) -> None:
     ``t_min``, ``t_max`` and ``weight``; and ``before``, the frames that the first window of an
     episode begins before it.
     """
-    before, after = job.n_obs_steps - 1, job.n_action_steps - 1
+    before, after = (min(n, job.horizon) - 1 for n in (job.n_obs_steps, job.n_action_steps))
     for member in job.members:
         count = np.maximum(member.frames.length - job.horizon + 1 + before + after, 0)
         columns: dict[str, list[np.ndarray]] = {}

@@ -31,6 +31,7 @@ def sample_time(
     schedule: str,
     *,
     exponent: float = 1.0,
+    floor: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Draw:
     """Draw a time for every row, by the trainer's own law restricted to the times it may be used.
@@ -47,7 +48,10 @@ def sample_time(
         et al. (2022, table 1).
     exponent : float
         For flows: noise times follow the density ``exponent t^(exponent - 1)``, which is
-        Beta(exponent, 1). 1: uniform; openpi and GR00T have 1.5.
+        Beta(exponent, 1). 1: uniform; openpi, SmolVLA and GR00T have 1.5.
+    floor : float in [0, 1)
+        For flows: the lowest noise time; that law is squeezed into [floor, 1]. openpi and SmolVLA
+        have 0.001.
     generator : torch.Generator or None
         Of the draws; on the rows' device.
 
@@ -63,7 +67,7 @@ def sample_time(
     uniform = torch.rand(sigma_min.shape, dtype=torch.float64, generator=generator, device=device)
     if clock.is_discrete:
         return _draw_steps(clock.steps, after, until, uniform)
-    return _draw_times(clock.schedule, after, until, uniform, exponent)
+    return _draw_times(_Law(clock.schedule, exponent, floor), after, until, uniform)
 
 
 def _draw_steps(steps: int, after: Tensor, until: Tensor, uniform: Tensor) -> Draw:
@@ -75,28 +79,32 @@ def _draw_steps(steps: int, after: Tensor, until: Tensor, uniform: Tensor) -> Dr
     return Draw(time.clamp(max=steps - 1), (count.double() / steps).float())
 
 
-def _draw_times(
-    schedule: str, after: Tensor, until: Tensor, uniform: Tensor, exponent: float
-) -> Draw:
+class _Law(NamedTuple):
+    """By which a trainer draws the times of noise."""
+
+    schedule: str
+    exponent: float
+    floor: float
+
+    def share_below(self, time: Tensor) -> Tensor:
+        if self.schedule == "edm":
+            return torch.special.ndtr((time.log() + 1.2) / 1.2)
+        return ((time - self.floor) / (1.0 - self.floor)).clamp(min=0.0) ** self.exponent
+
+    def undo_share(self, share: Tensor) -> Tensor:
+        if self.schedule == "edm":
+            return torch.exp(torch.special.ndtri(share) * 1.2 - 1.2)
+        return self.floor + (1.0 - self.floor) * share ** (1.0 / self.exponent)
+
+
+def _draw_times(law: _Law, after: Tensor, until: Tensor, uniform: Tensor) -> Draw:
     """Draw by the inverse of the law's distribution function, from the shares that are usable."""
-    reverse = schedule == "flow-reversed"
+    reverse = law.schedule == "flow-reversed"
     noise = (1.0 - after, 1.0 - until) if reverse else (after, until)
-    start, end = (_share_below(schedule, time, exponent) for time in noise)
+    start, end = (law.share_below(time) for time in noise)
     end = torch.minimum(start, end)
     weight = 1.0 - start + end
     place = uniform * weight
     place = torch.where(place < end, place, place - end + start)
-    time = _undo_share(schedule, place, exponent)
+    time = law.undo_share(place)
     return Draw((1.0 - time if reverse else time).float(), weight.float())
-
-
-def _share_below(schedule: str, time: Tensor, exponent: float) -> Tensor:
-    if schedule == "edm":
-        return torch.special.ndtr((time.log() + 1.2) / 1.2)
-    return time**exponent
-
-
-def _undo_share(schedule: str, share: Tensor, exponent: float) -> Tensor:
-    if schedule == "edm":
-        return torch.exp(torch.special.ndtri(share) * 1.2 - 1.2)
-    return share ** (1.0 / exponent)

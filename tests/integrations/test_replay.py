@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ambient_curate.errors import ManifestError
-from ambient_curate.integrations import SamplerAnnotations, pop_annotation
+from ambient_curate.integrations import AnnotatedWindows, SamplerAnnotations, pop_annotation
 
 LENGTHS, HORIZON, BEFORE, AFTER = (9, 3, 12, 4), 4, 1, 2
 ENDS = np.cumsum(LENGTHS)
@@ -53,7 +53,7 @@ def test_windows_have_their_own_values_whatever_is_left_out(
 ) -> None:
     known = write(tmp_path / "s.npz", [0, 1, 2, 3])
     indices = create_indices(mask)
-    found = SamplerAnnotations(tmp_path / "s.npz", ENDS.tolist()).of(np.array(indices))
+    found = SamplerAnnotations(tmp_path / "s.npz", episode_ends=ENDS.tolist()).of(np.array(indices))
     for number, (begin, _, inside, _) in enumerate(indices):
         episode = int(np.searchsorted(ENDS, begin, side="right"))
         start = begin - (ENDS[episode] - LENGTHS[episode]) - inside
@@ -65,7 +65,7 @@ def test_windows_have_their_own_values_whatever_is_left_out(
 
 def test_an_episode_that_was_not_annotated_is_never_used(tmp_path: Path) -> None:
     write(tmp_path / "s.npz", [0, 2])
-    annotations = SamplerAnnotations(tmp_path / "s.npz", ENDS.tolist())
+    annotations = SamplerAnnotations(tmp_path / "s.npz", episode_ends=ENDS.tolist())
     one = annotations.of(create_indices([False, False, False, True])[0])
     assert {name: float(value) for name, value in one.items()} == {
         "sigma_min": 1.0,
@@ -83,17 +83,17 @@ def test_the_annotation_is_taken_out_before_a_normaliser_sees_the_batch(tmp_path
 def test_other_files_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "s.npz", [0, 3])
     with pytest.raises(ManifestError, match="has episode 3; the replay buffer has 2"):
-        SamplerAnnotations(tmp_path / "s.npz", [9, 12])
+        SamplerAnnotations(tmp_path / "s.npz", episode_ends=[9, 12])
     np.savez(tmp_path / "other.npz", a=1)
     (tmp_path / "bad.npz").write_bytes(b"x")
     for name in ("other.npz", "bad.npz", "missing.npz"):
         with pytest.raises(ManifestError, match="no table of annotated windows"):
-            SamplerAnnotations(tmp_path / name, ENDS.tolist())
+            SamplerAnnotations(tmp_path / name, episode_ends=ENDS.tolist())
 
 
 def test_values_are_tensors_that_a_loader_collates(tmp_path: Path) -> None:
     write(tmp_path / "s.npz", [0])
-    annotations = SamplerAnnotations(tmp_path / "s.npz", ENDS.tolist())
+    annotations = SamplerAnnotations(tmp_path / "s.npz", episode_ends=ENDS.tolist())
     samples = [annotations.of(row) for row in create_indices([True, False, False, False])[:3]]
     batch = torch.utils.data.default_collate(samples)
     assert batch["sigma_min"].shape == (3,)

@@ -39,19 +39,19 @@ def test_what_may_never_be_used_weighs_nothing(schedule: str, low: float) -> Non
         assert found.time.max() < 20
 
 
-@pytest.mark.parametrize("exponent", [1.0, 1.5])
+@pytest.mark.parametrize(("exponent", "floor"), [(1.0, 0.0), (1.5, 0.0), (1.5, 0.15)])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.3, 0.0), (0.6, 0.2), (0.3, 0.3)])
 @pytest.mark.parametrize("schedule", ["flow", "flow-reversed"])
 def test_flow_times_follow_the_restricted_law(
-    schedule: str, low: float, high: float, exponent: float
+    schedule: str, low: float, high: float, exponent: float, floor: float
 ) -> None:
-    found = draws(low, high, schedule, exponent=exponent)
+    found = draws(low, high, schedule, exponent=exponent, floor=floor)
     time = found.time.double().numpy()
     noise = 1 - time if schedule == "flow-reversed" else time
     sigma = noise / np.hypot(noise, 1 - noise)
     edge = 1e-6
     assert ((sigma > low - edge) | (sigma <= high + edge)).all()
-    own = np.random.default_rng(1).beta(exponent, 1.0, 400_000)
+    own = floor + (1 - floor) * np.random.default_rng(1).beta(exponent, 1.0, 400_000)
     level = own / np.hypot(own, 1 - own)
     kept = own[(level > low) | (level <= high)]
     assert kstest(noise, kept).pvalue > 1e-4
