@@ -28,10 +28,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibrationModel:
-    """Slope and intercept as quadratic splines of the log-SNR.
-
-    The intercept is 0 at the noisiest level: there clean and corrupt are alike whatever they are.
-    """
+    """Slope and intercept as quadratic splines of the log-SNR."""
 
     knots: Float64[np.ndarray, " knot"]
     coefficients: Float64[np.ndarray, "2 spline"]
@@ -48,11 +45,13 @@ def fit_calibration(
     log_snr: Float[np.ndarray, " n"],
     is_clean: Bool[np.ndarray, " n"],
     weight: Float[np.ndarray, " n"] | None = None,
+    *,
+    anchored: bool = True,
 ) -> CalibrationModel:
     """Fit by logistic regression on held-out scores; each class gets half of the weight.
 
-    An intercept at full noise could only be an error, of the few episodes it is fitted on; it would
-    shift the probability where all are alike, and there the best answer is 1/2.
+    At full noise clean and corrupt are alike whatever they are: an intercept could only be an
+    error there, of the few episodes it is fitted on, and would shift the probability off 1/2.
 
     Parameters
     ----------
@@ -64,18 +63,19 @@ def fit_calibration(
         Both values must occur.
     weight : ndarray, shape (n,), or None
         Relative weights within a class, >= 0; None: equal.
+    anchored : bool
+        Whether the noisiest level hides everything, so that the intercept is 0 there.
     """
     from sklearn.linear_model import LogisticRegression
 
     knots = np.linspace(float(log_snr.min()), float(log_snr.max()), KNOTS)
     splines = _splines(log_snr, knots)
-    features = np.concatenate(
-        [_bounded(logits)[:, None] * splines, splines[:, AT_FULL_NOISE:]], axis=1
-    )
+    fixed = AT_FULL_NOISE if anchored else 0
+    features = np.concatenate([_bounded(logits)[:, None] * splines, splines[:, fixed:]], axis=1)
     model = LogisticRegression(C=STRENGTH, fit_intercept=False, solver="newton-cholesky")
     model.fit(features, is_clean, sample_weight=_balanced(is_clean, weight))
     slope, intercept = np.split(model.coef_[0].astype(np.float64), [splines.shape[1]])
-    intercept = np.concatenate([np.zeros(AT_FULL_NOISE), intercept])
+    intercept = np.concatenate([np.zeros(fixed), intercept])
     return CalibrationModel(knots, np.stack([slope, intercept]))
 
 

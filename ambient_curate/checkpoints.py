@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.crops import CropClassifier
 from ambient_curate.errors import CheckpointError
 from ambient_curate.files import replace_whole
-from ambient_curate.networks import NoiseClassifier
+from ambient_curate.networks import NoiseClassifier, RatioNetwork
 from ambient_curate.students import CurveNetwork, Student
 
 _OF_NETWORK = "network."
@@ -33,17 +34,10 @@ def load_fold(path: Path) -> FoldClassifier:
         If the file is missing, damaged, or holds something else.
     """
     with _loaded(path, "classifier") as (state, tensors):
-        (heads, levels), dim = tensors["slope"].shape, state["mean"].shape[0]
+        heads, levels = tensors["slope"].shape
         if tensors["intercept"].shape != (heads, levels) or tensors["sigma"].shape != (levels,):
             raise ValueError("its calibration and its grid have different sizes")
-        network = NoiseClassifier(
-            torch.zeros(dim),
-            torch.zeros(dim, dim),
-            torch.zeros(dim),
-            (torch.zeros(heads, dim), torch.zeros(heads, dim), torch.zeros(heads, dim)),
-            (0.0, 1.0),
-            generator=torch.Generator(),
-        )
+        network = _empty_crops(state) if "covariance" in state else _empty_noise(state, heads)
         network.load_state_dict(state)  # checks every size
         return FoldClassifier(
             network.requires_grad_(False).eval(),
@@ -51,6 +45,19 @@ def load_fold(path: Path) -> FoldClassifier:
             tensors["intercept"],
             tensors["sigma"].numpy(),
         )
+
+
+def _empty_noise(state: Mapping[str, Tensor], heads: int) -> RatioNetwork:
+    dim = state["mean"].shape[0]
+    moments = (torch.zeros(heads, dim), torch.zeros(heads, dim), torch.zeros(heads, dim))
+    basis = torch.zeros(dim), torch.zeros(dim, dim), torch.zeros(dim)
+    return NoiseClassifier(*basis, moments, (0.0, 1.0), generator=torch.Generator())
+
+
+def _empty_crops(state: Mapping[str, Tensor]) -> RatioNetwork:
+    horizon, sigma = state["sizes"].tolist()
+    laws = state["mean"], state["covariance"]
+    return CropClassifier(*laws, int(horizon), sigma, generator=torch.Generator())
 
 
 def save_student(student: Student, path: Path) -> None:

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from ambient_curate.arms import Arm
 from ambient_curate.calibration import CalibrationModel, calibrated_loss, fit_calibration
-from ambient_curate.contrasts import find_contrast
-from ambient_curate.networks import NoiseClassifier
+from ambient_curate.channels import Channel
+from ambient_curate.networks import RatioNetwork
 from ambient_curate.noise import log_snr
 from ambient_curate.progress import Task
-from ambient_curate.samples import Sample, draw_sample, find_basis
+from ambient_curate.samples import Sample, draw_sample
 from ambient_curate.training import TrainOptions, train
 
 RELIANCES = (0.0, 0.5, 1.0)  # shares of the logit that the normal laws may be given
@@ -53,8 +53,6 @@ class FitOptions:
         Steps between two looks at the held-out windows.
     patience : int
         Looks without improvement after which training stops.
-    highest_ve : float
-        VE noise above which no level is drawn in training: nothing is left to see there.
     """
 
     folds: int = 5
@@ -69,7 +67,6 @@ class FitOptions:
     dropout: float = 0.1
     every: int = 50
     patience: int = 6
-    highest_ve: float = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +75,15 @@ class FoldClassifier:
 
     Parameters
     ----------
-    network : NoiseClassifier
+    network : RatioNetwork
         In evaluation mode.
     slope, intercept : Tensor, float32, shape (head, level)
         Calibration of ``l_0 - l_i`` at every level of the grid.
     sigma : ndarray, float64, shape (level,)
-        The grid.
+        The levels it is read at.
     """
 
-    network: NoiseClassifier
+    network: RatioNetwork
     slope: Float32[Tensor, "head level"]
     intercept: Float32[Tensor, "head level"]
     sigma: Float64[np.ndarray, " level"]
@@ -111,13 +108,11 @@ class FoldClassifier:
         levels : slice or ndarray, int64, shape (level,)
             Part of the grid.
         """
-        sigma = torch.from_numpy(self.sigma[levels])
-        signal = torch.sqrt((1.0 - sigma) * (1.0 + sigma)).float()[:, None, None, None]
         snr = torch.from_numpy(log_snr(self.sigma[levels])).float()
         with torch.inference_mode():
-            centre = self.network.project(windows.flatten(1))[:, None]
-            noised = signal * centre + sigma.float()[:, None, None, None] * noise
-            logits = self.network(noised.flatten(1, 2), snr).unflatten(1, noise.shape[:2])
+            start = self.network.project(windows.flatten(1))[:, None].expand_as(noise)
+            noised = self.network.blur(start.flatten(0, 1)[None], noise.flatten(0, 1)[None], snr)
+            logits = self.network(noised, snr).unflatten(1, noise.shape[:2])
             pairs = logits[..., :1] - logits[..., [head + 1 for head in heads]]
             rows = list(heads)
             slope = self.slope[rows][:, levels].T[:, None, None]
@@ -129,7 +124,7 @@ def fit_fold(
     clean: Arm,
     corrupt: Sequence[Arm],
     held_out: int,
-    sigma: Float64[np.ndarray, " level"],
+    channel: Channel,
     options: FitOptions,
     *,
     task: Task | None = None,
@@ -147,8 +142,8 @@ def fit_fold(
         p and q_1 .. q_K, K >= 1; every arm has an episode in each training and validation set.
     held_out : int
         Fold from 0.
-    sigma : ndarray, float64, shape (level,)
-        The grid.
+    channel : Channel
+        What the network looks through.
     options : FitOptions
         Seed, folds and sizes.
     task : Task or None
@@ -162,38 +157,34 @@ def fit_fold(
         draw_sample(clean, corrupt, folds, count, rng, by_window=options.by_window)
         for folds, count in ((training, options.windows), ([validation], options.held_out))
     )
-    snr = (-2.0 * float(np.log(options.highest_ve)), float(log_snr(sigma[0])))
-    mean, basis, variance = find_basis(seen, unseen)
-    seen, unseen = (sample.map(lambda x: (x - mean) @ basis) for sample in (seen, unseen))
-    network = NoiseClassifier(
-        mean, basis, variance, find_contrast(seen, variance), snr, generator=generator
-    )
-    average, calibrations = _train(network, seen, unseen, snr, options, generator, task)
-    x = np.clip(log_snr(sigma), *snr)
+    network = channel.build(seen, unseen, generator)
+    seen, unseen = (sample.map(network.project) for sample in (seen, unseen))
+    average, calibrations = _train(network, seen, unseen, channel, options, generator, task)
+    x = np.clip(log_snr(channel.levels), *channel.range)
     tables = [model.at(x) for model in calibrations]
     slope, intercept = (
         torch.from_numpy(np.stack([getattr(table, name) for table in tables])).float()
         for name in ("slope", "intercept")
     )
-    return FoldClassifier(average.eval(), slope, intercept, sigma)
+    return FoldClassifier(average.eval(), slope, intercept, channel.levels)
 
 
 def _train(
-    network: NoiseClassifier,
+    network: RatioNetwork,
     seen: Sample,
     unseen: Sample,
-    snr: tuple[float, float],
+    channel: Channel,
     options: FitOptions,
     generator: torch.Generator,
     task: Task | None,
-) -> tuple[NoiseClassifier, list[CalibrationModel]]:
+) -> tuple[RatioNetwork, list[CalibrationModel]]:
     """Train until the calibrated held-out loss no longer falls; return the best average."""
     average = copy.deepcopy(network).requires_grad_(False)
-    judge = _Judge(unseen, snr, generator)
+    judge = _Judge(unseen, channel, network, generator)
     best, kept, waited = np.inf, copy.deepcopy(average.state_dict()), 0
 
     def loss_at(step: int) -> Tensor:
-        return _batch_loss(network, seen, snr, options, generator)
+        return _batch_loss(network, seen, channel.range, options, generator)
 
     for step, loss in train(network, average, loss_at, options.train):
         if step % options.every and step != options.train.steps:
@@ -208,12 +199,12 @@ def _train(
         if waited >= options.patience:
             break
     average.load_state_dict(kept)
-    many = [_Judge(unseen, snr, generator) for _ in range(options.calibration_draws)]
+    many = [_Judge(unseen, channel, network, generator) for _ in range(options.calibration_draws)]
     return average, _calibrate(average, many)
 
 
 def _batch_loss(
-    network: NoiseClassifier,
+    network: RatioNetwork,
     sample: Sample,
     snr: tuple[float, float],
     options: FitOptions,
@@ -223,10 +214,10 @@ def _batch_loss(
     clean = torch.randint(len(sample.clean), (half,), generator=generator)
     corrupt = torch.randint(len(sample.corrupt), (half,), generator=generator)
     start = torch.cat([sample.clean[clean], sample.corrupt[corrupt]])
-    noised, level = _noise(start, snr, generator)
+    noised, level = _blur(network, start, snr, generator)
     keep = torch.rand(start.shape, generator=generator) >= options.dropout
     keep = keep / (1.0 - options.dropout)
-    pairs = _pairs(network(noised[:, None], level, keep[:, None]))
+    pairs = _pairs(network(noised, level, keep[:, None]))
     return _pair_loss(pairs[:half], sample.weight[clean], pairs[half:], sample.head[corrupt])
 
 
@@ -236,16 +227,15 @@ def _pair_loss(clean: Tensor, weight: Tensor, corrupt: Tensor, head: Tensor) -> 
     return 0.5 * (F.softplus(-clean) * weight).mean() + 0.5 * F.softplus(own).mean()
 
 
-def _noise(
-    start: Tensor, snr: tuple[float, float], generator: torch.Generator
+def _blur(
+    network: RatioNetwork, start: Tensor, snr: tuple[float, float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Noise each row at its own level: log-uniform VE noise, one draw in each of n equal strata."""
+    """Blur each row at its own level: uniform in log-SNR, one draw in each of n equal strata."""
     n = start.shape[0]
     strata = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
     level = snr[0] + (snr[1] - snr[0]) * strata
     noise = torch.randn(start.shape, generator=generator)
-    signal, spread = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
-    return signal[:, None] * start + spread[:, None] * noise, level
+    return network.blur(start[:, None], noise[:, None], level), level
 
 
 class _Scores(NamedTuple):
@@ -261,7 +251,7 @@ class _Scores(NamedTuple):
         return float(0.5 * (right[self.is_clean].mean() + right[~self.is_clean].mean()))
 
 
-def _calibrate(network: NoiseClassifier, judges: Sequence["_Judge"]) -> list[CalibrationModel]:
+def _calibrate(network: RatioNetwork, judges: Sequence["_Judge"]) -> list[CalibrationModel]:
     """Calibrate every head, at the reliance on normal laws that gives the least held-out loss.
 
     Where the laws differ by little more than their moments, what a network adds to them is mostly
@@ -275,7 +265,7 @@ def _calibrate(network: NoiseClassifier, judges: Sequence["_Judge"]) -> list[Cal
         heads = zip(*(judge.score(network) for judge in judges), strict=True)
         for head, parts in enumerate(heads):
             scores = [np.concatenate(part) for part in zip(*parts, strict=True)]
-            model = fit_calibration(*scores)
+            model = fit_calibration(*scores, anchored=judges[0].anchored)
             loss = calibrated_loss(model, *scores)
             if loss < best[head]:
                 best[head], chosen[head], models[head] = loss, reliance, model
@@ -284,20 +274,20 @@ def _calibrate(network: NoiseClassifier, judges: Sequence["_Judge"]) -> list[Cal
 
 
 class _Judge:
-    """Held-out windows, noised once."""
+    """Held-out windows, blurred once."""
 
     def __init__(
-        self, sample: Sample, snr: tuple[float, float], generator: torch.Generator
+        self, sample: Sample, channel: Channel, network: RatioNetwork, generator: torch.Generator
     ) -> None:
-        self.sample = sample
-        self.clean, self.clean_level = _noise(sample.clean, snr, generator)
-        self.corrupt, self.corrupt_level = _noise(sample.corrupt, snr, generator)
+        self.sample, self.anchored = sample, channel.anchored
+        self.clean, self.clean_level = _blur(network, sample.clean, channel.range, generator)
+        self.corrupt, self.corrupt_level = _blur(network, sample.corrupt, channel.range, generator)
 
-    def score(self, network: NoiseClassifier) -> list[_Scores]:
+    def score(self, network: RatioNetwork) -> list[_Scores]:
         """Scores of every head."""
         with torch.no_grad():
-            clean = _pairs(network(self.clean[:, None], self.clean_level))
-            corrupt = _pairs(network(self.corrupt[:, None], self.corrupt_level))
+            clean = _pairs(network(self.clean, self.clean_level))
+            corrupt = _pairs(network(self.corrupt, self.corrupt_level))
         result = []
         for head in range(clean.shape[1]):
             mine = self.sample.head == head
@@ -311,10 +301,11 @@ class _Judge:
             )
         return result
 
-    def look(self, network: NoiseClassifier) -> tuple[float, float]:
+    def look(self, network: RatioNetwork) -> tuple[float, float]:
         """Mean over the heads of the calibrated loss and of the balanced accuracy."""
         scores = self.score(network)
-        losses = [calibrated_loss(fit_calibration(*s), *s) for s in scores]
+        models = [fit_calibration(*s, anchored=self.anchored) for s in scores]
+        losses = [calibrated_loss(model, *s) for model, s in zip(models, scores, strict=True)]
         return float(np.mean(losses)), float(np.mean([s.accuracy for s in scores]))
 
 

@@ -57,6 +57,11 @@ class FiniteSets:
     n_corrupt: int
 
 
+def know_nothing(levels: int, n_clean: int, n_corrupt: int) -> FiniteSets:
+    """Upper ends that say nothing, for levels at which none is known."""
+    return FiniteSets(np.full(levels, 2.0), np.ones(levels), n_clean, n_corrupt)
+
+
 @dataclass(frozen=True, eq=False)
 class Envelope:
     """Bounds at each level, 95 % each on its own; NaN where nothing can be said.

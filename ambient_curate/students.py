@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.crossing import find_shifts, last_crossing, sparse_levels
+from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import draw_pairs
 from ambient_curate.progress import Task
 from ambient_curate.training import TrainOptions, train
@@ -207,6 +208,8 @@ def teach_student(
     judges, pupils = sample[: options.judges], sample[options.judges :]
     answers = ask(classifier, pupils, head, rng, draws=options.draws, task=task)
     base, levels = classifier.network, sparse_levels(classifier.sigma.size)
+    if not isinstance(base, NoiseClassifier):
+        raise TypeError("students learn from classifiers of noise")
     network = CurveNetwork(
         *(base.mean, base.basis, base.variance, levels.size),
         width=options.width,

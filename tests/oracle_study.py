@@ -10,15 +10,17 @@ from threadpoolctl import threadpool_limits
 
 from ambient_curate.arms import Arm, assign_folds
 from ambient_curate.bounds import gaussian_delta
+from ambient_curate.channels import Channel, noise_channel
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
 from ambient_curate.empirical import compare_sets, measure_arm
-from ambient_curate.envelopes import build_envelope
+from ambient_curate.envelopes import build_envelope, know_nothing
 from ambient_curate.noise import grid
 from ambient_curate.scoring import ScoreOptions, noise_seed, score_episode
 from ambient_curate.windows import Windows
 
 SIGMA = grid("squaredcos_cap_v2:100")
+THROUGH_NOISE = noise_channel(SIGMA)
 EPSILON = 0.05
 Episodes = Sequence[np.ndarray]
 
@@ -34,7 +36,13 @@ def make_arm(name: str, episodes: Episodes, horizon: int, folds: int) -> Arm:
 
 
 def cross(
-    clean: Episodes, corrupt: Sequence[Episodes], *, horizon: int, options: FitOptions
+    clean: Episodes,
+    corrupt: Sequence[Episodes],
+    *,
+    horizon: int,
+    options: FitOptions,
+    channel: Channel = THROUGH_NOISE,
+    draws: int = 2,
 ) -> list[ArmCurves]:
     """Curves of every corrupt set, out of fold."""
     p = make_arm("clean", clean, horizon, options.folds)
@@ -44,27 +52,30 @@ def cross(
     with threadpool_limits(1):
         with ThreadPoolExecutor(2) as pool:
             folds = range(options.folds)
-            fits = list(pool.map(lambda fold: fit_fold(p, q, fold, SIGMA, options), folds))
-        own = [_side(fits, p, list(range(len(q))), is_clean=True)]
+            fits = list(pool.map(lambda fold: fit_fold(p, q, fold, channel, options), folds))
+        own = [_side(fits, p, list(range(len(q))), draws, is_clean=True)]
         result = [
-            _summarize(p, arm, own[0][head], _side(fits, arm, [head], is_clean=False)[0])
+            _summarize(channel, p, arm, own[0][head], _side(fits, arm, [head], draws, is_clean=False)[0])
             for head, arm in enumerate(q)
         ]
     torch.set_num_threads(before)
     return result
 
 
-def _summarize(clean: Arm, corrupt: Arm, p: Side, q: Side) -> ArmCurves:
-    rng = np.random.default_rng(0)
-    sets = [measure_arm(arm, arm.episodes, rng) for arm in (clean, corrupt)]
-    finite = compare_sets(*sets, SIGMA, rng)
-    envelope = build_envelope(SIGMA, hold_out(p, q), finite, epsilon=EPSILON)
+def _summarize(channel: Channel, clean: Arm, corrupt: Arm, p: Side, q: Side) -> ArmCurves:
+    rng, levels = np.random.default_rng(0), channel.levels
+    if channel.anchored:
+        sets = [measure_arm(arm, arm.episodes, rng) for arm in (clean, corrupt)]
+        finite = compare_sets(*sets, levels, rng)
+    else:
+        finite = know_nothing(levels.size, len(p.weight), len(q.weight))
+    envelope = build_envelope(levels, hold_out(p, q), finite, epsilon=EPSILON)
     name = (corrupt.dataset, None)
-    return summarize_arm(name, SIGMA, p, q, envelope, epsilon=EPSILON, rng=rng)
+    return summarize_arm(name, levels, p, q, envelope, epsilon=EPSILON, rng=rng)
 
 
 def _side(
-    fits: Sequence[FoldClassifier], arm: Arm, heads: Sequence[int], *, is_clean: bool
+    fits: Sequence[FoldClassifier], arm: Arm, heads: Sequence[int], draws: int, *, is_clean: bool
 ) -> list[Side]:
     scores = [
         score_episode(
@@ -74,7 +85,7 @@ def _side(
             heads,
             is_clean=is_clean,
             seed=noise_seed(0, arm.dataset, str(episode)),
-            options=ScoreOptions(draws=2, most_windows=64),
+            options=ScoreOptions(draws=draws, most_windows=64),
         )
         for episode in arm.episodes
     ]

@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oracle_study import SIGMA, cross, gaussian_episodes, gaussian_sigma_min, make_arm
+from oracle_study import (
+    SIGMA,
+    THROUGH_NOISE,
+    cross,
+    gaussian_episodes,
+    gaussian_sigma_min,
+    make_arm,
+)
 
 from ambient_curate.classifier import FitOptions, fit_fold
 from ambient_curate.training import TrainOptions
@@ -47,7 +54,7 @@ def test_an_episode_is_never_scored_by_a_network_that_saw_it() -> None:
     clean, corrupt = walks(rng, 24), walks(rng, 24)
     p, q = make_arm("p", clean, 2, 3), make_arm("q", corrupt, 2, 3)
     torch.set_num_threads(1)
-    network = fit_fold(p, [q], 0, SIGMA, QUICK)
+    network = fit_fold(p, [q], 0, THROUGH_NOISE, QUICK)
 
     def accuracy(folds: list[int]) -> float:
         """Balanced accuracy at the lowest noise, uncalibrated: which side of zero the logit is."""
@@ -74,7 +81,7 @@ def test_three_atoms_learn_the_exact_posterior() -> None:
     clean = [np.array([[float(atom)]]) for atom in rng.integers(0, 2, 150)]
     corrupt = [np.array([[float(atom)]]) for atom in rng.integers(-1, 1, 150)]
     p, q = make_arm("p", clean, 1, 3), make_arm("q", corrupt, 1, 3)
-    network = fit_fold(p, [q], 0, SIGMA, QUICK)
+    network = fit_fold(p, [q], 0, THROUGH_NOISE, QUICK)
     noise = torch.randn(3, 500, 1, generator=torch.Generator().manual_seed(0))
     windows = torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1)
     for level in (20, 45, 70):
@@ -95,9 +102,9 @@ def test_a_network_that_spoils_what_the_moments_say_is_not_relied_on() -> None:
     clean = gaussian_episodes(rng, 90, np.zeros((2, 2)), 0.04)
     corrupt = gaussian_episodes(rng, 90, mean, 0.04)
     p, q = make_arm("p", clean, 2, 3), make_arm("q", corrupt, 2, 3)
-    good = fit_fold(p, [q], 0, SIGMA, QUICK)
+    good = fit_fold(p, [q], 0, THROUGH_NOISE, QUICK)
     wild = replace(QUICK, train=TrainOptions(steps=20, warm_up=0, learning_rate=3.0))
-    spoilt = fit_fold(p, [q], 0, SIGMA, wild)
+    spoilt = fit_fold(p, [q], 0, THROUGH_NOISE, wild)
     assert spoilt.network.reliance.tolist() == [1.0]
     noise = torch.randn(200, 1, 4, generator=torch.Generator().manual_seed(0))
     windows = torch.from_numpy(mean).float() + 0.2 * noise.reshape(200, 2, 2)

@@ -29,6 +29,7 @@ from test_planted import read_actions
 from threadpoolctl import threadpool_limits
 
 from ambient_curate.arms import Arm
+from ambient_curate.channels import noise_channel
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.crossing import last_crossing, sparse_levels
 from ambient_curate.noise import draw_pairs
@@ -124,7 +125,7 @@ def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
 
 def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
     """Print a line an estimator."""
-    classifier = fit_fold(clean, [corrupt], FOLD, SIGMA, FitOptions(folds=FOLDS))
+    classifier = fit_fold(clean, [corrupt], FOLD, noise_channel(SIGMA), FitOptions(folds=FOLDS))
     rows = torch.cat([corrupt.windows.of_episode(int(e)) for e in corrupt.in_folds([FOLD])])
     picked = np.random.default_rng(1).permutation(len(rows))[:count]
     windows = rows[np.sort(picked)]
