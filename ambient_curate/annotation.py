@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +12,38 @@ from threadpoolctl import threadpool_limits
 
 from ambient_curate import jobs, noise
 from ambient_curate.answers import Answers, hear_study
+from ambient_curate.arms import ArmName
 from ambient_curate.collection import (
     Collection,
     compare_rate,
-    describe_files,
-    open_collection,
-    require_clean,
 )
-from ambient_curate.config import AnnotateOptions, digest, resolve_options
+from ambient_curate.config import AnnotateOptions, digest
 from ambient_curate.crews import Alone, Crew, Engine
 from ambient_curate.curves import tabulate_curves, tabulate_reliability
 from ambient_curate.errors import RunError
+from ambient_curate.examinations import RELIABLE
 from ambient_curate.jobs import (
+    CROPS,
     FRAMES,
     PLAN,
     Jobs,
     Stage,
     describe_classifier,
     describe_students,
+    plan_crops,
     plan_fits,
     plan_parts,
     plan_scores,
     plan_students,
 )
+from ambient_curate.localities import Locality, hear_localities, list_localities
 from ambient_curate.manifest import write_curves, write_part, write_reliability
+from ambient_curate.orders import Order, place_order
 from ambient_curate.parts import RowAnswers, RowPlan, part_path, read_answers
 from ambient_curate.progress import SILENT, Progress, Shared
 from ambient_curate.results import Run, open_run_results
 from ambient_curate.rows import manifest_metadata, tabulate_rows, whole_rows
-from ambient_curate.runs import RunDirectory, join_run, open_run, package_versions, reopen_run
+from ambient_curate.runs import RunDirectory, join_run, open_run, reopen_run
 from ambient_curate.shards import plan_shards
 from ambient_curate.study import Study, describe_member, open_study, prepare_study
 from ambient_curate.verdict import (
@@ -52,16 +55,6 @@ from ambient_curate.verdict import (
     list_warnings,
 )
 
-NOT_IN_DIGEST = (
-    "out",
-    "force",
-    "workers",
-    "engine",
-    "shard_index",
-    "num_shards",
-    "strict",
-    "checksums",
-)
 # arguments of Python for a worker; -P: no module of the current folder stands in for a library's
 WORKER = ("-P", "-m", jobs.__name__)
 _SHOWN = 3  # failed tasks in an error message
@@ -108,7 +101,7 @@ def annotate(
     ----------
     Ambient Diffusion Policy, arXiv 2606.12365; METHOD.md sections 2, 3 and 5.
     """
-    order = _place_order(collection, options, changes)
+    order = place_order(collection, options, changes)
     if order.options.num_shards is not None:
         raise ValueError("a share of a run is written by annotate_share")
     inputs = order.inputs
@@ -164,7 +157,7 @@ def annotate_share(
     ValueError
         If both `options` and changes are given, or ``num_shards`` is not.
     """
-    order = _place_order(collection, options, changes)
+    order = place_order(collection, options, changes)
     index, count = order.options.shard_index, order.options.num_shards
     if index is None or count is None:
         raise ValueError("a share needs shard_index and num_shards")
@@ -218,56 +211,6 @@ def merge(path: Path | str) -> Run:
     return open_run_results(path)
 
 
-@dataclass(frozen=True, eq=False)
-class _Order:
-    """What is asked for."""
-
-    collection: Collection
-    options: AnnotateOptions
-    path: Path
-    inputs: dict[str, Any]
-
-
-def _place_order(
-    collection: Collection | Path | str,
-    options: AnnotateOptions | None,
-    changes: Mapping[str, Any],
-) -> _Order:
-    if options is not None and changes:
-        raise ValueError("give options, or single options by name, not both")
-    if not isinstance(collection, Collection):
-        given = asdict(options) if options is not None else changes
-        picked = {key: given.get(key) for key in ("clean", "checksums", "on_error")}
-        collection = open_collection(collection, **picked)
-    if options is None:
-        options = resolve_options(collection.settings.options, changes)
-    clean = require_clean(collection)
-    noise.schedule_levels(options.schedule)  # an unknown one is told before any work
-    path = options.out or Path(f"{collection.name}_run")
-    return _Order(collection, options, path, _inputs(collection, options, clean))
-
-
-def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dict[str, Any]:
-    """Everything that decides the numbers, and so the digest."""
-    chosen = {key: value for key, value in asdict(options).items() if key not in NOT_IN_DIGEST}
-    if options.granularity != "group":
-        del chosen["group_by"]
-    sources = {
-        member.name: {
-            "format": member.dataset.format,
-            "selection": {key: value for key, value in asdict(member.options).items() if value},
-            "files": describe_files(member),
-        }
-        for member in collection.members
-    }
-    return {
-        "options": chosen | {"clean": clean},
-        "sources": sources,
-        "versions": package_versions(),
-        "threads": 1,
-    }
-
-
 @contextmanager
 def _single_threads() -> Iterator[None]:
     """Compute each piece of work on one thread, so that its bytes depend on nothing else."""
@@ -309,7 +252,7 @@ def _carry_out(stage: Stage, engine: Engine, progress: Progress) -> None:
 
 
 def _prepare(
-    run: RunDirectory, order: _Order, engine: Engine, progress: Progress
+    run: RunDirectory, order: Order, engine: Engine, progress: Progress
 ) -> tuple[Study, Answers]:
     """Do what comes before the parts: read, fit, hear the evidence, teach, and plan them."""
     study = prepare_study(order.collection, order.options, run.work / FRAMES, progress)
@@ -317,17 +260,34 @@ def _prepare(
     describe_classifier(study, run.work)
     _carry_out(plan_scores(study, run.work), engine, progress)
     answers = _hear(study, run.work)
+    localities = dict[ArmName, Locality]()
+    if study.options.locality:
+        for plan in (plan_fits, plan_scores):
+            _carry_out(plan_crops(plan, study, run.work), engine, progress)
+        localities = _hear_localities(study, run.work)
     if study.by_row:
         statuses = _whole_statuses(answers)
         _carry_out(plan_students(study, statuses, run.work), engine, progress)
         taught = [s["dataset"] for s in describe_students(study, run.work) if s["trusted"]]
         metadata = manifest_metadata(study, noise.grid(study.options.schedule), run.digest)
-        RowPlan(statuses, taught, metadata).save(run.work / PLAN)
+        RowPlan(statuses, taught, metadata, _list_reaches(localities)).save(run.work / PLAN)
     return study, answers
 
 
 def _hear(study: Study, work: Path) -> Answers:
     return hear_study(study, noise.grid(study.options.schedule), work)
+
+
+def _hear_localities(study: Study, work: Path) -> dict[ArmName, Locality]:
+    return hear_localities(study, work / CROPS) if study.options.locality else {}
+
+
+def _list_reaches(localities: Mapping[ArmName, Locality]) -> dict[str, tuple[float, ...]]:
+    return {
+        name: found.reaches
+        for (name, group), found in localities.items()
+        if group is None and found.status == RELIABLE
+    }
 
 
 def _whole_statuses(answers: Answers) -> dict[str, str]:
@@ -336,18 +296,24 @@ def _whole_statuses(answers: Answers) -> dict[str, str]:
 
 def _finish(run: RunDirectory, study: Study, answers: Answers) -> None:
     """Write what speaks for whole datasets, and commit."""
+    localities = _hear_localities(study, run.work)
     if not study.by_row:
         (run.work / "manifest").mkdir(exist_ok=True)
         metadata = manifest_metadata(study, noise.grid(study.options.schedule), run.digest)
-        columns = whole_rows(study, answers.arms, answers.statuses)
+        columns = whole_rows(study, answers.arms, answers.statuses, _list_levels(localities))
         write_part(tabulate_rows(columns, metadata), part_path(run.work, 0))
     curves = [*answers.arms.values(), *([answers.control] if answers.control else [])]
     write_curves(tabulate_curves(curves), run.work / "curves.parquet")
     write_reliability(tabulate_reliability(curves), run.work / "reliability.parquet")
     rows = read_answers(study, _whole_statuses(answers), run.work)
     opened = {key: _place_from(run.path, value) for key, value in study.opened.items()}
-    described = _describe_run(study, answers, rows, describe_students(study, run.work))
-    run.commit({"collection": opened, **described})
+    described = _describe_run(study, answers, rows, localities)
+    students = describe_students(study, run.work)
+    run.commit({"collection": opened, **described, "students": students})
+
+
+def _list_levels(localities: Mapping[ArmName, Locality]) -> dict[ArmName, float]:
+    return {name: found.sigma_max for name, found in localities.items()}
 
 
 def _place_from(run: Path, text: str) -> str:
@@ -356,9 +322,12 @@ def _place_from(run: Path, text: str) -> str:
 
 
 def _describe_run(
-    study: Study, answers: Answers, rows: RowAnswers, students: list[dict[str, Any]]
+    study: Study,
+    answers: Answers,
+    rows: RowAnswers,
+    localities: Mapping[ArmName, Locality],
 ) -> dict[str, Any]:
-    options = study.options
+    options, levels = study.options, _list_levels(localities)
     control = describe_control(answers.control, study.control)
     rates = {name: frames.rate_hz for name, frames in study.frames.items()}
     clean = study.clean.dataset
@@ -372,9 +341,11 @@ def _describe_run(
         "normaliser": study.normalizer.as_dict(),
         "weighting": options.weighting,
         "members": {name: describe_member(study, name) for name in study.frames},
-        "verdict": build_verdict(study, answers.arms, answers.findings, rows.sums, rows.tilts),
+        "verdict": build_verdict(
+            study, answers.arms, answers.findings, rows.sums, rows.tilts, levels
+        ),
+        "locality": list_localities(localities),
         "shares": rows.shares,
-        "students": students,
         "checks": describe_checks(answers.findings),
         "control": control,
         "assumptions": list_assumptions(study),

@@ -11,14 +11,15 @@ from ambient_curate.arms import Arm, ArmName
 from ambient_curate.checks import Finding
 from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
 from ambient_curate.empirical import compare_sets, measure_arm
-from ambient_curate.envelopes import FiniteSets, build_envelope
-from ambient_curate.evidence import OTHER, OWN, WHOLE, Evidence, list_hearings
+from ambient_curate.envelopes import FiniteSets, build_envelope, know_nothing
+from ambient_curate.evidence import LOOKS, Evidence, Looks, crop_looks, list_hearings
 from ambient_curate.examinations import (
     RELIABLE,
     UNRELIABLE,
     differ_surely,
     examine_arm,
     examine_control,
+    examine_crops,
     examine_folds,
 )
 from ambient_curate.scoring import noise_seed
@@ -60,11 +61,38 @@ def hear_study(study: Study, sigma: Float64[np.ndarray, " level"], work: Path) -
         name = arm.dataset, arm.group
         arms[name] = stage.summarize(arm, clean.whole, corrupt.whole)
         findings[name] = [*common, *stage.examine(arm, arms[name], clean, corrupt)]
-    statuses = {
+    return Answers(arms, control, _judge(findings), findings)
+
+
+def hear_crops(study: Study, levels: Float64[np.ndarray, " level"], work: Path) -> Answers:
+    """Say what the scores of crops show, all of which lie under ``work/scores``.
+
+    No upper bound is known for crops, and no control is planted among them.
+
+    Parameters
+    ----------
+    study : Study
+        What is annotated.
+    levels : ndarray, float64, shape (level,)
+        Of `crops.radius_levels`.
+    work : Path
+        Where the scores lie.
+    """
+    stage = _CropAnswering(study, levels, work, crop_looks(study.options.horizon))
+    clean = stage.read("clean")
+    arms, findings = {}, {}
+    for arm, corrupt in stage.read_corrupt():
+        name = arm.dataset, arm.group
+        arms[name] = stage.summarize(arm, clean.whole, corrupt.whole)
+        findings[name] = stage.examine(arm, arms[name], clean, corrupt)
+    return Answers(arms, None, _judge(findings), findings)
+
+
+def _judge(findings: dict[ArmName, list[Finding]]) -> dict[ArmName, str]:
+    return {
         name: RELIABLE if all(finding.passed for finding in found) else UNRELIABLE
         for name, found in findings.items()
     }
-    return Answers(arms, control, statuses, findings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +107,21 @@ class _Heard:
 class _Answering:
     """What the steps of hearing a study share."""
 
-    def __init__(self, study: Study, sigma: Float64[np.ndarray, " level"], work: Path) -> None:
-        self.study, self.sigma, self.work = study, sigma, work
-        self.hearings = list_hearings(study)
+    def __init__(
+        self,
+        study: Study,
+        sigma: Float64[np.ndarray, " level"],
+        work: Path,
+        looks: Looks = LOOKS,
+    ) -> None:
+        self.study, self.sigma, self.work, self.looks = study, sigma, work, looks
+        self.hearings = list_hearings(study, looks)
 
     def read_whole(self, label: str) -> Evidence:
         return self.hearings[label].read(self.work)
 
     def read(self, label: str) -> _Heard:
-        return _Heard(*(self.read_whole(label + look.ending) for look in (WHOLE, OWN, OTHER)))
+        return _Heard(*(self.read_whole(label + look.ending) for look in self.looks))
 
     def read_corrupt(self) -> Iterator[tuple[Arm, _Heard]]:
         """Read the scores of every corrupt member; yield its arms with them."""
@@ -151,3 +185,21 @@ class _Answering:
         if self.study.options.weighting == "window":
             weight = arm.windows.counts[episodes].astype(np.float64)
         return Side(statistics, histogram, weight, arm.fold[episodes])
+
+
+class _CropAnswering(_Answering):
+    """The same of crops."""
+
+    def examine(self, arm: Arm, curves: ArmCurves, clean: _Heard, corrupt: _Heard) -> list[Finding]:
+        whole, own, other = (
+            self._sides(arm, getattr(clean, look), getattr(corrupt, look))
+            for look in ("whole", "own", "other")
+        )
+        rng, epsilon = self._rng(arm, "crops"), self.study.options.epsilon
+        return [
+            examine_crops(curves, *whole, epsilon=epsilon, rng=rng),
+            examine_folds(own, other),
+        ]
+
+    def _compare(self, arm: Arm, clean: np.ndarray, corrupt: np.ndarray) -> FiniteSets:
+        return know_nothing(self.sigma.size, clean.size, corrupt.size)

@@ -120,8 +120,10 @@ def check_control(expected: float, found: float, lower: float, upper: float) -> 
 def check_balance(
     offset: Float64[np.ndarray, " level"],
     redraws: Float64[np.ndarray, "redraw level"],
-    sigma: Float64[np.ndarray, " level"],
+    value: Float64[np.ndarray, " level"],
     epsilon: float,
+    *,
+    axis: str = "sigma",
 ) -> Finding:
     """Find a level at which E_p c + E_q c - 1 is surely beyond the rule's margin.
 
@@ -131,10 +133,12 @@ def check_balance(
         E_p c + E_q c - 1; 0 for the best classifier.
     redraws : ndarray, float64, shape (redraw, level)
         Its bootstrap by episode, with equal folds drawn for both classes.
-    sigma : ndarray, float64, shape (level,)
-        The grid.
+    value : ndarray, float64, shape (level,)
+        What each level stands for.
     epsilon : float
         Margin of the rule.
+    axis : str
+        What `value` is: sigma, or a radius in frames.
 
     Returns
     -------
@@ -150,7 +154,7 @@ def check_balance(
     passed = bool((sure <= epsilon).all())
     worst = int(np.argmax(np.abs(offset) if passed else sure))
     numbers = {
-        "sigma": float(sigma[worst]),
+        axis: float(value[worst]),
         "offset": float(offset[worst]),
         "lower": float(offset[worst] - width[worst]),
         "upper": float(offset[worst] + width[worst]),
@@ -158,7 +162,7 @@ def check_balance(
     }
     sentence = (
         f"E_p c + E_q c - 1 is {numbers['offset']:+.3f} ({numbers['lower']:+.3f} to "
-        f"{numbers['upper']:+.3f}) at sigma {numbers['sigma']:.3f}, "
+        f"{numbers['upper']:+.3f}) at {axis} {numbers[axis]:.{3 if axis == 'sigma' else 0}f}, "
         f"{'within' if passed else 'surely beyond'} the margin of {epsilon:g}"
     )
     return Finding("balance", passed, numbers, sentence)

@@ -71,6 +71,9 @@ class AnnotateOptions:
         Write a share of the manifest only, as one of several jobs on the same run: from 0.
     num_shards : int or None
         Number of such jobs; `merge` finishes the run.
+    locality : bool
+        Also find sigma_max, at or below which corrupt data may train too since a denoiser looks at
+        its neighbourhood only; needs a horizon >= 2.
     strict : bool
         Exit with 3 where a dataset has no trustworthy annotation.
     store_curves : bool
@@ -98,6 +101,7 @@ class AnnotateOptions:
     engine: Engine = "local"
     shard_index: int | None = None
     num_shards: int | None = None
+    locality: bool = False
     strict: bool = False
     store_curves: bool = False
 
@@ -236,6 +240,8 @@ def find_problems(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[
     margins = [name for name in ("epsilon", *ALIASES) if name in values]
     if len(margins) > 1:
         problems.append(f"{' and '.join(margins)} say the same thing: give one of them")
+    if not problems and values.get("locality") and values.get("horizon") == 1:
+        problems.append("locality with horizon = 1: a single frame has no neighbourhood")
     index, number = values.get("shard_index"), values.get("num_shards")
     if problems or index is number is None:
         return problems
@@ -336,6 +342,7 @@ OPTIONS: dict[str, Rule] = {
     "engine": one_of(Engine),
     "shard_index": _optional(_whole(0)),
     "num_shards": _optional(_whole(1)),
+    "locality": _FLAG,
     "strict": _FLAG,
     "store_curves": _FLAG,
 }

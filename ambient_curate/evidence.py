@@ -44,6 +44,15 @@ class Look:
 WHOLE = Look(SCORED, False, "")
 OWN = Look(COMPARED, False, "-own")
 OTHER = Look(COMPARED, True, "-other")
+Looks = tuple[Look, Look, Look]
+LOOKS: Looks = (WHOLE, OWN, OTHER)
+
+
+def crop_looks(horizon: int) -> Looks:
+    """Give every frame of a window a turn as the centre of its crops."""
+    whole = ScoreOptions(draws=horizon, most_windows=32)
+    compared = ScoreOptions(draws=horizon, most_windows=4, every=4)
+    return Look(whole, False, ""), Look(compared, False, "-own"), Look(compared, True, "-other")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +123,7 @@ class Hearing:
         )
 
 
-def list_hearings(study: Study) -> dict[str, Hearing]:
+def list_hearings(study: Study, looks: Looks = LOOKS) -> dict[str, Hearing]:
     """List what is scored before anything is said, by label: no more than `MOST` of a member.
 
     The clean set and the control come first. Every member, but not the control, is also scored in
@@ -122,15 +131,14 @@ def list_hearings(study: Study) -> dict[str, Hearing]:
     """
     found: list[Hearing] = []
     clean = study.clean
-    found += _hear("clean", clean, _clean_heads(study), (WHOLE, OWN, OTHER))
+    found += _hear("clean", clean, _clean_heads(study), looks)
     if study.control is not None:
         heads = np.full((study.control.arm.episodes.size, 1), len(study.corrupt))
-        found += _hear("control", study.control.arm, heads, (WHOLE,))
+        found += _hear("control", study.control.arm, heads, looks[:1])
     for number, name in enumerate(sorted(study.frames)):
         head = study.head(name)
         if name != clean.dataset and head is not None:
             arm = study.arms[head]
-            looks = (WHOLE, OWN, OTHER)
             found += _hear(f"{number:05d}", arm, _heads_of(study, arm), looks)
     return {hearing.label: hearing for hearing in found}
 

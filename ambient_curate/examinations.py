@@ -84,6 +84,23 @@ def examine_arm(
     ]
 
 
+def examine_crops(
+    arm: ArmCurves, clean: Side, corrupt: Side, *, epsilon: float, rng: np.random.Generator
+) -> Finding:
+    """Ask whether a network of crops is calibrated at every radius.
+
+    Parameters
+    ----------
+    arm, clean, corrupt, epsilon, rng
+        As in `examine_arm`; the levels are those of `crops.radius_levels`.
+    """
+    folds = int(rng.integers(2**32))  # both classes draw the same
+    means = [side.redraw(C, rng, folds) for side in (clean, corrupt)]
+    offset = arm.clean[C] + arm.corrupt[C] - 1.0
+    radius = np.arange(arm.sigma.size - 1, -1, -1, dtype=np.float64)
+    return check_balance(offset, means[0] + means[1] - 1.0, radius, epsilon, axis="radius")
+
+
 def examine_folds(own: tuple[Side, Side], other: tuple[Side, Side]) -> Finding:
     """Ask whether the networks were trained on what they score.
 

@@ -5,7 +5,7 @@ machine that sees the same files; what exists is not done again.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,20 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ambient_curate.arms import Arm
+from ambient_curate.channels import crop_channel, noise_channel
 from ambient_curate.checkpoints import load_fold, load_student, save_fold, save_student
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.crews import serve
-from ambient_curate.evidence import PIECE, Hearing, list_hearings, save_evidence, score_piece
+from ambient_curate.evidence import (
+    LOOKS,
+    PIECE,
+    Hearing,
+    Looks,
+    crop_looks,
+    list_hearings,
+    save_evidence,
+    score_piece,
+)
 from ambient_curate.mixtures import Mixture
 from ambient_curate.noise import grid
 from ambient_curate.parts import PartWriter, RowPlan, part_path, sums_path
@@ -29,7 +39,9 @@ from ambient_curate.shards import Shard, plan_shards, scored_windows
 from ambient_curate.students import TRUSTED, Student, StudentOptions, teach_student
 from ambient_curate.study import Study, open_study
 
-FRAMES, CLASSIFIER, STUDENTS, PLAN = "frames", "classifier", "students", "plan.json"
+FRAMES, CLASSIFIER, STUDENTS, CROPS, PLAN = (
+    *("frames", "classifier", "students", "crops", "plan.json"),
+)
 
 
 class Jobs:
@@ -41,10 +53,12 @@ class Jobs:
         The run's working directory.
     study : Study or None
         Its study, if it is open already.
+    crops : bool
+        Whether these are the tasks of its crops, in a directory of their own.
     """
 
-    def __init__(self, work: Path, study: Study | None = None) -> None:
-        self.work = work
+    def __init__(self, work: Path, study: Study | None = None, *, crops: bool = False) -> None:
+        self.work, self.of_crops = work, crops
         if study is not None:
             self.study = study
 
@@ -61,7 +75,12 @@ class Jobs:
     @cached_property
     def hearings(self) -> dict[str, Hearing]:
         """What is scored, by label."""
-        return list_hearings(self.study)
+        return list_hearings(self.study, looks_of(self.study, crops=self.of_crops))
+
+    @cached_property
+    def crops(self) -> "Jobs":
+        """Who carries out the tasks of crops."""
+        return Jobs(self.work / CROPS, self.study, crops=True)
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -74,7 +93,8 @@ class Jobs:
         plan = RowPlan.load(self.work / PLAN)
         students = load_students(self.study, self.work)
         taught = {name: students[name] for name in plan.taught}
-        return PartWriter(self.study, self.classifiers, taught, plan, self.work)
+        crops = self.crops.classifiers if plan.reaches else []
+        return PartWriter(self.study, self.classifiers, taught, plan, self.work, crops)
 
     def perform(self, task: str, progress: Progress) -> None:
         """Carry out one task, named by one of the functions below."""
@@ -88,6 +108,8 @@ class Jobs:
                 self._teach(*rest, progress=progress)
             case "write":
                 self._write(*rest, progress=progress)
+            case "crops":
+                self.crops.perform(" ".join(rest), progress)
             case _:
                 raise ValueError(f"no such task: {task}")
 
@@ -96,16 +118,21 @@ class Jobs:
         sizes = FitOptions(
             folds=options.folds, seed=options.seed, by_window=options.weighting == "window"
         )
-        with progress.task(f"fold {number + 1} of {options.folds}", sizes.train.steps) as task:
+        sigma = grid(options.schedule)
+        what, channel = (
+            ("crops, fold", crop_channel(options.horizon, float(sigma[0])))
+            if self.of_crops
+            else ("fold", noise_channel(sigma))
+        )
+        with progress.task(f"{what} {number + 1} of {options.folds}", sizes.train.steps) as task:
             fitted = fit_fold(
-                *(self.study.clean, self.study.arms, number, grid(options.schedule), sizes),
-                task=task,
+                *(self.study.clean, self.study.arms, number, channel, sizes), task=task
             )
         save_fold(fitted, _fold_path(self.work, number))
 
     def _score(self, label: str, piece: str, *, progress: Progress) -> None:
         hearing = self.hearings[label]
-        with progress.task(f"scoring {hearing.arm.dataset}", hearing.rows.size) as task:
+        with progress.task(_name_scores(hearing, self.of_crops), hearing.rows.size) as task:
             evidence = score_piece(self.study, self.classifiers, hearing, int(piece), task)
         save_evidence(evidence, hearing.path(self.work, int(piece)))
 
@@ -153,21 +180,36 @@ class Stage:
     totals: dict[str, int]
 
 
-def plan_fits(study: Study, work: Path) -> Stage:
+def looks_of(study: Study, *, crops: bool) -> Looks:
+    """How episodes are scored."""
+    return crop_looks(study.options.horizon) if crops else LOOKS
+
+
+def plan_crops(plan: Callable[..., Stage], study: Study, work: Path) -> Stage:
+    """Make the stage of `plan_fits` or `plan_scores` for crops."""
+    stage = plan(study, work / CROPS, crops=True)
+    return Stage([f"crops {task}" for task in stage.tasks], stage.totals)
+
+
+def _name_scores(hearing: Hearing, crops: bool) -> str:
+    return f"scoring {'crops of ' if crops else ''}{hearing.arm.dataset}"
+
+
+def plan_fits(study: Study, work: Path, *, crops: bool = False) -> Stage:
     """Every fold's network."""
-    (work / CLASSIFIER).mkdir(exist_ok=True)
+    (work / CLASSIFIER).mkdir(parents=crops, exist_ok=True)
     missing = [n for n in range(study.options.folds) if not _fold_path(work, n).exists()]
     return Stage([f"fit {fold}" for fold in missing], {})
 
 
-def plan_scores(study: Study, work: Path) -> Stage:
+def plan_scores(study: Study, work: Path, *, crops: bool = False) -> Stage:
     """Out-of-fold scores of a bounded number of episodes of every member."""
     (work / "scores").mkdir(exist_ok=True)
     tasks, totals = [], dict[str, int]()
-    for label, hearing in list_hearings(study).items():
+    for label, hearing in list_hearings(study, looks_of(study, crops=crops)).items():
         missing = [n for n in range(hearing.pieces) if not hearing.path(work, n).exists()]
         tasks += [f"score {label} {piece}" for piece in missing]
-        name = f"scoring {hearing.arm.dataset}"
+        name = _name_scores(hearing, crops)
         done = (hearing.pieces - len(missing)) * PIECE
         totals[name] = totals.get(name, 0) + max(hearing.rows.size - done, 0)
     return Stage(tasks, totals)

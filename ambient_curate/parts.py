@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from ambient_curate.arms import Arm
 from ambient_curate.chunks import Chunk, read_chunks
@@ -25,6 +25,7 @@ from ambient_curate.manifest import write_part
 from ambient_curate.mixtures import Mixture
 from ambient_curate.noise import schedule_levels
 from ambient_curate.progress import Task
+from ambient_curate.radii import AROUND, cross_crops, reach_at, score_crops
 from ambient_curate.records import write_json_atomic
 from ambient_curate.rows import Found, tabulate_shard
 from ambient_curate.shards import Shard, plan_shards, scored_windows
@@ -87,11 +88,14 @@ class RowPlan:
         Datasets whose windows are annotated by their students.
     metadata : mapping of str to str
         Of `rows.manifest_metadata`.
+    reaches : mapping of str to sequence of float
+        By corrupt dataset whose crops may be believed: `fields.list_reaches`; empty: no locality.
     """
 
     statuses: Mapping[str, str]
     taught: Sequence[str]
     metadata: Mapping[str, str]
+    reaches: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the plan for whoever writes parts."""
@@ -128,6 +132,8 @@ class PartWriter:
         What the parts have in common.
     work : Path
         The run's working directory.
+    crops : sequence of FoldClassifier
+        Those of crops, where the plan has reaches.
     """
 
     def __init__(
@@ -137,9 +143,10 @@ class PartWriter:
         students: Mapping[str, Sequence[Student]],
         plan: RowPlan,
         work: Path,
+        crops: Sequence[FoldClassifier] = (),
     ) -> None:
         self.study, self.classifiers, self.students = study, classifiers, students
-        self.plan, self.work = plan, work
+        self.plan, self.work, self.crops = plan, work, crops
         self.mixture = Mixture(study, plan.statuses)
         self.sigma = classifiers[0].sigma
         self.threshold = 0.5 - study.options.epsilon
@@ -155,12 +162,14 @@ class PartWriter:
         elif head is not None:
             find = self._find_windows if self.study.by_window else self._find_episodes
             found, tallies = find(shard, head, task)
+            if name in self.plan.reaches:
+                found = replace(found, sigma_max=self._find_below(shard, head))
         else:
             status = self.plan.statuses.get(name, "too-few-episodes")
             task.advance(int(self._counts(shard).sum()))
         table = tabulate_shard(self.study, shard, status, found, self.plan.metadata)
-        sigma_min = table["sigma_min"].to_numpy()
-        save_sums(sum_rows(sigma_min, self.levels, tallies), sums_path(self.work, shard.number))
+        low, high = (table[column].to_numpy() for column in ("sigma_min", "sigma_max"))
+        save_sums(sum_rows(low, high, self.levels, tallies), sums_path(self.work, shard.number))
         write_part(table, part_path(self.work, shard.number))
 
     def _find_clean(self, shard: Shard, task: Task) -> tuple[Found, list[Tally]]:
@@ -218,6 +227,20 @@ class PartWriter:
         if curves is not None:
             curves[:] = expand_levels(pooled.means, self.sigma)
         return Found(sigma_min, None, curves), []
+
+    def _find_below(self, shard: Shard, head: int) -> Float64[np.ndarray, " row"]:
+        """Find sigma_max of windows, whose every frame counts, or of episodes, by their means."""
+        counts, levels = self._counts(shard), self.crops[0].sigma
+        curves = np.empty((int(counts.sum()), levels.size))
+        draws = AROUND * self.study.options.horizon
+        for chunk in read_chunks(self.study, self.mixture.heads[head], shard, draws):
+            network = self.crops[chunk.fold]
+            c = score_crops(network, chunk.windows, chunk.noise, head)
+            curves[chunk.rows] = c.min(axis=1) if self.study.by_window else c.mean(axis=1)
+        if not self.study.by_window:
+            curves = pool_episodes(Curves(curves, np.zeros_like(curves)), counts).means
+        radius = cross_crops(curves, levels, self.threshold)
+        return reach_at(radius, np.array(self.plan.reaches[shard.dataset]))
 
     def _counts(self, shard: Shard) -> Int64[np.ndarray, " episode"]:
         """Scored windows of the shard's episodes that have any."""

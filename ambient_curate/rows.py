@@ -43,8 +43,9 @@ def whole_rows(
     study: Study,
     arms: Mapping[ArmName, ArmCurves],
     statuses: Mapping[ArmName, str],
+    sigma_max: Mapping[ArmName, float],
 ) -> Columns:
-    """Rows that speak for a whole dataset or group."""
+    """Rows that speak for a whole dataset or group, given what they may use below."""
     columns = _empty("dataset", "group", "horizon", "is_clean", *_ANSWER, "p_clean", "status")
     grouped = study.groups
     for name in sorted(study.frames):
@@ -60,7 +61,9 @@ def whole_rows(
                 "is_clean": is_clean,
                 "status": status,
                 "p_clean": arm.corrupt[C] if arm and study.options.store_curves else None,
-                **_answer(is_clean, arm if status == "ok" else None),
+                **_answer(
+                    is_clean, arm if status == "ok" else None, sigma_max.get((name, label), 0.0)
+                ),
             }
             for key, value in values.items():
                 columns[key].append(value)
@@ -70,12 +73,26 @@ def whole_rows(
 _ANSWER = ("sigma_min", "sigma_min_lower", "sigma_min_upper", "sigma_max")
 
 
-def _answer(is_clean: bool, arm: ArmCurves | None) -> dict[str, float | None]:
+def join_ends(values: Float64[np.ndarray, "4 row"]) -> Float64[np.ndarray, "4 row"]:
+    """Write what may be used below sigma_max and above sigma_min, which meet, as 0 and 0.
+
+    Parameters
+    ----------
+    values : ndarray, float64, shape (4, row)
+        sigma_min, its lower and upper end, and sigma_max.
+    """
+    meet = values[3] >= values[0]
+    everywhere = np.array([True, True, False, True])[:, None]
+    return np.where(meet & everywhere, 0.0, values)
+
+
+def _answer(is_clean: bool, arm: ArmCurves | None, sigma_max: float) -> dict[str, float | None]:
     if is_clean:
         return dict.fromkeys(_ANSWER, 0.0)
     if arm is None:
         return dict.fromkeys(_ANSWER, None)
-    values = (arm.sigma_min, arm.envelope.lower, arm.envelope.upper, 0.0)
+    ends = (arm.sigma_min, arm.envelope.lower, arm.envelope.upper, sigma_max)
+    values = join_ends(np.array(ends)[:, None])[:, 0].tolist()
     return dict(zip(_ANSWER, values, strict=True))
 
 
@@ -91,6 +108,8 @@ class Found:
     ----------
     sigma_min : ndarray, float64, shape (3, row), or None
         With its lower and its upper end; None: nothing is said.
+    sigma_max : ndarray, float64, shape (row,), or None
+        None: 0.
     weight : ndarray, float64, shape (row,), or None
         Unbiased weights.
     p_clean : ndarray, float32, shape (row, level), or None
@@ -100,6 +119,7 @@ class Found:
     sigma_min: Float64[np.ndarray, "3 row"] | None = None
     weight: Float64[np.ndarray, " row"] | None = None
     p_clean: Float32[np.ndarray, "row level"] | None = None
+    sigma_max: Float64[np.ndarray, " row"] | None = None
 
 
 def tabulate_shard(
@@ -154,7 +174,8 @@ def _said(found: Found, scored: Bool[np.ndarray, " row"]) -> dict[str, pa.Array]
     """Columns of the answers, null where a row has none."""
     columns: dict[str, pa.Array] = {}
     if found.sigma_min is not None:
-        ends = np.concatenate([found.sigma_min, np.zeros((1, found.sigma_min.shape[1]))])
+        top = np.zeros(found.sigma_min.shape[1]) if found.sigma_max is None else found.sigma_max
+        ends = join_ends(np.concatenate([found.sigma_min, top[None]]))
         for name, values in zip(_ANSWER, ends, strict=True):
             columns[name] = _spread(pa.array(values), scored)
     if found.weight is not None:

@@ -63,6 +63,7 @@ class RowSums:
 
 def sum_rows(
     sigma_min: Float64[np.ndarray, " row"],
+    sigma_max: Float64[np.ndarray, " row"],
     levels: Float64[np.ndarray, " level"],
     tallies: Sequence[Tally] = (),
 ) -> RowSums:
@@ -72,6 +73,8 @@ def sum_rows(
     ----------
     sigma_min : ndarray, float64, shape (row,)
         In [0, 1]; NaN for null.
+    sigma_max : ndarray, float64, shape (row,)
+        In [0, 1]; NaN as 0.
     levels : ndarray, float64, shape (level,)
         The trainer's schedule, rising.
     tallies : sequence of Tally
@@ -80,10 +83,11 @@ def sum_rows(
     null = np.isnan(sigma_min)
     place = np.ceil(sigma_min[~null] * BINS).astype(np.int64)
     usable_from = np.searchsorted(levels, np.where(null, 1.0, sigma_min), side="right")
+    below = np.searchsorted(levels, np.where(null, 0.0, np.nan_to_num(sigma_max)), side="right")
     return RowSums(
         np.bincount(place, minlength=BINS + 1),
         int(null.sum()),
-        int(usable_from.sum()),
+        int(np.maximum(usable_from - below, 0).sum()),
         tuple(tallies),
     )
 

@@ -51,6 +51,7 @@ def build_verdict(
     findings: Mapping[ArmName, Sequence[Finding]],
     sums: Mapping[str, RowSums],
     tilts: Mapping[str, Tilt],
+    sigma_max: Mapping[ArmName, float],
 ) -> list[dict[str, Any]]:
     """One row a dataset, the clean one first, and one a group.
 
@@ -66,6 +67,8 @@ def build_verdict(
         Over the rows of every member; empty where a row speaks for the whole.
     tilts : mapping of str to Tilt
         By dataset, where a row is a window.
+    sigma_max : mapping of (str, str or None) to float
+        Of the same as `arms`; empty without locality.
 
     Returns
     -------
@@ -77,10 +80,10 @@ def build_verdict(
     rows = []
     for name in names:
         tilt = asdict(tilts[name]) if name in tilts else None
-        rows.append(_row(study, (name, None), arms, findings, sums) | {"tilt": tilt})
+        rows.append(_row(study, (name, None), arms, findings, sums, sigma_max) | {"tilt": tilt})
         if study.groups is not None and name != clean:
             rows += [
-                _row(study, (name, label), arms, findings, sums) | {"tilt": None}
+                _row(study, (name, label), arms, findings, sums, sigma_max) | {"tilt": None}
                 for label in sorted(set(study.groups[name]))
             ]
     return rows
@@ -95,6 +98,7 @@ def _row(
     arms: Mapping[ArmName, ArmCurves],
     findings: Mapping[ArmName, Sequence[Finding]],
     sums: Mapping[str, RowSums],
+    sigma_max: Mapping[ArmName, float],
 ) -> dict[str, Any]:
     name, group = key
     is_clean = name == study.clean.dataset
@@ -120,12 +124,13 @@ def _row(
         "episodes": len(windows),
         "windows": int(windows.sum()),
         **dict(zip(_ANSWER, values, strict=True)),
+        "sigma_max": None if values[0] is None else sigma_max.get(key, 0.0),
         "status": status,
         "reason": reason,
         "p_value": _p_value(findings.get(key, ())),
         "tv_lower": None if arm is None else null_if_nan(float(arm.envelope.tv_lower[0])),
         **_divergence(study, arm if status == "ok" else None, values[0]),
-        **_usable(study, values[0], sums.get(name)),
+        **_usable(study, values[0], sigma_max.get(key, 0.0), sums.get(name)),
     }
 
 
@@ -154,12 +159,15 @@ def _divergence(study: Study, arm: ArmCurves | None, sigma_min: float | None) ->
     }
 
 
-def _usable(study: Study, sigma_min: float | None, rows: RowSums | None) -> dict[str, Any]:
+def _usable(
+    study: Study, sigma_min: float | None, sigma_max: float, rows: RowSums | None
+) -> dict[str, Any]:
     """Usable share of the trainer's levels, and the spread over a member's rows (null: 1)."""
     levels = np.sort(schedule_levels(study.options.schedule))
     quantiles = None
     if rows is None:
-        rows = sum_rows(np.array([np.nan if sigma_min is None else sigma_min]), levels)
+        least = np.array([np.nan if sigma_min is None else sigma_min])
+        rows = sum_rows(least, np.array([sigma_max]), levels)
     else:
         quantiles = [rows.quantile(share) for share in (0.1, 0.5, 0.9)]
     return {
@@ -182,6 +190,14 @@ def list_assumptions(study: Study) -> list[str]:
         if study.options.weighting == "episode"
         else "nothing is certified: episodes of unequal weight",
         "p(A), not p(A|O): a difference in task mix counts as a difference",
+        *(
+            [
+                "sigma_max: crops that the best linear denoiser looks at have Delta < "
+                f"{delta_at(epsilon):g}; estimated, not certified from above"
+            ]
+            if study.options.locality
+            else []
+        ),
         f"windows: {study.options.represent}"
         + (f", from the {study.reference}" if study.reference else "")
         + f", {study.options.horizon} frames, normalised by the clean set "

@@ -55,7 +55,9 @@ def cross(
             fits = list(pool.map(lambda fold: fit_fold(p, q, fold, channel, options), folds))
         own = [_side(fits, p, list(range(len(q))), draws, is_clean=True)]
         result = [
-            _summarize(channel, p, arm, own[0][head], _side(fits, arm, [head], draws, is_clean=False)[0])
+            _summarize(
+                channel, p, arm, own[0][head], _side(fits, arm, [head], draws, is_clean=False)[0]
+            )
             for head, arm in enumerate(q)
         ]
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Bits whose local pieces are alike and whose order far apart is not, with exact crop divergences."""
+"""Bits alike in their local pieces, not in their order far apart; exact crop divergences."""
 
 import numpy as np
 from jaxtyping import Float64

@@ -11,6 +11,7 @@ from small_study import SIGMA, make_classifier, make_episodes, make_score, make_
 
 from ambient_curate import classifier, evidence
 from ambient_curate.arms import Arm
+from ambient_curate.channels import noise_channel
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.evidence import (
     COMPARED,
@@ -148,7 +149,8 @@ def judge_of(study: Study, monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     for held_out in range(3):
         with pytest.raises(StopAsyncIteration):
             classifier.fit_fold(
-                study.clean, study.arms, held_out, SIGMA, classifier.FitOptions(folds=3)
+                *(study.clean, study.arms, held_out, noise_channel(SIGMA)),
+                classifier.FitOptions(folds=3),
             )
     return {validation[0]: network for network, validation in enumerate(drawn[1::2])}
 

@@ -25,6 +25,7 @@ from small_study import (
 
 from ambient_curate import evidence, jobs, shards
 from ambient_curate.arms import CONTROL
+from ambient_curate.channels import Channel
 from ambient_curate.classifier import FitOptions, FoldClassifier
 from ambient_curate.errors import CheckpointError
 from ambient_curate.jobs import (
@@ -71,9 +72,9 @@ STUDENTS = partial(
 
 
 @pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, np.ndarray, FitOptions]]:
-    """Fold, grid and sizes of every fit, which takes four steps."""
-    asked: list[tuple[int, np.ndarray, FitOptions]] = []
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Channel, FitOptions]]:
+    """Fold, channel and sizes of every fit, which takes four steps."""
+    asked: list[tuple[int, Channel, FitOptions]] = []
     fit_fold = jobs.fit_fold
 
     def fit(*arguments: Any, **named: Any) -> FoldClassifier:
@@ -141,7 +142,7 @@ def test_a_fit_counts_as_the_scores_do_on_the_grid_of_the_schedule(
     fit(study, tmp_path)
     assert {sizes.by_window for *_, sizes in fits} == {weighting == "window"}
     assert {(sizes.folds, sizes.seed) for *_, sizes in fits} == {(3, study.options.seed)}
-    assert all((sigma == grid(study.options.schedule)).all() for _, sigma, _ in fits)
+    assert all((each.levels == grid(study.options.schedule)).all() for _, each, _ in fits)
 
 
 def test_a_damaged_checkpoint_is_told_not_fitted_over(

@@ -252,7 +252,9 @@ def test_a_dataset_has_one_row_that_speaks_for_it(
 ) -> None:
     study = studies["dataset"]
     b, clean = write(
-        study, whole_rows(study, {("b", None): make_arm_curves("b")}, {("b", None): "ok"}), tmp_path
+        study,
+        whole_rows(study, {("b", None): make_arm_curves("b")}, {("b", None): "ok"}, {}),
+        tmp_path,
     )
     absent = ("episode_id", "episode_index", "start", "index", "group", "weight", "fold")
     for row in (b, clean):
@@ -279,7 +281,9 @@ def test_a_dataset_without_an_answer_is_null_with_its_reason(
     expected: str,
 ) -> None:
     curves = {("b", group): make_arm_curves("b") for group in arms}
-    row = write(studies["dataset"], whole_rows(studies["dataset"], curves, statuses), tmp_path)[0]
+    row = write(studies["dataset"], whole_rows(studies["dataset"], curves, statuses, {}), tmp_path)[
+        0
+    ]
     assert row["status"] == expected
     assert [row[name] for name in ANSWER] == [None] * 4
 
@@ -289,7 +293,7 @@ def test_every_group_has_a_row_and_one_that_is_too_small_says_so(
 ) -> None:
     study = studies["group"]
     arms = {("b", None): make_arm_curves("b"), ("b", "x"): make_arm_curves("b", "x")}
-    rows = write(study, whole_rows(study, arms, dict.fromkeys(arms, "ok")), tmp_path)
+    rows = write(study, whole_rows(study, arms, dict.fromkeys(arms, "ok"), {}), tmp_path)
     assert [(r["dataset"], r["group"], r["status"], r["sigma_min"]) for r in rows] == [
         ("b", "x", "ok", 0.31),
         ("b", "y", "too-few-episodes", None),

@@ -43,14 +43,14 @@ def assert_equal(found: RowSums, expected: RowSums) -> None:
 def test_shards_add_up_to_the_sums_of_all_rows(rows: list[float], cuts: list[int]) -> None:
     sigma_min = np.array(rows, dtype=np.float64)
     parts = np.split(sigma_min, sorted(min(cut, sigma_min.size) for cut in cuts))
-    merged = reduce(add, [sum_rows(part, LEVELS) for part in parts])
-    assert_equal(merged, sum_rows(sigma_min, LEVELS))
+    merged = reduce(add, [sum_rows(part, np.zeros_like(part), LEVELS) for part in parts])
+    assert_equal(merged, sum_rows(sigma_min, np.zeros_like(sigma_min), LEVELS))
     assert merged.rows == sigma_min.size
 
 
 @given(st.lists(values, min_size=1, max_size=60), st.sampled_from(SHARES))
 def test_quantiles_are_those_of_the_rows_with_nulls_as_one(rows: list[float], share: float) -> None:
-    found = sum_rows(np.array(rows), LEVELS).quantile(share)
+    found = sum_rows(np.array(rows), np.zeros(len(rows)), LEVELS).quantile(share)
     exact = np.nan_to_num(np.array(rows), nan=1.0)
     expected = np.quantile(exact, share, method="inverted_cdf")
     assert -1e-12 <= found - expected <= 1.0 / BINS + 1e-12
@@ -61,12 +61,12 @@ def test_quantiles_of_many_rows_lie_within_a_bin() -> None:
     rng = np.random.default_rng(0)
     sigma_min = rng.beta(2.0, 3.0, 100_000)
     sigma_min[rng.random(sigma_min.size) < 0.2] = 0.0
-    found = sum_rows(sigma_min, LEVELS)
+    found = sum_rows(sigma_min, np.zeros_like(sigma_min), LEVELS)
     for share in np.linspace(0.01, 1.0, 100):
         expected = np.quantile(sigma_min, share, method="inverted_cdf")
         assert 0.0 <= found.quantile(float(share)) - expected <= 1.0 / BINS
     assert found.quantile(0.1) == 0.0  # and no bin above it
-    nulls = sum_rows(np.full(3, np.nan), LEVELS)
+    nulls = sum_rows(np.full(3, np.nan), np.zeros(3), LEVELS)
     assert [nulls.quantile(share) for share in (0.1, 0.9)] == [1.0, 1.0]
     assert (nulls.rows, nulls.nulls) == (3, 3)
 
@@ -81,9 +81,9 @@ def test_banned_levels_are_those_not_above_each_rows_sigma_min(schedule: str) ->
     for value in sigma_min:
         for level in levels:
             expected += np.isnan(value) or not level > value
-    assert sum_rows(sigma_min, levels).banned == expected
-    assert sum_rows(np.array([np.nan]), levels).banned == levels.size
-    assert sum_rows(np.array([0.0]), levels).banned == 0
+    assert sum_rows(sigma_min, np.zeros_like(sigma_min), levels).banned == expected
+    assert sum_rows(np.array([np.nan]), np.zeros(1), levels).banned == levels.size
+    assert sum_rows(np.array([0.0]), np.zeros(1), levels).banned == 0
 
 
 @pytest.mark.parametrize("tallies", [0, 1, 3])
@@ -91,7 +91,7 @@ def test_tallies_are_added_pair_by_pair_and_none_is_nothing(tallies: int) -> Non
     first, second = ([make_tally(10 * side + i) for i in range(tallies)] for side in (0, 1))
     rows = np.array([0.1, np.nan])
     with_first, with_second, without = (
-        sum_rows(rows, LEVELS, each) for each in (first, second, ())
+        sum_rows(rows, np.zeros_like(rows), LEVELS, each) for each in (first, second, ())
     )
     merged = (with_first + with_second).tallies
     assert len(merged) == tallies
@@ -107,14 +107,18 @@ def test_tallies_are_added_pair_by_pair_and_none_is_nothing(tallies: int) -> Non
 def test_sums_of_different_pairs_do_not_add() -> None:
     one, two = ([make_tally(i) for i in range(count)] for count in (1, 2))
     with pytest.raises(ValueError, match="zip"):
-        sum_rows(np.zeros(1), LEVELS, one) + sum_rows(np.zeros(1), LEVELS, two)
+        sum_rows(np.zeros(1), np.zeros(1), LEVELS, one) + sum_rows(
+            np.zeros(1), np.zeros(1), LEVELS, two
+        )
 
 
 @pytest.mark.parametrize("tallies", [(), (0,), (1, 2, 3)])
 def test_sums_come_back_exactly(tmp_path: Path, tallies: Sequence[int]) -> None:
     rng = np.random.default_rng(0)
-    sums = sum_rows(rng.random(1_000), LEVELS, [make_tally(seed) for seed in tallies])
-    sums = sums + sum_rows(np.full(7, np.nan), LEVELS)
+    sums = sum_rows(
+        rng.random(1_000), np.zeros(1_000), LEVELS, [make_tally(seed) for seed in tallies]
+    )
+    sums = sums + sum_rows(np.full(7, np.nan), np.zeros(7), LEVELS)
     path = tmp_path / "00003.npz"
     save_sums(sums, path)
     first, found = path.read_bytes(), load_sums(path)

@@ -33,6 +33,7 @@ KEYS = [
     *("dataset", "group", "is_clean", "episodes", "windows", "sigma_min", "lower", "upper"),
     *("bracket_lower", "bracket_upper"),
     *(
+        "sigma_max",
         "status",
         "reason",
         "p_value",
@@ -81,7 +82,9 @@ SKEWED = Finding("balance", False, {"offset": 0.2}, "the offset is too large")
 
 
 def sums(sigma_min: list[float]) -> RowSums:
-    return sum_rows(np.array(sigma_min), np.sort(schedule_levels(SCHEDULE)))
+    return sum_rows(
+        np.array(sigma_min), np.zeros(len(sigma_min)), np.sort(schedule_levels(SCHEDULE))
+    )
 
 
 def line(study: Study, sigma_min: float, *found_of: Finding, **rows: list[float]) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def line(study: Study, sigma_min: float, *found_of: Finding, **rows: list[float]
         {("a", None): curves(sigma_min)},
         {("a", None): found_of},
         {name: sums(values) for name, values in rows.items()},
+        {},
         {},
     )
     assert [row["dataset"] for row in found] == ["clean", "a", "own"]  # the clean one first
@@ -131,7 +135,9 @@ def test_the_divergence_is_that_of_the_first_admitted_level(study: Study) -> Non
 
 
 def test_members_are_counted_and_the_clean_one_is_usable_everywhere(study: Study) -> None:
-    clean, a, own = build_verdict(study, {("a", None): curves(0.3)}, {("a", None): [SOUND]}, {}, {})
+    clean, a, own = build_verdict(
+        study, {("a", None): curves(0.3)}, {("a", None): [SOUND]}, {}, {}, {}
+    )
     assert [(r["episodes"], r["windows"]) for r in (clean, a, own)] == [(5, 16)] * 3
     assert clean["is_clean"]
     assert [clean[key] for key in ("sigma_min", "lower", "upper")] == [0.0] * 3
@@ -163,7 +169,7 @@ def test_rows_are_spread_with_nulls_as_one(study: Study) -> None:
 def test_groups_follow_their_dataset_with_their_own_counts(folder: Path) -> None:
     study = study_of(folder, granularity="group")
     arms = {("a", None): curves(0.3), ("a", "x"): curves(0.97, "a", "x")}
-    found = build_verdict(study, arms, {}, {}, {})
+    found = build_verdict(study, arms, {}, {}, {}, {})
     lines = [
         tuple(r[k] for k in ("dataset", "group", "episodes", "windows", "sigma_min", "status"))
         for r in found
@@ -185,7 +191,7 @@ def test_the_p_value_is_that_of_the_test_without_a_classifier(folder: Path) -> N
     arms = {("a", None): curves(0.3), ("a", "x"): curves(0.3, "a", "x")}
     sees = replace(BLIND, passed=True, numbers={"p_value": 0.25})
     findings = {("a", None): [SOUND, BLIND], ("a", "x"): [SOUND, SKEWED, sees]}
-    found = build_verdict(study, arms, findings, {}, {})
+    found = build_verdict(study, arms, findings, {}, {}, {})
     assert [row["tv_lower"] for row in found][:2] == [None, 0.4]  # at the lowest level
     p_values = {(row["dataset"], row["group"]): row["p_value"] for row in found}
     assert p_values["a", None] == 0.001
@@ -196,7 +202,7 @@ def test_the_p_value_is_that_of_the_test_without_a_classifier(folder: Path) -> N
 def test_a_tilt_stands_beside_the_dataset_it_is_of(study: Study) -> None:
     tilt = Tilt(usable=0.5, mixture=0.976, clean=0.5, weighted=0.49, windows=80.5, episodes=12.0)
     arms = {("a", None): curves(0.3)}
-    found = build_verdict(study, arms, {}, {"a": sums([0.0, 1.0])}, {"a": tilt})
+    found = build_verdict(study, arms, {}, {"a": sums([0.0, 1.0])}, {"a": tilt}, {})
     assert [row["tilt"] for row in found] == [None, asdict(tilt), None]
     assert json.loads(json.dumps(found[1]["tilt"])) == found[1]["tilt"]
 

@@ -87,13 +87,13 @@ def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int)
     """Prepare once, then write the rows repeatedly; print the seconds and peaks of each."""
     import os
 
-    from ambient_curate import annotation
+    from ambient_curate import annotation, orders
     from ambient_curate.jobs import plan_parts
     from ambient_curate.progress import SILENT
     from ambient_curate.runs import open_run
 
     changes = {"out": out, "granularity": "datapoint", "workers": workers}
-    order = annotation._place_order(collection, None, changes)
+    order = orders.place_order(collection, None, changes)
     with open_run(out, order.inputs, "bench") as run, annotation._single_threads():
         start = time.perf_counter()
         with annotation._hire(run.work, order.options) as engine:
