@@ -35,7 +35,7 @@ def radius_levels(horizon: int) -> Float64[np.ndarray, " radius"]:
 
 def radius_at(level: Float64[np.ndarray, "*rows"], horizon: int) -> Float64[np.ndarray, "*rows"]:
     """Radius, in frames and fractions, that a level in (0, 1) stands for."""
-    return log_snr(level) / step_between(horizon) + (horizon - 1) / 2
+    return np.asarray(log_snr(level) / step_between(horizon) + (horizon - 1) / 2)
 
 
 def step_between(horizon: int) -> float:
