@@ -262,7 +262,7 @@ def train_command(run: RunArgument, **values: Any) -> None:
     """Train a diffusion policy on a finished run."""
     from ambient_curate.console import ConsoleProgress, render_table
     from ambient_curate.policies import train_policy
-    from ambient_curate.summaries import coverage_lines, policy_table
+    from ambient_curate.policy_summaries import coverage_lines, policy_table
 
     def tell(sampler: "LevelSampler") -> None:
         admission = sampler.admission
@@ -297,8 +297,8 @@ def rollout_command(
     """Let a policy act in a gymnasium environment."""
     from ambient_curate.console import ConsoleProgress, render_table
     from ambient_curate.policy.acting import load_policy
+    from ambient_curate.policy_summaries import rollout_table
     from ambient_curate.rollouts import find_environment, roll_out
-    from ambient_curate.summaries import rollout_table
 
     make = find_environment(env)
     loaded = load_policy(policy, steps=steps, solver=solver, seed=seed)

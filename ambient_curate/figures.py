@@ -8,7 +8,7 @@ if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
 
     from ambient_curate.results import Run
 
-Figure = Literal["accuracy", "delta", "tv", "bracket", "sigma-min", "reliability"]
+Figure = Literal["accuracy", "delta", "tv", "bracket", "sigma-min", "reliability", "locality"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 
 
@@ -30,7 +30,7 @@ def save_run_figure(run: "Run", figure: Figure, path: Path) -> Path:
 
 
 def _draw(run: "Run", figure: Figure) -> "Axes":
-    from ambient_curate import plots
+    from ambient_curate import local_plots, plots
 
     if figure == "accuracy":
         return plots.plot_accuracy(run.curves())
@@ -42,4 +42,7 @@ def _draw(run: "Run", figure: Figure) -> "Axes":
         return plots.plot_bracket(run.info["verdict"], schedule=run.info["schedule"])
     if figure == "sigma-min":
         return plots.plot_sigma_min(run.manifest())
+    if figure == "locality":
+        located = run.info.get("locality", [])
+        return local_plots.plot_locality(located, epsilon=run.info["epsilon"])
     return plots.plot_reliability(run.reliability())

@@ -10,6 +10,7 @@ from ambient_curate.crops import radius_at
 from ambient_curate.crossing import last_crossing
 
 AROUND = 2  # noise draws a centre, a pair
+NEXT_TO = 1e-6  # frames: a crossing this near to a whole radius is at it
 ROWS = 2048  # of one call of a network, over all radii
 
 
@@ -72,7 +73,7 @@ def find_radius(crossing: Float64[np.ndarray, "*rows"], horizon: int) -> Int64[n
     """
     inside = (crossing > 0.0) & (crossing < 1.0)
     exact = radius_at(np.where(inside, crossing, 0.5), horizon)
-    radius = np.clip(np.floor(exact), 0, horizon - 1).astype(np.int64)
+    radius = np.clip(np.ceil(exact - NEXT_TO) - 1, -1, horizon - 1).astype(np.int64)
     return np.where(inside, radius, np.where(crossing <= 0.0, horizon - 1, -1))
 
 

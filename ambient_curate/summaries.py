@@ -27,90 +27,11 @@ def verdict_table(verdict: Sequence[Mapping[str, Any]]) -> Table:
         quantiles over episodes or windows, are there when a row has them.
     """
     cells = [_verdict_cells(row) for row in verdict]
-    optional = ("group", "10 %", "50 %", "90 %", "null")
+    optional = ("group", "10 %", "50 %", "90 %", "null", "sigma_max")
     columns = [
         name for name in cells[0] if name not in optional or any(row[name] != "-" for row in cells)
     ]
     return columns, [[row[name] for name in columns] for row in cells]
-
-
-def policy_table(info: Mapping[str, Any]) -> Table:
-    """Lay out what a policy was trained on, level by level, and how far it errs there.
-
-    Parameters
-    ----------
-    info : mapping
-        Content of ``policy.json``.
-
-    Returns
-    -------
-    tuple of list of str and list of list of str
-        A row for each of some levels: the share of every dataset's windows that was admitted, and
-        the mean squared error on held-out clean windows, where there are any.
-    """
-    measured, sigma = info["held_out"], info["sigma"]
-    levels = range(len(sigma)) if measured is None else measured["levels"]
-    columns = ["level", "sigma", *info["coverage"]]
-    rows = [
-        [str(level), f"{sigma[level]:.4f}"]
-        + [f"{100 * share[level]:.0f} %" for share in info["coverage"].values()]
-        for level in levels
-    ]
-    if measured is not None:
-        columns.append("held-out error")
-        rows = [[*row, f"{error:.2e}"] for row, error in zip(rows, measured["error"], strict=True)]
-    return columns, rows
-
-
-def rollout_table(found: Mapping[str, Any], interval: tuple[float, float]) -> Table:
-    """Lay out what came of a policy's episodes, in one row."""
-    n, successes = len(found["successes"]), sum(found["successes"])
-    low, high = interval
-    columns = ["episodes", "successes", "rate", "95 % (Wilson)", "mean reward", "mean frames"]
-    cells = [
-        str(n),
-        str(successes),
-        f"{100 * successes / n:.1f} %",
-        f"[{100 * low:.1f} %, {100 * high:.1f} %]",
-        f"{sum(found['rewards']) / n:.3f}",
-        f"{sum(found['frames']) / n:.1f}",
-    ]
-    return columns, [cells]
-
-
-def coverage_lines(
-    coverage: Mapping[str, Sequence[float]],
-    sigma: Sequence[float],
-    sizes: Mapping[str, tuple[int, float]],
-) -> Iterator[str]:
-    """Say at which noise levels each dataset will be used, before it is.
-
-    Parameters
-    ----------
-    coverage : mapping of str to sequence of float
-        Share of the dataset's windows that is admitted at every level.
-    sigma : sequence of float
-        The levels.
-    sizes : mapping of str to (int, float)
-        Number of windows, and how many their weights make them worth.
-    """
-    for name, share in coverage.items():
-        used = [level for level, part in enumerate(share) if part > 0]
-        windows, effective = sizes[name]
-        text = f"{name}: {windows:,} windows, "
-        if round(effective) != windows:
-            text += f"by their weights worth {effective:,.0f}, "
-        if not used:
-            yield text + "admitted at no noise level"
-            continue
-        mean = sum(share) / len(share)
-        holes = f" (with holes: {used[-1] - used[0] + 1 - len(used)} levels)" * (
-            used[-1] - used[0] + 1 > len(used)
-        )
-        yield text + (
-            f"admitted from sigma {sigma[used[0]]:.3f} to {sigma[used[-1]]:.3f}{holes}, "
-            f"{100 * mean:.0f} % of them at a level on average"
-        )
 
 
 def _verdict_cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -130,6 +51,7 @@ def _verdict_cells(row: Mapping[str, Any]) -> dict[str, str]:
         "50 %": spread[1],
         "90 %": spread[2],
         "null": "-" if row["quantiles"] is None else f"{row['nulls']:,}",
+        "sigma_max": _sigma(row.get("sigma_max") or None),
         "Delta": _sigma(row["delta"]),
         "step": "-" if row["index"] is None else str(row["index"]),
         "usable": "-" if row["usable"] is None else f"{100 * row['usable']:.0f} %",
@@ -158,6 +80,7 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
             first, *others = _meaning(row, info["epsilon"], info["schedule"])
             yield f"{name}: {first}"
             yield from (f"    {text}" for text in others)
+    yield from _local_lines(info.get("locality", []))
     if (control := info["control"]) is not None:
         yield (
             f"planted control: expected {_sigma(control['expected'])}, "
@@ -165,6 +88,27 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
             + _range("[{}, {}]", control["lower"], control["upper"])
             + ("" if control["recovered"] else ": NOT recovered")
         )
+
+
+def _local_lines(localities: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say up to which radius crops are alike, and up to which noise a denoiser sees no further."""
+    for each in localities:
+        name = each["dataset"] if each["group"] is None else f"{each['dataset']} / {each['group']}"
+        if each["status"] != "ok":
+            yield f"{name}: no sigma_max: {each['status']}, of crops"
+        elif each["radius"] < 0:
+            yield f"{name}: no sigma_max: single frames differ already"
+        elif each["radius"] == len(each["delta"]) - 1:
+            yield f"{name}: usable at every noise: even whole windows are alike"
+        else:
+            ends = _range("[{}, {}]", each["sigma_max_lower"], each["sigma_max_upper"])
+            yield (
+                f"{name}: usable up to sigma {_sigma(each['sigma_max'])} {ends} too: a denoiser "
+                f"looks no further there than {each['radius']} frames to either side, and so "
+                "far all is alike"
+            )
+        if (certified := each["radius_bracket"]) < len(each["delta"]) - 1:
+            yield f"    certified, whatever the classifier: crops of radius {certified + 1} differ"
 
 
 def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[str]:

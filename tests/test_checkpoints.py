@@ -7,8 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_study import ACTION, HORIZON, SIGMA, make_classifier
+from test_crops import HORIZON as FRAMES
+from test_crops import make as make_crops
 
 from ambient_curate.checkpoints import load_fold, load_student, save_fold, save_student
+from ambient_curate.classifier import FoldClassifier
+from ambient_curate.crops import CropClassifier, radius_levels
 from ambient_curate.errors import CheckpointError
 from ambient_curate.students import SCALES, CurveNetwork, Student, recite
 
@@ -184,3 +188,17 @@ def test_tensors_that_make_no_student_are_refused(student_file: Path, change: st
     save_file(FOREIGN_STUDENTS[change](load_file(student_file)), student_file)
     with pytest.raises(CheckpointError, match="holds no student of this version"):
         load_student(student_file)
+
+
+def test_a_classifier_of_crops_comes_back_as_it_was(tmp_path: Path) -> None:
+    made = FoldClassifier(
+        make_crops(), torch.ones(2, FRAMES), torch.zeros(2, FRAMES), radius_levels(FRAMES)
+    )
+    save_fold(made, tmp_path / "crops.safetensors")
+    found = load_fold(tmp_path / "crops.safetensors")
+    assert isinstance(found.network, CropClassifier)
+    generator = torch.Generator().manual_seed(1)
+    windows = torch.randn(3, FRAMES, 2, generator=generator)
+    noise = torch.randn(3, FRAMES, 2 * FRAMES, generator=generator)
+    said = [c.predict(windows, noise, [0, 1], slice(0, FRAMES)) for c in (made, found)]
+    assert torch.equal(*said)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ambient_curate import plots
+from ambient_curate import local_plots, plots
 from ambient_curate.figures import FIGURES, save_run_figure
 from ambient_curate.results import Run
 
@@ -31,7 +31,8 @@ def test_every_figure_is_drawn_by_its_function(
         drawn.append(figure)
         return plt.subplots()[1]
 
-    monkeypatch.setattr(plots, f"plot_{figure.replace('-', '_')}", draw)
+    module = local_plots if figure == "locality" else plots
+    monkeypatch.setattr(module, f"plot_{figure.replace('-', '_')}", draw)
     run = Other(tmp_path, {"epsilon": 0.05, "verdict": [], "schedule": "flow:10"})
     path = save_run_figure(run, figure, tmp_path / "figure.svg")  # type: ignore[arg-type]
     assert drawn == [figure]

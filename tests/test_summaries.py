@@ -9,11 +9,8 @@ from ambient_curate.summaries import (
     caveats,
     comparison_lines,
     comparison_tables,
-    coverage_lines,
     inspection_lines,
     inspection_table,
-    policy_table,
-    rollout_table,
     verdict_lines,
     verdict_table,
     verification_lines,
@@ -173,55 +170,6 @@ def make_member(name: str, **changes: Any) -> MemberInspection:
     return MemberInspection(**{**values, **changes})
 
 
-def test_a_policy_is_told_level_by_level() -> None:
-    info = {
-        "sigma": [0.02, 0.5, 1.0],
-        "coverage": {"own": [1.0, 1.0, 1.0], "sim": [0.0, 0.25, 1.0]},
-        "held_out": {"levels": [0, 2], "sigma": [0.02, 1.0], "error": [0.000123, 0.5]},
-    }
-    assert policy_table(info) == (
-        ["level", "sigma", "own", "sim", "held-out error"],
-        [
-            ["0", "0.0200", "100 %", "0 %", "1.23e-04"],
-            ["2", "1.0000", "100 %", "100 %", "5.00e-01"],
-        ],
-    )
-    columns, rows = policy_table({**info, "held_out": None})
-    assert columns == ["level", "sigma", "own", "sim"]
-    assert rows[1] == ["1", "0.5000", "100 %", "25 %"]
-
-
-def test_coverage_tells_ends_holes_and_what_weights_cost() -> None:
-    coverage = {
-        "own": [1.0] * 4,
-        "sim": [0.0, 0.5, 1.0, 1.0],
-        "far": [0.2, 0.0, 0.0, 1.0],
-        "no": [0.0] * 4,
-    }
-    sizes = {"own": (1000, 1000.0), "sim": (20, 12.4), "far": (5, 5.0), "no": (7, 7.0)}
-    assert list(coverage_lines(coverage, [0.1, 0.2, 0.3, 1.0], sizes)) == [
-        "own: 1,000 windows, admitted from sigma 0.100 to 1.000, "
-        "100 % of them at a level on average",
-        "sim: 20 windows, by their weights worth 12, admitted from sigma 0.200 to 1.000, "
-        "62 % of them at a level on average",
-        "far: 5 windows, admitted from sigma 0.100 to 1.000 (with holes: 2 levels), "
-        "30 % of them at a level on average",
-        "no: 7 windows, admitted at no noise level",
-    ]
-
-
-def test_rollouts_are_told_in_a_row() -> None:
-    found = {
-        "successes": (True, False, True, True),
-        "rewards": (1.0, 0.0, 2.0, 1.0),
-        "frames": (3, 9, 4, 4),
-    }
-    assert rollout_table(found, (0.3006, 0.9544)) == (
-        ["episodes", "successes", "rate", "95 % (Wilson)", "mean reward", "mean frames"],
-        [["4", "3", "75.0 %", "[30.1 %, 95.4 %]", "1.000", "5.0"]],
-    )
-
-
 def test_an_inspection() -> None:
     full = make_member(
         "own",
@@ -300,3 +248,27 @@ def test_a_comparison_says_what_went_in_and_what_came_out() -> None:
         ["dataset", "episode", "A", "B", "moved"],
         [["far", "7", "0.250", "0.750", "+0.500"]],
     )
+
+
+def test_locality_is_told_with_its_radius() -> None:
+    def say(radius: int, certified: int, status: str = "ok") -> list[str]:
+        located = {
+            **{"dataset": "a", "group": None, "status": status, "radius": radius},
+            **{"radius_bracket": certified, "delta": [0.1] * 16, "sigma_max": 0.25},
+            **{"sigma_max_lower": 0.1, "sigma_max_upper": 0.3},
+        }
+        info = {"verdict": [], "control": None, "locality": [located]}
+        return list(verdict_lines(info))
+
+    assert say(4, 15) == [
+        "a: usable up to sigma 0.250 [0.100, 0.300] too: a denoiser looks no further there than 4 "
+        "frames to either side, and so far all is alike"
+    ]
+    assert say(15, 15) == ["a: usable at every noise: even whole windows are alike"]
+    assert say(-1, -1) == [
+        "a: no sigma_max: single frames differ already",
+        "    certified, whatever the classifier: crops of radius 0 differ",
+    ]
+    assert say(4, 15, "classifier-unreliable") == [
+        "a: no sigma_max: classifier-unreliable, of crops"
+    ]
