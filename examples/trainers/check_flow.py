@@ -13,6 +13,7 @@ nothing of it is changed. Of 10,000 pairs of a frame and the time at which the n
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def build(data: LeRobotDataset, vlm: Path, horizon: int) -> tuple[SmolVLAPolicy,
 
 def train(root: Path, files: Path, vlm: Path, horizon: int) -> list[tuple[int, float, float]]:
     """Train; give the global index, time and weight of every row."""
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # noqa: TID251  (SmolVLA draws from the global state)
     policy, before = build(LeRobotDataset("local/tremor", root=root), vlm, horizon)
     annotations = FrameAnnotations(*sorted(files.glob("*/ambient.parquet")))
     rate = LeRobotDataset("local/tremor", root=root).meta.fps
@@ -88,8 +89,8 @@ def train(root: Path, files: Path, vlm: Path, horizon: int) -> list[tuple[int, f
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-            given = zip(batch["index"].tolist(), seen.pop().tolist(), draw.weight.tolist())
-            drawn.extend(given)
+            given = (batch["index"], seen.pop(), draw.weight)
+            drawn.extend(zip(*(each.tolist() for each in given), strict=True))
             if len(drawn) >= DRAWS:
                 break
     first, last = np.mean(losses[:20]), np.mean(losses[-20:])
@@ -129,7 +130,7 @@ def classes(name: np.ndarray, sigma_min: np.ndarray) -> dict[str, np.ndarray]:
     for dataset in sorted(set(name.tolist())):
         rows = name == dataset
         edges = np.unique(np.quantile(sigma_min[rows], [0, 1 / 3, 2 / 3, 1]))
-        for low, high in zip(edges[:-1], edges[1:]) if len(edges) > 1 else [(edges[0], 2.0)]:
+        for low, high in pairwise(edges) if len(edges) > 1 else [(edges[0], 2.0)]:
             inside = (sigma_min >= low) & ((sigma_min < high) | (high == edges[-1]))
             text = f"{low:.3f}" if len(edges) == 1 else f"{low:.3f} to {high:.3f}"
             found[f"{dataset}, sigma_min {text}"] = rows & inside

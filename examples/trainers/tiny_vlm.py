@@ -22,7 +22,7 @@ IMAGE = 32  # pixels a side
 
 
 def write_tiny_vlm(place: Path) -> Path:
-    """Write configuration, tokenizer and processors; nothing is downloaded, no weight is trained."""
+    """Write configuration, tokenizer and processors; nothing is downloaded or trained."""
     text = {"model_type": "llama", "vocab_size": 64, "num_key_value_heads": 2, "head_dim": 16}
     SmolVLMConfig(
         text_config={**text, **SIZES, "pad_token_id": 0},

@@ -56,13 +56,19 @@ def make_data(source: Path, out: Path) -> Path:
 
 def annotate(out: Path, command: str) -> Path:
     """Annotate by window, and give LeRobot the run's scale of actions."""
-    words = ["--granularity", "datapoint", "--out", str(out / "run")]
-    subprocess.run([command, "annotate", str(out / "set"), *words], check=True)
+    annotate_as_is(out, command)
     scale = json.loads((out / "run/run.json").read_text())["normaliser"]
     file = out / "lerobot/meta/stats.json"
     stats = json.loads(file.read_text())
     stats["action"] |= {"min": scale["low"], "max": scale["high"]}
     file.write_text(json.dumps(stats))
+    return out / "run"
+
+
+def annotate_as_is(out: Path, command: str, *more: str) -> Path:
+    """Annotate ``out/set`` by window; give the run."""
+    words = ["--granularity", "datapoint", "--out", str(out / "run"), *more]
+    subprocess.run([command, "annotate", str(out / "set"), *words], check=True)
     return out / "run"
 
 
