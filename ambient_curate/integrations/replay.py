@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from ambient_curate.errors import ManifestError
 
@@ -29,7 +30,9 @@ class SamplerAnnotations:
         If one is no such file or not of this replay buffer, or if two have an episode.
     """
 
-    def __init__(self, *paths: Path | str, episode_ends: Sequence[int]) -> None:
+    def __init__(
+        self, *paths: Path | str, episode_ends: Sequence[int] | Int64[np.ndarray, " episode"]
+    ) -> None:
         self._ends = np.asarray(episode_ends, dtype=np.int64)
         self._first = np.full(len(self._ends), -1)
         self._count = np.zeros(len(self._ends), dtype=np.int64)

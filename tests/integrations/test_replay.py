@@ -1,13 +1,15 @@
 """Replay: windows found by the sampler's own indices, which are restated here from its rule."""
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from ambient_curate.errors import ManifestError
-from ambient_curate.integrations import SamplerAnnotations, pop_annotation
+from ambient_curate.integrations import AnnotatedWindows, SamplerAnnotations, pop_annotation
 
 LENGTHS, HORIZON, BEFORE, AFTER = (9, 3, 12, 4), 4, 1, 2
 ENDS = np.cumsum(LENGTHS)
@@ -98,3 +100,70 @@ def test_values_are_tensors_that_a_loader_collates(tmp_path: Path) -> None:
     batch = torch.utils.data.default_collate(samples)
     assert batch["sigma_min"].shape == (3,)
     assert batch["sigma_min"].dtype == torch.float32
+
+
+class LowDimDataset:
+    """A dataset as Diffusion Policy has them: a buffer, a sampler of part of its episodes."""
+
+    def __init__(self, mask: list[bool], scale: float = 1.0) -> None:
+        self.mask, self.scale = mask, scale
+        self.replay_buffer = SimpleNamespace(episode_ends=ENDS)
+        self.sampler = SimpleNamespace(indices=np.array(create_indices(mask)))
+
+    def get_validation_dataset(self) -> "LowDimDataset":
+        other = copy.copy(self)
+        other.sampler = SimpleNamespace(
+            indices=np.array(create_indices([not each for each in self.mask]))
+        )
+        return other
+
+    def get_normalizer(self) -> float:
+        return self.scale
+
+    def __len__(self) -> int:
+        return len(self.sampler.indices)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        first, last, *_ = self.sampler.indices[index]
+        return {"action": self.scale * torch.arange(first, last)}
+
+
+class AnnotatedLowDim(AnnotatedWindows, LowDimDataset):
+    pass
+
+
+def test_mixed_into_a_dataset_every_sample_has_its_own_annotation(tmp_path: Path) -> None:
+    """Training and validation episodes, of an export in two files, and what is inherited."""
+    known = write(tmp_path / "one.npz", [0, 3]) | {
+        key: value + 0.5 for key, value in write(tmp_path / "two.npz", [1, 2]).items()
+    }
+    stored = dict(np.load(tmp_path / "two.npz"))
+    np.savez(tmp_path / "two.npz", **stored | {"sigma_min": stored["sigma_min"] + 0.5})
+    files = [tmp_path / "one.npz", tmp_path / "two.npz"]
+    data = AnnotatedLowDim([True, False, True, False], scale=2.0, annotations=files)
+    assert data.get_normalizer() == 2.0
+    plain = LowDimDataset(data.mask, 2.0)
+    seen = set()
+    for part, bare in (
+        (data, plain),
+        (data.get_validation_dataset(), plain.get_validation_dataset()),
+    ):
+        for number, (begin, _, inside, _) in enumerate(part.sampler.indices.tolist()):
+            sample = part[number]
+            annotation = pop_annotation(sample)
+            assert set(sample) == {"action"} and torch.equal(
+                sample["action"], bare[number]["action"]
+            )
+            episode = int(np.searchsorted(ENDS, begin, side="right"))
+            start = begin - (ENDS[episode] - LENGTHS[episode]) - inside
+            assert float(annotation["sigma_min"]) == pytest.approx(known[episode, start])
+            seen.add((episode, start))
+    assert seen == set(known)
+
+
+def test_an_episode_of_two_files_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "one.npz", [0, 3])
+    write(tmp_path / "two.npz", [3])
+    files = [tmp_path / "one.npz", tmp_path / "two.npz"]
+    with pytest.raises(ManifestError, match="has an episode of another file"):
+        AnnotatedLowDim([True] * 4, annotations=files)
