@@ -38,6 +38,11 @@ RunArgument = Annotated[
 ]
 
 
+DataOption = Annotated[
+    Path | None, typer.Option(help="The collection. Default: where the run found it.")
+]
+
+
 class CurateGroup(TyperGroup):
     """Turn an expected failure into a message, a hint and exit code 1; a bug stays a traceback."""
 
@@ -183,12 +188,27 @@ def plot_command(
     typer.echo(save_run_figure(results, figure, out))
 
 
+@app.command("report")
+def report_command(
+    run: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: report.html in the run.")
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """Write a page that shows a run, opens anywhere, and can be sent; print its path."""
+    from ambient_curate.console import ConsoleProgress
+    from ambient_curate.report import write_report
+    from ambient_curate.results import open_run_results
+
+    results = open_run_results(run)
+    typer.echo(write_report(results, out, data=data, progress=ConsoleProgress()))
+
+
 @app.command("verify")
 def verify_command(
     run: RunArgument,
-    data: Annotated[
-        Path | None, typer.Option(help="The collection. Default: where the run found it.")
-    ] = None,
+    data: DataOption = None,
     no_sources: Annotated[
         bool, typer.Option("--no-sources", help="Check the run alone: the data is gone.")
     ] = False,

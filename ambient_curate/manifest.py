@@ -91,7 +91,7 @@ def read_manifest(path: Path | str) -> pa.Table:
         If there is no manifest, the run is unfinished, the schema version is another, parts come
         from different runs, or a rule of `validate` is broken.
     """
-    parts = _find_parts(Path(path))
+    parts = find_parts(Path(path))
     tables = []
     for part in parts:
         tables.append(_read(part))
@@ -131,7 +131,8 @@ def read_reliability(path: Path | str) -> pa.Table:
     return table
 
 
-def _find_parts(path: Path) -> Sequence[Path]:
+def find_parts(path: Path) -> Sequence[Path]:
+    """Find the parts of the manifest of a finished run; `ManifestError` where there are none."""
     if path.is_file():
         return [path]
     run = path.parent if path.name == "manifest" else path
