@@ -100,6 +100,12 @@ def prepare_axes(ax: Axes | None, size: tuple[float, float] = (7.6, 4.2)) -> Axe
     return ax
 
 
+def stack_axes(count: int) -> Sequence[Axes]:
+    """Give the axes of a new figure, one above the other."""
+    _, found = plt.subplots(count, 1, figsize=(7.6, 3.6 * count), layout="constrained")
+    return list(found)
+
+
 def add_legend(ax: Axes, title: str, handles: Sequence[Artist] | None = None) -> Legend:
     """Put the legend outside, at the upper right, where it covers no data."""
     style: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.01)}

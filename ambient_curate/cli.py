@@ -1,18 +1,17 @@
 """The command line: parse, call, print. Data goes to stdout, everything else to stderr."""
 
-import errno
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from ambient_curate.config import AnnotateOptions, option_help
-from ambient_curate.errors import CurateError, DatasetError
-from ambient_curate.figures import FIGURES, Figure, save_run_figure
+from ambient_curate.errors import DatasetError
+from ambient_curate.figures import FIGURES, Figure, list_figures, save_run_figure
 from ambient_curate.flags import take_options
+from ambient_curate.outcomes import GATE_NOT_MET, CurateGroup, tell
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.trainers import TRAINERS, ExportOptions
 
@@ -22,9 +21,6 @@ if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
     from ambient_curate.results import Run
 
 Format = Literal["table", "json"]
-CONTINUED = ("annotate", "demo", "export", "merge", "train")  # go on where they were interrupted
-GATE_NOT_MET = 3
-INTERRUPTED = 130
 
 FormatOption = Annotated[Format, typer.Option(help="What stdout gets.")]
 CollectionArgument = Annotated[
@@ -36,32 +32,11 @@ CollectionArgument = Annotated[
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A directory that `annotate` wrote.")
 ]
-
-
+DatasetOption = Annotated[str, typer.Option(help="Of the episode. Default: the first.")]
+EpisodeOption = Annotated[str, typer.Option(help="Its id. Default: the first.")]
 DataOption = Annotated[
     Path | None, typer.Option(help="The collection. Default: where the run found it.")
 ]
-
-
-class CurateGroup(TyperGroup):
-    """Turn an expected failure into a message, a hint and exit code 1; a bug stays a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:  # a click.Context of the click inside typer
-        """Run the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except CurateError as error:
-            _fail(str(error), error.hint)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                _fail(f"the disk is full: {error}", "make room and give the same command again")
-            if error.filename is None:
-                raise
-            _fail(f"{error.filename}: {error.strerror}", "check the path and its permissions")
-        except KeyboardInterrupt:
-            continues = ctx.invoked_subcommand in CONTINUED
-            _tell("interrupted" + ": the same command continues" * continues)
-            raise typer.Exit(INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -139,14 +114,14 @@ def annotate_command(
 
     if values["num_shards"] is not None or values["shard_index"] is not None:
         share = annotate_share(collection, progress=ConsoleProgress(), **values)
-        _tell(f"{share.done} of {share.total} parts of the manifest are there")
-        _tell(f"next, when all jobs have ended: ambient-curate merge {share.path}")
+        tell(f"{share.done} of {share.total} parts of the manifest are there")
+        tell(f"next, when all jobs have ended: ambient-curate merge {share.path}")
         return
     run = annotate(collection, progress=ConsoleProgress(), **values)
     if run.already_complete:
-        _tell("already complete")
+        tell("already complete")
     _print_run(run, format)
-    _tell(f"run: {run.path}", f"next: ambient-curate plot {run.path} accuracy")
+    tell(f"run: {run.path}", f"next: ambient-curate plot {run.path} accuracy")
     if values["strict"] and any(row["status"] != "ok" for row in run.info["verdict"]):
         raise typer.Exit(GATE_NOT_MET)
 
@@ -157,7 +132,7 @@ def merge_command(run: RunArgument, format: FormatOption = "table") -> None:
     from ambient_curate.annotation import merge
 
     merged = merge(run)
-    _tell(*["already complete"] * merged.already_complete)
+    tell(*["already complete"] * merged.already_complete)
     _print_run(merged, format)
 
 
@@ -179,13 +154,30 @@ def plot_command(
             help="File to write, or replace: .png, .svg or .pdf. Default: ./<run>_<figure>.png."
         ),
     ] = None,
+    dataset: DatasetOption = "",
+    episode: EpisodeOption = "",
 ) -> None:
     """Draw one figure of a finished run and print its path."""
     from ambient_curate.results import open_run_results
 
     results = open_run_results(run)
     out = out or Path(f"{run.resolve().name}_{figure}.png")
-    typer.echo(save_run_figure(results, figure, out))
+    typer.echo(save_run_figure(results, figure, out, dataset=dataset, episode=episode))
+
+
+@app.command("view")
+def view_command(
+    run: RunArgument,
+    dataset: DatasetOption = "",
+    episode: EpisodeOption = "",
+    save: Annotated[Path | None, typer.Option(help="Write this .rrd; start no viewer.")] = None,
+) -> None:
+    """Show an episode in Rerun: its actions, sigma_min and curves."""
+    from ambient_curate.results import open_run_results
+    from ambient_curate.viewing import view_episode
+
+    if (written := view_episode(open_run_results(run), dataset, episode, save=save)) is not None:
+        typer.echo(written)
 
 
 @app.command("report")
@@ -196,7 +188,7 @@ def report_command(
     ] = None,
     data: DataOption = None,
 ) -> None:
-    """Write a page that shows a run, opens anywhere, and can be sent; print its path."""
+    """Write one page that shows a run, opens anywhere and can be sent."""
     from ambient_curate.console import ConsoleProgress
     from ambient_curate.report import write_report
     from ambient_curate.results import open_run_results
@@ -270,10 +262,10 @@ def export_command(
     from ambient_curate.exports import export_run
 
     done = export_run(run, progress=ConsoleProgress(), **values)
-    _tell(*["already complete"] * done.already_complete)
+    tell(*["already complete"] * done.already_complete)
     render_table(*export_table(done.info))
     _print_below(export_lines(done.info))
-    _tell(f"files: {done.path / 'data'}")
+    tell(f"files: {done.path / 'data'}")
 
 
 @app.command("train")
@@ -284,20 +276,20 @@ def train_command(run: RunArgument, **values: Any) -> None:
     from ambient_curate.policies import train_policy
     from ambient_curate.policy_summaries import coverage_lines, policy_table
 
-    def tell(sampler: "LevelSampler") -> None:
+    def cover(sampler: "LevelSampler") -> None:
         admission = sampler.admission
         sizes = {
             name: (size, admission.effective_sizes()[name])
             for name, size in zip(admission.dataset, admission.size, strict=True)
         }
         coverage = {name: share.tolist() for name, share in sampler.coverage().items()}
-        _tell(*coverage_lines(coverage, sampler.sigma.tolist(), sizes))
+        tell(*coverage_lines(coverage, sampler.sigma.tolist(), sizes))
 
-    trained = train_policy(run, progress=ConsoleProgress(), tell=tell, **values)
+    trained = train_policy(run, progress=ConsoleProgress(), tell=cover, **values)
     if trained.rank == 0:  # of several processes one speaks
-        _tell(*["already complete"] * trained.already_complete)
+        tell(*["already complete"] * trained.already_complete)
         render_table(*policy_table(trained.info))
-        _tell(f"policy: {trained.path}")
+        tell(f"policy: {trained.path}")
 
 
 @app.command("rollout")
@@ -342,9 +334,9 @@ def demo_command(
 
     run = run_demo(out, force=force, progress=ConsoleProgress())
     _print_run(run, "table")
-    _tell(f"run: {run.path}")
-    for figure in FIGURES:
-        _tell(f"figure: {save_run_figure(run, figure, out / f'{figure}.png')}")
+    tell(f"run: {run.path}")
+    for figure in list_figures(run):
+        tell(f"figure: {save_run_figure(run, figure, out / f'{figure}.png')}")
 
 
 def _print_run(run: "Run", format: Format) -> None:
@@ -358,7 +350,7 @@ def _print_run(run: "Run", format: Format) -> None:
 
     render_table(*verdict_table(run.info["verdict"]))
     _print_below(verdict_lines(run.info))
-    _tell(*caveats(run.info))
+    tell(*caveats(run.info))
 
 
 def _print_inspection(inspection: "Inspection") -> None:
@@ -376,13 +368,3 @@ def _print_below(lines: Iterable[str]) -> None:
 
 def _echo_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _tell(*lines: str) -> None:
-    for line in lines:
-        typer.echo(line, err=True)
-
-
-def _fail(message: str, hint: str | None) -> NoReturn:
-    _tell(f"error: {message}", *([f"hint: {hint}"] if hint else []))
-    raise typer.Exit(1) from None

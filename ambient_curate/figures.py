@@ -8,12 +8,37 @@ if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
 
     from ambient_curate.results import Run
 
-Figure = Literal["accuracy", "delta", "tv", "bracket", "sigma-min", "reliability", "locality"]
+Figure = Literal[
+    "accuracy", "delta", "tv", "bracket", "sigma-min", "reliability", "tilt", "locality", "episode"
+]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 
 
-def save_run_figure(run: "Run", figure: Figure, path: Path) -> Path:
+def list_figures(run: "Run") -> list[Figure]:
+    """List the figures that a run has the numbers for, without the one of a single episode."""
+    missing: list[Figure] = ["episode"]
+    if not run.info.get("locality"):
+        missing.append("locality")
+    if not any(row["tilt"] for row in run.info["verdict"]):
+        missing.append("tilt")
+    return [figure for figure in FIGURES if figure not in missing]
+
+
+def save_run_figure(
+    run: "Run", figure: Figure, path: Path, *, dataset: str = "", episode: str = ""
+) -> Path:
     """Draw one figure of a run, write it in the format that the name of the file says, and close.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    figure : str
+        One of `FIGURES`.
+    path : Path
+        File to write.
+    dataset, episode : str
+        Which episode the figure of that name shows.
 
     Returns
     -------
@@ -25,24 +50,56 @@ def save_run_figure(run: "Run", figure: Figure, path: Path) -> Path:
     mpl.use("Agg")
     from ambient_curate.canvas import save_figure
 
-    save_figure(_draw(run, figure), path)
+    drawn = _draw_episode(run, dataset, episode) if figure == "episode" else _draw(run, figure)
+    save_figure(drawn, path)
     return path
 
 
 def _draw(run: "Run", figure: Figure) -> "Axes":
     from ambient_curate import local_plots, plots
 
-    if figure == "accuracy":
-        return plots.plot_accuracy(run.curves())
-    if figure == "delta":
-        return plots.plot_delta(run.curves(), epsilon=run.info["epsilon"])
-    if figure == "tv":
-        return plots.plot_tv(run.curves(), epsilon=run.info["epsilon"])
-    if figure == "bracket":
-        return plots.plot_bracket(run.info["verdict"], schedule=run.info["schedule"])
-    if figure == "sigma-min":
-        return plots.plot_sigma_min(run.manifest())
-    if figure == "locality":
-        located = run.info.get("locality", [])
-        return local_plots.plot_locality(located, epsilon=run.info["epsilon"])
-    return plots.plot_reliability(run.reliability())
+    info = run.info
+    match figure:
+        case "accuracy":
+            return _draw_accuracy(run)
+        case "delta":
+            return plots.plot_delta(run.curves(), epsilon=info["epsilon"])
+        case "tv":
+            return plots.plot_tv(run.curves(), epsilon=info["epsilon"])
+        case "bracket":
+            return plots.plot_bracket(info["verdict"], schedule=info["schedule"])
+        case "sigma-min":
+            return plots.plot_sigma_min(run.manifest())
+        case "tilt":
+            return plots.plot_tilt(info["verdict"])
+        case "locality":
+            return local_plots.plot_locality(info.get("locality", []), epsilon=info["epsilon"])
+        case _:
+            return plots.plot_reliability(run.reliability())
+
+
+def _draw_accuracy(run: "Run") -> "Axes":
+    """Draw the accuracy, and beneath it what it says for certain: the total variation."""
+    from ambient_curate import canvas, plots
+
+    above, beneath = canvas.stack_axes(2)
+    plots.plot_accuracy(run.curves(), ax=above)
+    plots.plot_tv(run.curves(), epsilon=run.info["epsilon"], ax=beneath)
+    above.set_xlabel("")
+    return above
+
+
+def _draw_episode(run: "Run", dataset: str, episode: str) -> "Axes":
+    """Draw sigma_min along an episode, above its actions where its data is still there."""
+    from ambient_curate import canvas, episode_plots
+    from ambient_curate.looking import look_up
+
+    found = look_up(run, dataset, episode)
+    if found.episode is None:
+        return episode_plots.plot_episode(found.rows)
+    above, beneath = canvas.stack_axes(2)
+    rate = found.episode.rate_hz
+    episode_plots.plot_episode(found.rows, rate_hz=rate, ax=above)
+    episode_plots.plot_actions(found.episode.action, rate_hz=rate, ax=beneath)
+    above.set_xlim(beneath.get_xlim())
+    return above

@@ -236,6 +236,44 @@ def plot_reliability(reliability: pa.Table, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_tilt(verdict: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
+    """Draw how far choosing by window tilts the mixture towards what the clean set has rarely.
+
+    Parameters
+    ----------
+    verdict : sequence of mapping
+        ``run.json``'s ``verdict`` of a run by window.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+        For every dataset the share of training windows that lies where its own are usable at the
+        lowest noise: of the clean set alone, chosen by window, and by column ``weight``.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If no row has a tilt.
+    """
+    rows = [row for row in verdict if row["tilt"]]
+    _require(len(rows), "tilt of the mixture, which a run by window has")
+    ax = canvas.prepare_axes(ax, (7.6, 0.9 + 0.55 * len(rows)))
+    labels = {"clean": "clean set alone", "mixture": "chosen by window", "weighted": "by weight"}
+    for number, (key, label) in enumerate(labels.items()):
+        place = np.arange(len(rows)) + 0.25 * (number - 1)
+        share = [row["tilt"][key] for row in rows]
+        color = (canvas.PALE, canvas.COLORS[1], canvas.COLORS[0])[number]
+        ax.barh(place, share, 0.22, color=color, label=label)
+    names = [f"{canvas.literal_name(row['dataset'])}\n{row['windows']:,} windows" for row in rows]
+    ax.set_yticks(np.arange(len(rows)), names)
+    ax.invert_yaxis()
+    canvas.add_legend(ax, "share of training windows")
+    ax.set_xlabel("share that lies where corrupt windows are usable at the lowest noise")
+    return ax
+
+
 def _require(n_rows: int, kind: str) -> None:
     if n_rows == 0:
         raise NotEnoughDataError(

@@ -1,12 +1,13 @@
 """Figures by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from ambient_curate import local_plots, plots
-from ambient_curate.figures import FIGURES, save_run_figure
+from ambient_curate.figures import FIGURES, list_figures, save_run_figure
 from ambient_curate.results import Run
 
 
@@ -19,7 +20,7 @@ class Other(Run):
     manifest = reliability = curves
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", [name for name in FIGURES if name != "episode"])
 def test_every_figure_is_drawn_by_its_function(
     figure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_figures: None
 ) -> None:
@@ -27,13 +28,24 @@ def test_every_figure_is_drawn_by_its_function(
 
     drawn = []
 
-    def draw(*_: object, **__: object) -> object:
-        drawn.append(figure)
-        return plt.subplots()[1]
+    def draw_as(name: str) -> Callable[..., object]:
+        def draw(*_: object, ax: object = None, **__: object) -> object:
+            drawn.append(name)
+            return ax or plt.subplots()[1]
+
+        return draw
 
     module = local_plots if figure == "locality" else plots
-    monkeypatch.setattr(module, f"plot_{figure.replace('-', '_')}", draw)
+    monkeypatch.setattr(plots, "plot_tv", draw_as("tv"))
+    monkeypatch.setattr(module, f"plot_{figure.replace('-', '_')}", draw_as(figure))
     run = Other(tmp_path, {"epsilon": 0.05, "verdict": [], "schedule": "flow:10"})
     path = save_run_figure(run, figure, tmp_path / "figure.svg")  # type: ignore[arg-type]
-    assert drawn == [figure]
+    assert drawn == ["accuracy", "tv"] if figure == "accuracy" else [figure]
     assert path.read_text().startswith("<?xml")
+
+
+def test_figures_without_numbers_are_not_listed(tmp_path: Path) -> None:
+    row = {"tilt": None}
+    assert list_figures(Run(tmp_path, {"verdict": [row]})) == list(FIGURES[:6])
+    full = {"verdict": [row, {"tilt": {"clean": 0.1}}], "locality": [{}]}
+    assert list_figures(Run(tmp_path, full)) == [name for name in FIGURES if name != "episode"]

@@ -19,6 +19,7 @@ from ambient_curate.plots import (
     plot_delta,
     plot_reliability,
     plot_sigma_min,
+    plot_tilt,
     plot_tv,
 )
 
@@ -382,3 +383,17 @@ def test_a_given_axes_is_used_and_no_figure_is_made() -> None:
     assert plot_sigma_min(make_manifest(WHOLE), ax=figure.add_subplot()) in figure.axes
     assert plot_bracket(VERDICT, schedule="flow:10", ax=figure.add_subplot()) in figure.axes
     assert plt.get_fignums() == before
+
+
+def test_tilts_are_bars_of_every_dataset_that_has_one() -> None:
+    tilt = {"clean": 0.1, "mixture": 0.3, "weighted": 0.12}
+    rows = [{"dataset": name, "windows": 1234, "tilt": tilt} for name in ("a$b", "c")]
+    ax = plot_tilt([*rows, {"dataset": "clean", "windows": 5, "tilt": None}])
+    widths = [[bar.get_width() for bar in bars] for bars in ax.containers]
+    assert widths == [[0.1, 0.1], [0.3, 0.3], [0.12, 0.12]]
+    assert [text.get_text() for text in ax.get_yticklabels()] == [
+        "a\\$b\n1,234 windows",
+        "c\n1,234 windows",
+    ]
+    with pytest.raises(NotEnoughDataError, match="tilt"):
+        plot_tilt([{"dataset": "a", "windows": 5, "tilt": None}])

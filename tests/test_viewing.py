@@ -1,0 +1,43 @@
+"""Viewing: what a recording holds, read back by Rerun itself."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rerun as rr
+from test_looking import run as run
+
+from ambient_curate.errors import ConfigError
+from ambient_curate.looking import look_up
+from ambient_curate.results import Run
+from ambient_curate.viewing import view_episode
+
+
+def read_series(path: Path, entity: str) -> np.ndarray:
+    """Values of a series of a recording, by frame."""
+    with rr.server.Server(datasets={"one": [path]}) as server:
+        client = server.client()  # kept: the frame borrows from it
+        frame = client.get_dataset("one").reader(index="frame").to_pandas()
+    column = next(name for name in frame.columns if name.startswith(f"/{entity}:Scalars"))
+    values = frame.sort_values("frame")[column].dropna()
+    return np.array([float(np.ravel(value)[0]) for value in values])
+
+
+def test_a_recording_has_the_actions_and_the_annotation(run: Run, tmp_path: Path) -> None:
+    path = view_episode(run, "jitter", save=tmp_path / "e.rrd")
+    assert path == tmp_path / "e.rrd"
+    found = look_up(run, "jitter", "")
+    assert found.episode is not None
+    expected = np.nan_to_num(found.rows["sigma_min"].to_numpy(), nan=1.0)
+    np.testing.assert_allclose(read_series(path, "sigma_min"), expected)
+    np.testing.assert_allclose(read_series(path, "action/1"), found.episode.action[:, 1])
+
+
+def test_without_the_extra_it_says_what_to_install(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(ConfigError, match="needs rerun"):
+        view_episode(run, save=tmp_path / "e.rrd")
+    assert list(tmp_path.iterdir()) == []
