@@ -12,7 +12,12 @@ NEVER = 1.0  # drawn for a window without an answer
 
 
 def view_episode(
-    run: Run, dataset: str = "", episode: str = "", *, save: Path | None = None
+    run: Run,
+    dataset: str = "",
+    episode: str = "",
+    *,
+    save: Path | None = None,
+    data: Path | None = None,
 ) -> Path | None:
     """Show an episode in Rerun's viewer, or write what it would show.
 
@@ -24,6 +29,8 @@ def view_episode(
         Which one; empty: the first.
     save : Path or None
         Recording to write (``.rrd``); None: the viewer is started.
+    data : Path or None
+        Where the collection lies now; None: where the run found it, if it is still there.
 
     Returns
     -------
@@ -41,7 +48,7 @@ def view_episode(
         raise ConfigError(
             "viewing needs rerun, which is not installed", "pip install 'ambient-curate[rerun]'"
         ) from error
-    found = look_up(run, dataset, episode)
+    found = look_up(run, dataset, episode, data)
     row = found.rows.slice(0, 1).to_pylist()[0]
     title = f"{row['dataset']} / {row['episode_id']}"
     with rr.RecordingStream("ambient-curate", recording_id=title) as stream:
