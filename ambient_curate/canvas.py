@@ -124,10 +124,10 @@ def add_legend(
     return ax.legend(handles=handles, title=title, ncols=columns, **style)
 
 
-def add_color_bar(mesh: QuadMesh, label: str) -> None:
+def add_color_bar(ax: Axes, mesh: QuadMesh, label: str) -> None:
     """Explain the colours of a mesh on its right."""
-    place = mesh.axes.inset_axes((1.02, 0.0, 0.025, 1.0))  # beside it, not beyond the legends
-    bar = mesh.axes.figure.colorbar(mesh, cax=place)
+    place = ax.inset_axes((1.02, 0.0, 0.025, 1.0))  # beside it, not beyond the legends
+    bar = ax.figure.colorbar(mesh, cax=place)
     bar.set_label(label, fontsize="small")
     bar.ax.tick_params(labelsize="small")
     bar.outline.set_visible(False)

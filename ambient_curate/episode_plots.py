@@ -105,7 +105,7 @@ def plot_p_clean(
     value = np.clip(rows["sigma_min"].to_numpy(), grid[0], grid[-1])
     ax.plot(start, value, color=canvas.INK, lw=1.2)
     canvas.set_sigma_height(ax, float(grid[0]), float(grid[-1]))
-    canvas.add_color_bar(mesh, "probability of clean, c")
+    canvas.add_color_bar(ax, mesh, "probability of clean, c")
     ax.grid(visible=False)
     ax.set_xlabel("window's first frame" if rate_hz is None else "window's first frame (s)")
     return ax

@@ -39,7 +39,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 def texts_of(axes: Axes) -> list[Text]:
-    found = [axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
+    found = [axes.xaxis.label, axes.yaxis.label]
+    for axis, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        ticks = axis.get_major_ticks() if axis.get_visible() else []
+        inside = [tick for tick in ticks if min(ends) <= tick.get_loc() <= max(ends)]
+        found += [label for tick in inside for label in (tick.label1, tick.label2)]
     if (legend := axes.get_legend()) is not None:
         found += [legend.get_title(), *legend.get_texts()]
     return [
