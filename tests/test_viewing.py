@@ -18,9 +18,9 @@ def read_series(path: Path, entity: str) -> np.ndarray:
     """Values of a series of a recording, by frame."""
     with rr.server.Server(datasets={"one": [path]}) as server:
         client = server.client()  # kept: the frame borrows from it
-        frame = client.get_dataset("one").reader(index="frame").to_pandas()
-    column = next(name for name in frame.columns if name.startswith(f"/{entity}:Scalars"))
-    values = frame.sort_values("frame")[column].dropna()
+        table = client.get_dataset("one").reader(index="frame").to_arrow_table()
+    column = next(name for name in table.column_names if name.startswith(f"/{entity}:Scalars"))
+    values = table.select(["frame", column]).sort_by("frame")[column].drop_null().to_pylist()
     return np.array([float(np.ravel(value)[0]) for value in values])
 
 
