@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -100,17 +101,36 @@ def prepare_axes(ax: Axes | None, size: tuple[float, float] = (7.6, 4.2)) -> Axe
     return ax
 
 
-def stack_axes(count: int) -> Sequence[Axes]:
-    """Give the axes of a new figure, one above the other."""
-    _, found = plt.subplots(count, 1, figsize=(7.6, 3.6 * count), layout="constrained")
+def stack_axes(count: int, height: float = 3.2) -> Sequence[Axes]:
+    """Give the axes of a new figure, one above the other, over one x; `height` in inches."""
+    size = (7.6, height * count)
+    _, found = plt.subplots(count, 1, figsize=size, layout="constrained", sharex=True)
     return list(found)
 
 
-def add_legend(ax: Axes, title: str, handles: Sequence[Artist] | None = None) -> Legend:
+def pick_colors(count: int) -> list[str]:
+    """Give `count` ranked datasets colours: the named ones evenly spaced, the others `GREY`."""
+    named = np.linspace(0, count - 1, min(count, len(COLORS))).round().astype(int)
+    color_of = dict(zip(named.tolist(), COLORS, strict=False))
+    return [color_of.get(index, GREY) for index in range(count)]
+
+
+def add_legend(
+    ax: Axes, title: str, handles: Sequence[Artist] | None = None, *, columns: int = 1
+) -> Legend:
     """Put the legend outside, at the upper right, where it covers no data."""
     style: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.01)}
     style |= {"frameon": False, "fontsize": "small", "title_fontsize": "small", "alignment": "left"}
-    return ax.legend(handles=handles, title=title, **style)
+    return ax.legend(handles=handles, title=title, ncols=columns, **style)
+
+
+def add_color_bar(ax: Axes, mesh: QuadMesh, label: str) -> None:
+    """Explain the colours of a mesh on its right."""
+    place = ax.inset_axes((1.02, 0.0, 0.025, 1.0))  # beside it, not beyond the legends
+    bar = ax.figure.colorbar(mesh, cax=place)
+    bar.set_label(label, fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+    bar.outline.set_visible(False)
 
 
 def literal_name(name: str) -> str:
@@ -147,19 +167,19 @@ def draw_curves(
     list of str
         The colour of each curve.
     """
-    named = np.linspace(0, len(curves) - 1, min(len(curves), len(COLORS))).round().astype(int)
-    color_of = dict(zip(named.tolist(), COLORS, strict=False))
-    colors = [color_of.get(index, GREY) for index in range(len(curves))]
-    lines = []
+    colors = pick_colors(len(curves))
+    shown: list[Artist] = []
     for curve, color in zip(curves, colors, strict=True):
-        width, opacity, order, fill = (0.7, 0.7, 2, 0.02) if color == GREY else (1.7, 1.0, 3, 0.14)
+        width, opacity, order = (0.7, 0.7, 2) if color == GREY else (1.7, 1.0, 3)
         style: dict[str, Any] = {"color": color, "lw": width, "alpha": opacity, "zorder": order}
         style["label"] = f"{literal_name(curve.name)}  {curve.note}"
-        lines += ax.plot(curve.sigma, curve.value, **style)
-        ax.fill_between(curve.sigma, curve.lower, curve.upper, color=color, alpha=fill, lw=0)
-    shown: list[Artist] = [lines[index] for index in color_of]
+        (line,) = ax.plot(curve.sigma, curve.value, **style)
+        if color != GREY:  # dozens of pale bands add up to a dark one
+            ax.fill_between(curve.sigma, curve.lower, curve.upper, color=color, alpha=0.14, lw=0)
+            shown.append(line)
     if others := len(curves) - len(shown):
         shown.append(Line2D([], [], color=GREY, lw=0.9, label=f"{others} others"))
+        band += "\n(of the named)"
     shown.append(Line2D([], [], ls="none", label=" "))
     if any(np.isfinite(curve.lower).any() for curve in curves):
         shown.append(Patch(color=GREY, alpha=0.3, lw=0, label=band))
@@ -169,6 +189,34 @@ def draw_curves(
     sigma = np.concatenate([curve.sigma for curve in curves])
     set_sigma_axis(ax, float(sigma.min()), min(float(sigma.max()), _HIGHEST))
     return colors
+
+
+def draw_certificates(ax: Axes, curves: Sequence[Curve], key: Iterable[Artist] = ()) -> None:
+    """Draw what is certified of curves, in the colours that `draw_curves` gives them.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw, on the axis of noise levels.
+    curves : sequence of Curve
+        In the order of `draw_curves`, with bounds.
+    key : iterable of Artist
+        What else the legend explains.
+    """
+    (low, _, _), _, (high, dashes, above) = _BOUNDS
+    few, shown = len(curves) <= _FEW_CURVES, {}
+    for curve, color in zip(curves, pick_colors(len(curves)), strict=True):
+        lower, _, upper = curve.bounds
+        width, order = (0.7, 2) if color == GREY else (1.7, 3)
+        style: dict[str, Any] = {"drawstyle": "steps-pre", "lw": width, "zorder": order}
+        ax.plot(curve.sigma, lower, color=color, **style)
+        shown[low] = Line2D([], [], color=INK, lw=1.7, label=low)
+        if few and np.isfinite(upper).any():
+            ax.plot(curve.sigma, upper, color=color, lw=0.9, ls=dashes, drawstyle=above)
+            shown[high] = Line2D([], [], color=INK, lw=0.9, ls=dashes, label=high)
+    add_legend(ax, "colours as above", [*shown.values(), *key])
+    sigma = np.concatenate([curve.sigma for curve in curves])
+    set_sigma_axis(ax, float(sigma.min()), min(float(sigma.max()), _HIGHEST))
 
 
 def _draw_bounds(ax: Axes, curves: Sequence[Curve], colors: Sequence[str]) -> list[Artist]:
@@ -278,6 +326,16 @@ def sigma_position(sigma: np.ndarray) -> np.ndarray:
 def sigma_at(position: np.ndarray) -> np.ndarray:
     """VP sigma at a place on the axis; inverse of `sigma_position`."""
     return sigma_from_log_snr(-position)
+
+
+def set_sigma_height(ax: Axes, low: float, high: float) -> None:
+    """Make y uniform in log-SNR, from `low` to `high` or where nothing changes any more."""
+    high = min(high, _HIGHEST)
+    ax.set_yscale("function", functions=(sigma_position, sigma_at))
+    ax.set_ylim(low, high)
+    ticks = {tick: f"{tick:g}".removeprefix("0") for tick in _TICKS if low <= tick <= high}
+    ax.set_yticks(list(ticks), list(ticks.values()))
+    ax.set_ylabel(f"noise level {SIGMA} (VP)")
 
 
 def set_sigma_axis(ax: Axes, low: float, high: float, *, ends: bool = False) -> None:

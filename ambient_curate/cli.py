@@ -156,13 +156,14 @@ def plot_command(
     ] = None,
     dataset: DatasetOption = "",
     episode: EpisodeOption = "",
+    data: DataOption = None,
 ) -> None:
     """Draw one figure of a finished run and print its path."""
     from ambient_curate.results import open_run_results
 
     results = open_run_results(run)
     out = out or Path(f"{run.resolve().name}_{figure}.png")
-    typer.echo(save_run_figure(results, figure, out, dataset=dataset, episode=episode))
+    typer.echo(save_run_figure(results, figure, out, dataset=dataset, episode=episode, data=data))
 
 
 @app.command("view")
@@ -171,12 +172,14 @@ def view_command(
     dataset: DatasetOption = "",
     episode: EpisodeOption = "",
     save: Annotated[Path | None, typer.Option(help="Write this .rrd; start no viewer.")] = None,
+    data: DataOption = None,
 ) -> None:
     """Show an episode in Rerun: its actions, sigma_min and curves."""
     from ambient_curate.results import open_run_results
     from ambient_curate.viewing import view_episode
 
-    if (written := view_episode(open_run_results(run), dataset, episode, save=save)) is not None:
+    results = open_run_results(run)
+    if (written := view_episode(results, dataset, episode, save=save, data=data)) is not None:
         typer.echo(written)
 
 

@@ -1,5 +1,7 @@
 """The figures of one episode: its actions, and sigma_min along it."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
@@ -45,14 +47,66 @@ def plot_episode(rows: pa.Table, *, rate_hz: float | None = None, ax: Axes | Non
     )
     color = canvas.COLORS[0]
     ax.fill_between(start, lower, upper, color=color, alpha=0.18, lw=0, label="95 % interval")
-    label = f"{canvas.SIGMA}_min ({rows.num_rows:,} windows)"
+    label = rf"$\sigma_{{min}}$ ({rows.num_rows:,} windows," "\nwhere they begin)"
     ax.plot(start, value, color=color, lw=1.5, label=label)
     null = np.isnan(value)
     if null.any():
         label = f"no answer ({null.sum():,})"
         ax.plot(start[null], np.ones(null.sum()), "x", color=canvas.GREY, ms=4, label=label)
-    canvas.add_legend(ax, canvas.literal_name(str(rows["episode_id"][0])))
-    ax.set(ylim=(-0.03, 1.03), ylabel=f"{canvas.SIGMA}_min")
+    name, episode = (canvas.literal_name(str(rows[key][0])) for key in ("dataset", "episode_id"))
+    canvas.add_legend(ax, f"{name}\nepisode {episode}")
+    ax.set(ylim=(-0.03, 1.03), ylabel=r"$\sigma_{min}$ (VP)")
+    ax.set_xlabel("window's first frame" if rate_hz is None else "window's first frame (s)")
+    return ax
+
+
+def plot_p_clean(
+    rows: pa.Table,
+    grid: Float[np.ndarray, " level"],
+    *,
+    rate_hz: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the curves of the windows of one episode side by side, and sigma_min over them.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        Rows of one episode of a manifest by window, with their curves.
+    grid : ndarray, shape (level,)
+        The noise levels of the curves, rising.
+    rate_hz : float or None
+        Frames in a second; None: the axis counts frames.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+        The probability of clean, by colour from 0 to 1, against the window's first frame and sigma.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If no row has a curve, or they do not speak for windows.
+    """
+    curves = rows["p_clean"].to_pylist()
+    if rows["start"].null_count or not any(curves):
+        raise NotEnoughDataError(
+            "no window of this episode has a curve",
+            "annotate with --granularity datapoint --store-curves",
+        )
+    ax = canvas.prepare_axes(ax, (7.6, 2.6))
+    blank = [np.nan] * len(grid)
+    values = np.array([curve or blank for curve in curves]).T
+    start = rows["start"].to_numpy() / (rate_hz or 1.0)
+    style: dict[str, Any] = {"cmap": "PuOr", "vmin": 0.0, "vmax": 1.0, "rasterized": True}
+    mesh = ax.pcolormesh(start, grid, values, shading="nearest", **style)
+    value = np.clip(rows["sigma_min"].to_numpy(), grid[0], grid[-1])
+    ax.plot(start, value, color=canvas.INK, lw=1.2)
+    canvas.set_sigma_height(ax, float(grid[0]), float(grid[-1]))
+    canvas.add_color_bar(ax, mesh, "probability of clean, c")
+    ax.grid(visible=False)
     ax.set_xlabel("window's first frame" if rate_hz is None else "window's first frame (s)")
     return ax
 
@@ -86,6 +140,7 @@ def plot_actions(
         dashes = ("-", "--", ":")[number // len(canvas.COLORS) % 3]
         ax.plot(time, action[:, number], dashes, color=color, lw=1.1, label=str(number))
     more = action.shape[1] - MOST
-    canvas.add_legend(ax, "dimension" if more <= 0 else f"dimension\n({more} more)")
+    title = "dimension" if more <= 0 else f"dimension ({more} more)"
+    canvas.add_legend(ax, title, columns=1 + (action.shape[1] > MOST // 2))
     ax.set(ylabel="action, as stored", xlabel="frame" if rate_hz is None else "time (s)")
     return ax

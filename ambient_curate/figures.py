@@ -25,7 +25,13 @@ def list_figures(run: "Run") -> list[Figure]:
 
 
 def save_run_figure(
-    run: "Run", figure: Figure, path: Path, *, dataset: str = "", episode: str = ""
+    run: "Run",
+    figure: Figure,
+    path: Path,
+    *,
+    dataset: str = "",
+    episode: str = "",
+    data: Path | None = None,
 ) -> Path:
     """Draw one figure of a run, write it in the format that the name of the file says, and close.
 
@@ -39,6 +45,8 @@ def save_run_figure(
         File to write.
     dataset, episode : str
         Which episode the figure of that name shows.
+    data : Path or None
+        Where the collection lies now, for that figure; None: where the run found it.
 
     Returns
     -------
@@ -48,15 +56,21 @@ def save_run_figure(
     import matplotlib as mpl
 
     mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
     from ambient_curate.canvas import save_figure
 
-    drawn = _draw_episode(run, dataset, episode) if figure == "episode" else _draw(run, figure)
+    if figure == "episode":
+        drawn = _draw_episode(run, dataset, episode, data)
+    else:
+        drawn = _draw(run, figure)
     save_figure(drawn, path)
+    plt.close(drawn.get_figure(root=True))
     return path
 
 
 def _draw(run: "Run", figure: Figure) -> "Axes":
-    from ambient_curate import local_plots, plots
+    from ambient_curate import local_plots, plots, tilt_plots
 
     info = run.info
     match figure:
@@ -71,7 +85,7 @@ def _draw(run: "Run", figure: Figure) -> "Axes":
         case "sigma-min":
             return plots.plot_sigma_min(run.manifest())
         case "tilt":
-            return plots.plot_tilt(info["verdict"])
+            return tilt_plots.plot_tilt(info["verdict"])
         case "locality":
             return local_plots.plot_locality(info.get("locality", []), epsilon=info["epsilon"])
         case _:
@@ -84,22 +98,31 @@ def _draw_accuracy(run: "Run") -> "Axes":
 
     above, beneath = canvas.stack_axes(2)
     plots.plot_accuracy(run.curves(), ax=above)
-    plots.plot_tv(run.curves(), epsilon=run.info["epsilon"], ax=beneath)
+    plots.plot_certificate(run.curves(), epsilon=run.info["epsilon"], ax=beneath)
     above.set_xlabel("")
     return above
 
 
-def _draw_episode(run: "Run", dataset: str, episode: str) -> "Axes":
-    """Draw sigma_min along an episode, above its actions where its data is still there."""
+def _draw_episode(run: "Run", dataset: str, episode: str, data: Path | None) -> "Axes":
+    """Draw sigma_min along an episode, its curves where stored, its actions where still there."""
+    import numpy as np
+
     from ambient_curate import canvas, episode_plots
     from ambient_curate.looking import look_up
 
-    found = look_up(run, dataset, episode)
-    if found.episode is None:
-        return episode_plots.plot_episode(found.rows)
-    above, beneath = canvas.stack_axes(2)
-    rate = found.episode.rate_hz
-    episode_plots.plot_episode(found.rows, rate_hz=rate, ax=above)
-    episode_plots.plot_actions(found.episode.action, rate_hz=rate, ax=beneath)
-    above.set_xlim(beneath.get_xlim())
-    return above
+    found = look_up(run, dataset, episode, data)
+    rows, seen = found.rows, found.episode
+    rate = None if seen is None else seen.rate_hz
+    stored = rows["p_clean"].null_count < rows.num_rows and not rows["start"].null_count
+    if seen is None and not stored:
+        return episode_plots.plot_episode(rows)
+    panels = canvas.stack_axes(1 + stored + (seen is not None), 2.4)
+    episode_plots.plot_episode(rows, rate_hz=rate, ax=panels[0])
+    if stored:
+        grid = np.array(run.info["grid"])
+        episode_plots.plot_p_clean(rows, grid, rate_hz=rate, ax=panels[1])
+    if seen is not None:
+        episode_plots.plot_actions(seen.action, rate_hz=rate, ax=panels[-1])
+    for panel in panels[:-1]:
+        panel.set_xlabel("")
+    return panels[0]

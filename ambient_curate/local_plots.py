@@ -47,10 +47,9 @@ def plot_locality(
     drawn.sort(key=lambda each: -float(np.mean(each["delta"])))
     ax = canvas.prepare_axes(ax)
     level = canvas.draw_level(ax, delta_at(epsilon), f"threshold 4ε = {delta_at(epsilon):g}")
-    named = np.linspace(0, len(drawn) - 1, min(len(drawn), len(canvas.COLORS))).round().astype(int)
-    color_of = dict(zip(named.tolist(), canvas.COLORS, strict=False))
-    shown = [_draw(ax, each, color_of.get(i)) for i, each in enumerate(drawn)]
-    key = [shown[index] for index in color_of]
+    colors = canvas.pick_colors(len(drawn))
+    lines = [_draw(ax, each, color) for each, color in zip(drawn, colors, strict=True)]
+    key = [line for line, color in zip(lines, colors, strict=True) if color != canvas.GREY]
     if others := len(drawn) - len(key):
         key.append(Line2D([], [], color=canvas.GREY, lw=0.9, label=f"{others} others"))
     bound = Line2D([], [], color=canvas.INK, ls=(0, (5, 2)), lw=0.9)
@@ -62,17 +61,18 @@ def plot_locality(
     return ax
 
 
-def _draw(ax: Axes, each: Mapping[str, Any], color: str | None) -> Line2D:
+def _draw(ax: Axes, each: Mapping[str, Any], color: str) -> Line2D:
     """Draw a dataset; return its line for the legend."""
+    named = color != canvas.GREY
     delta = np.array(each["delta"])
     lower = np.array([np.nan if x is None else x for x in each["delta_lower"]])
     radius = np.arange(delta.size)
     name = f"{canvas.literal_name(each['dataset'])}  {each['sigma_max']:.3g}"
     if each["status"] != "ok":
         name += f" ({each['status']})"
-    style: dict[str, Any] = {"color": color or canvas.GREY, "lw": 1.7 if color else 0.7}
-    (line,) = ax.plot(radius, delta, label=name, zorder=3 if color else 2, **style)
-    if color:
+    style: dict[str, Any] = {"color": color, "lw": 1.7 if named else 0.7}
+    (line,) = ax.plot(radius, delta, label=name, zorder=3 if named else 2, **style)
+    if named:
         ax.plot(radius, lower, color=color, ls=(0, (5, 2)), lw=0.9, alpha=0.75)
     if each["radius"] >= 0:
         at = each["radius"], delta[each["radius"]]

@@ -1,6 +1,7 @@
 """Looking: one episode of a run, its rows of the manifest and its data."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +31,7 @@ class Sight:
     episode: Episode | None
 
 
-def look_up(run: Run, dataset: str, episode: str) -> Sight:
+def look_up(run: Run, dataset: str, episode: str, data: Path | None = None) -> Sight:
     """Find an episode of a run by episode or window.
 
     Parameters
@@ -39,11 +40,14 @@ def look_up(run: Run, dataset: str, episode: str) -> Sight:
         A finished run.
     dataset, episode : str
         Name of the dataset, and id of the episode; empty: the first there is.
+    data : Path or None
+        Where the collection lies now; None: where the run found it, if it is still there.
 
     Raises
     ------
     RunError
-        If the run's rows do not speak for episodes, or it has no such episode.
+        If the run's rows do not speak for episodes, it has no such episode, or `data` is not what
+        was annotated.
     """
     rows = run.manifest()
     if rows["episode_id"].null_count == rows.num_rows:
@@ -61,13 +65,15 @@ def look_up(run: Run, dataset: str, episode: str) -> Sight:
     if wanted not in ids:
         shown = ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
         raise RunError(f"{name} has no episode {wanted!r}", f"its episodes are {shown}")
-    return Sight(own.filter(pc.equal(own["episode_id"], wanted)), _read(run, name, wanted))
+    return Sight(own.filter(pc.equal(own["episode_id"], wanted)), _read(run, name, wanted, data))
 
 
-def _read(run: Run, dataset: str, episode: str) -> Episode | None:
+def _read(run: Run, dataset: str, episode: str, data: Path | None) -> Episode | None:
     try:
-        collection = reopen_data(run)
+        collection = reopen_data(run, data)
     except CurateError:
+        if data is not None:
+            raise
         return None
     member = next(member for member in collection.members if member.name == dataset)
     return next((e for e in read_episodes(member, on_error="skip") if e.id == episode), None)

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from ambient_curate import canvas
@@ -121,12 +122,39 @@ def plot_tv(curves: pa.Table, *, epsilon: float, ax: Axes | None = None) -> Axes
     """
     drawn = _dataset_curves(curves, "tv", "tv")
     ax = canvas.prepare_axes(ax)
-    low, high = tv_range_at(epsilon)
-    label = f"possible where Δ = 4ε:\n{low:.3g} to {high:.3g}"
-    shade = mpl.colors.to_rgba(canvas.INK, 0.08)
-    edge = ax.axhspan(low, high, fc=shade, ec=canvas.INK, lw=0.6, zorder=0, label=label)
-    canvas.draw_curves(ax, drawn, _EPISODES, band=_INTERVAL, key=[edge])
+    key = [_draw_margin(ax, epsilon)]
+    canvas.draw_curves(ax, drawn, _EPISODES, band=_INTERVAL, key=key)
     ax.set(ylabel="total variation from the clean data (0 to 1)", ylim=(-0.02, 1.02))
+    return ax
+
+
+def plot_certificate(curves: pa.Table, *, epsilon: float, ax: Axes | None = None) -> Axes:
+    """Draw what is certain of the total variation, whatever the classifier is worth.
+
+    Parameters
+    ----------
+    curves : pyarrow.Table
+        ``curves.parquet``; rows of groups are left out.
+    epsilon : float
+        Tolerance of the annotation, in (0, 0.5).
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+        The certified lower bound of TV in [0, 1] against sigma, colours as of `plot_accuracy`,
+        over the range where Delta may be 4 epsilon. Of at most five datasets also the upper one.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If no row speaks for a dataset.
+    """
+    drawn = _dataset_curves(curves, "accuracy", "tv")
+    ax = canvas.prepare_axes(ax)
+    canvas.draw_certificates(ax, drawn, [_draw_margin(ax, epsilon)])
+    ax.set(ylabel="total variation, certified (0 to 1)", ylim=(-0.02, 1.02))
     return ax
 
 
@@ -207,7 +235,8 @@ def plot_reliability(reliability: pa.Table, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
         A point per dataset, noise band and bin of predictions, its area proportional to its share
-        of the predictions, and the diagonal of a calibrated classifier.
+        of the predictions, and the diagonal of a calibrated classifier. More datasets than colours
+        are grey, and what they say together stands before them.
 
     Raises
     ------
@@ -217,18 +246,22 @@ def plot_reliability(reliability: pa.Table, *, ax: Axes | None = None) -> Axes:
     rows = _select(reliability, pc.is_null(reliability["group"]), "dataset")
     ax = canvas.prepare_axes(ax, size=(6.4, 4.6))
     ax.plot([0, 1], [0, 1], color=canvas.GREY, lw=1, ls=(0, (4, 3)), zorder=1)
+    size, title = 200, f"datasets: {(n_datasets := len(pc.unique(rows['dataset'])))}"
+    if n_datasets > len(canvas.COLORS):
+        x, y, area = (_floats(rows, name) for name in ("mean_c", "fraction_clean", "weight"))
+        ax.scatter(x, y, 60 * area, color=canvas.GREY, alpha=0.5, lw=0, zorder=2)
+        rows, size, title = _pool(rows), 600, f"{title}, grey\ncolour: their mean"
     names = ("sigma_low", "sigma_high", "weight", "mean_c", "fraction_clean")
     lows, highs, weight, predicted, observed = (_floats(rows, name) for name in names)
     bands = sorted(set(zip(lows, highs, strict=True)))
     shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(bands)))
     for (low, high), shade, marker in zip(bands, shades, cycle(_MARKERS), strict=False):
         chosen = (lows == low) & (highs == high)
-        x, y, area = (column[chosen] for column in (predicted, observed, 200 * weight))
+        x, y, area = (column[chosen] for column in (predicted, observed, size * weight))
         style: dict[str, Any] = {"alpha": 0.8, "ec": "white", "lw": 0.4, "zorder": 3}
         label = f"{canvas.SIGMA} {low:.2g} to {high:.2g}"
         ax.scatter(x, y, area, color=shade, marker=marker, label=label, **style)
-    n_datasets = len(pc.unique(rows["dataset"]))
-    legend = canvas.add_legend(ax, f"datasets: {n_datasets}\narea: share of predictions")
+    legend = canvas.add_legend(ax, f"{title}\narea: share of predictions")
     for handle in legend.legend_handles:
         handle.set_sizes([40.0])  # type: ignore[union-attr]
     ax.set(xlim=(-0.02, 1.02), xlabel="mean predicted probability of clean, c")
@@ -236,42 +269,27 @@ def plot_reliability(reliability: pa.Table, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_tilt(verdict: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
-    """Draw how far choosing by window tilts the mixture towards what the clean set has rarely.
+def _pool(rows: pa.Table) -> pa.Table:
+    """Average a reliability over its datasets, each bin by its share of the predictions."""
+    keys = ("sigma_low", "sigma_high", "p_low")
+    for name in ("mean_c", "fraction_clean"):
+        rows = rows.append_column(f"{name}_mass", pc.multiply(rows[name], rows["weight"]))
+    sums = ("weight", "mean_c_mass", "fraction_clean_mass")
+    pooled = rows.group_by(keys).aggregate([(name, "sum") for name in sums])
+    pooled = pooled.filter(pc.greater(pooled["weight_sum"], 0.0))
+    count = len(pc.unique(rows["dataset"]))
+    columns = {name: pooled[name] for name in keys}
+    for name in ("mean_c", "fraction_clean"):
+        columns[name] = pc.divide(pooled[f"{name}_mass_sum"], pooled["weight_sum"])
+    return pa.table(columns | {"weight": pc.divide(pooled["weight_sum"], float(count))})
 
-    Parameters
-    ----------
-    verdict : sequence of mapping
-        ``run.json``'s ``verdict`` of a run by window.
-    ax : Axes, optional
-        Where to draw.
 
-    Returns
-    -------
-    Axes
-        For every dataset the share of training windows that lies where its own are usable at the
-        lowest noise: of the clean set alone, chosen by window, and by column ``weight``.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If no row has a tilt.
-    """
-    rows = [row for row in verdict if row["tilt"]]
-    _require(len(rows), "tilt of the mixture, which a run by window has")
-    ax = canvas.prepare_axes(ax, (7.6, 0.9 + 0.55 * len(rows)))
-    labels = {"clean": "clean set alone", "mixture": "chosen by window", "weighted": "by weight"}
-    for number, (key, label) in enumerate(labels.items()):
-        place = np.arange(len(rows)) + 0.25 * (number - 1)
-        share = [row["tilt"][key] for row in rows]
-        color = (canvas.PALE, canvas.COLORS[1], canvas.COLORS[0])[number]
-        ax.barh(place, share, 0.22, color=color, label=label)
-    names = [f"{canvas.literal_name(row['dataset'])}\n{row['windows']:,} windows" for row in rows]
-    ax.set_yticks(np.arange(len(rows)), names)
-    ax.invert_yaxis()
-    canvas.add_legend(ax, "share of training windows")
-    ax.set_xlabel("share that lies where corrupt windows are usable at the lowest noise")
-    return ax
+def _draw_margin(ax: Axes, epsilon: float) -> Artist:
+    """Draw the range of TV in which Delta may be 4 epsilon; return it for the legend."""
+    low, high = tv_range_at(epsilon)
+    label = f"possible where Δ = 4ε:\n{low:.3g} to {high:.3g}"
+    shade = mpl.colors.to_rgba(canvas.INK, 0.08)
+    return ax.axhspan(low, high, fc=shade, ec=canvas.INK, lw=0.6, zorder=0, label=label)
 
 
 def _require(n_rows: int, kind: str) -> None:

@@ -1,18 +1,28 @@
 """Viewing: an episode of a run in Rerun, its actions beside sigma_min and its curve."""
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ambient_curate.errors import ConfigError
+from ambient_curate.files import replace_whole
 from ambient_curate.looking import Sight, look_up
+from ambient_curate.noise import Levels
 from ambient_curate.results import Run
 
-NEVER = 1.0  # drawn for a window without an answer
+NEVER = {"sigma_min": 1.0, "sigma_min_lower": 1.0, "sigma_min_upper": 1.0, "sigma_max": 0.0}
+CURVES = 5  # levels at which p_clean is shown along an episode
 
 
 def view_episode(
-    run: Run, dataset: str = "", episode: str = "", *, save: Path | None = None
+    run: Run,
+    dataset: str = "",
+    episode: str = "",
+    *,
+    save: Path | None = None,
+    data: Path | None = None,
 ) -> Path | None:
     """Show an episode in Rerun's viewer, or write what it would show.
 
@@ -24,6 +34,8 @@ def view_episode(
         Which one; empty: the first.
     save : Path or None
         Recording to write (``.rrd``); None: the viewer is started.
+    data : Path or None
+        Where the collection lies now; None: where the run found it, if it is still there.
 
     Returns
     -------
@@ -34,6 +46,8 @@ def view_episode(
     ------
     CurateError
         If there is no such episode, or the extra is missing.
+    OSError
+        If the file system refuses; a file that was there stays as it was.
     """
     try:
         import rerun as rr
@@ -41,37 +55,61 @@ def view_episode(
         raise ConfigError(
             "viewing needs rerun, which is not installed", "pip install 'ambient-curate[rerun]'"
         ) from error
-    found = look_up(run, dataset, episode)
+    found = look_up(run, dataset, episode, data)
     row = found.rows.slice(0, 1).to_pylist()[0]
     title = f"{row['dataset']} / {row['episode_id']}"
-    with rr.RecordingStream("ambient-curate", recording_id=title) as stream:
-        if save is not None:
-            stream.save(str(save))
-        else:
+    stream = rr.RecordingStream("ambient-curate", recording_id=title)
+    with ExitStack() as stack:
+        if save is None:
             stream.spawn()
+        else:
+            recording = stack.enter_context(replace_whole(save))
+            recording.touch()  # what the file system refuses is told here, as an OSError
+            stream.save(recording)
+        stack.callback(stream.disconnect)  # before the file gets its name
         stream.send_property("RecordingInfo", rr.archetypes.RecordingInfo(name=title))
+        stream.send_blueprint(_lay_out())
         _log(rr, stream, found, np.array(run.info["grid"]))
     return save
 
 
-def _log(rr, stream, found: Sight, grid: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    """Send the series, each in one column over the frames."""
+def _lay_out() -> Any:
+    """Give each kind of series a view of its own, one above the other."""
+    import rerun.blueprint as rrb
+
+    series = {"actions": ["action"], "noise levels": ["sigma"], "curves": ["p_clean"]}
+    views = [
+        rrb.TimeSeriesView(name=name, contents=[f"+ /{root}/**" for root in roots])
+        for name, roots in series.items()
+    ]
+    return rrb.Blueprint(rrb.Vertical(*views, rrb.BarChartView(origin="mean_p_clean")))
+
+
+def _log(rr: Any, stream: Any, found: Sight, grid: Levels) -> None:
+    """Send the series, each in one column over the frames, and over time where the rate is known.
+
+    Windows stand where they begin; one without an answer has the levels of never.
+    """
+    rate = None if found.episode is None else found.episode.rate_hz
+
+    def send(path: str, frame: np.ndarray, values: np.ndarray) -> None:
+        index = [rr.TimeColumn("frame", sequence=frame)]
+        if rate is not None:
+            index.append(rr.TimeColumn("time", duration=frame / rate))
+        scalars = rr.Scalars.columns(scalars=values.astype(np.float64))
+        stream.send_columns(path, index, [*scalars])
+
     if found.episode is not None:
-        action = found.episode.action.astype(np.float64)
-        frames = rr.TimeColumn("frame", sequence=np.arange(len(action)))
-        for number, values in enumerate(action.T):
-            stream.send_columns(f"action/{number}", [frames], [*rr.Scalars.columns(scalars=values)])
-    start = found.rows["start"].to_numpy() if not found.rows["start"].null_count else np.zeros(1)
-    frames = rr.TimeColumn("frame", sequence=start.astype(np.int64))
-    for name in ("sigma_min", "sigma_max"):
-        values = np.nan_to_num(found.rows[name].to_numpy(), nan=NEVER if name == "sigma_min" else 0)
-        stream.send_columns(name, [frames], [*rr.Scalars.columns(scalars=values)])
-    curves = [np.array(curve) for curve in found.rows["p_clean"].to_pylist() if curve]
-    if len(curves) == found.rows.num_rows:
-        stream.log(
-            "p_clean/levels", rr.BarChart(np.mean(curves, axis=0), abscissa=grid), static=True
-        )
-        for place in np.linspace(0, grid.size - 1, 5).astype(int):
-            values = np.array([curve[place] for curve in curves], dtype=np.float64)
-            path = f"p_clean/sigma_{grid[place]:.3f}"
-            stream.send_columns(path, [frames], [*rr.Scalars.columns(scalars=values)])
+        for number, values in enumerate(found.episode.action.T):
+            send(f"action/{number}", np.arange(values.size), values)
+    start = found.rows["start"].fill_null(0).to_numpy().astype(np.int64)
+    for name, never in NEVER.items():
+        values = np.nan_to_num(found.rows[name].to_numpy(), nan=never)
+        send(f"sigma/{name.removeprefix('sigma_')}", start, values)
+    given = np.array([curve is not None for curve in found.rows["p_clean"].to_pylist()])
+    if not given.any():
+        return
+    curves = np.array([curve for curve in found.rows["p_clean"].to_pylist() if curve is not None])
+    stream.log("mean_p_clean", rr.BarChart(curves.mean(axis=0), abscissa=grid), static=True)
+    for place in np.linspace(0, grid.size - 1, CURVES).astype(int):
+        send(f"p_clean/at_sigma_{grid[place]:.3f}", start[given], curves[:, place])

@@ -17,11 +17,15 @@ from ambient_curate.canvas import (
     draw_curves,
     draw_rows,
     literal_name,
+    pick_colors,
     prepare_axes,
     save_figure,
+    set_sigma_axis,
+    set_sigma_height,
     sigma_at,
     sigma_ends,
     sigma_position,
+    stack_axes,
 )
 from ambient_curate.errors import ConfigError
 from ambient_curate.noise import log_snr, schedule_levels
@@ -88,14 +92,32 @@ def test_of_many_curves_seven_are_named_from_the_highest_to_the_lowest() -> None
     assert [text.split()[0] for text in texts[:7]] == [
         f"d{i:02d}" for i in np.linspace(0, 47, 7).round().astype(int)
     ]
-    assert texts[7:] == ["41 others", " ", "band"]
+    assert texts[7:] == ["41 others", " ", "band\n(of the named)"]
     assert sum(line.get_color() == GREY for line in ax.get_lines()) == 41
-    assert sum(isinstance(band, PolyCollection) for band in ax.collections) == 48
+    assert sum(isinstance(band, PolyCollection) for band in ax.collections) == 7
+
+
+def test_stacked_axes_share_their_noise_levels() -> None:
+    above, beneath = stack_axes(2)
+    for ax, low in ((above, 0.03), (beneath, 0.1)):
+        set_sigma_axis(ax, low, 0.9)
+    assert above.get_xlim() == beneath.get_xlim()
+    assert above.get_position().y0 > beneath.get_position().y1
+
+
+def test_a_height_is_uniform_in_log_snr_too() -> None:
+    ax = prepare_axes(None)
+    set_sigma_height(ax, 0.03, 1 - 1e-9)
+    at = ax.transData.transform(np.column_stack([np.ones_like(SIGMA), SIGMA]))[:, 1]
+    slope = np.diff(at) / -np.diff(log_snr(SIGMA))
+    np.testing.assert_allclose(slope, slope[0])
+    assert 0.99 < ax.get_ylim()[1] < 0.9992
 
 
 def test_colours_are_returned_in_the_order_of_the_curves() -> None:
     curves = [make_curve(f"d{i}") for i in range(9)]
     found = draw_curves(prepare_axes(None), curves, "", band="")
+    assert found == pick_colors(9)
     # nine to seven: 0, 1.33, 2.67, 4, 5.33, 6.67, 8
     names = dict(zip((0, 1, 3, 4, 5, 7, 8), COLORS, strict=True))
     assert found == [names.get(index, GREY) for index in range(9)]

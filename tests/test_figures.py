@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ambient_curate import local_plots, plots
+from ambient_curate import local_plots, plots, tilt_plots
 from ambient_curate.figures import FIGURES, list_figures, save_run_figure
 from ambient_curate.results import Run
 
@@ -35,12 +35,13 @@ def test_every_figure_is_drawn_by_its_function(
 
         return draw
 
-    module = local_plots if figure == "locality" else plots
-    monkeypatch.setattr(plots, "plot_tv", draw_as("tv"))
+    module = {"locality": local_plots, "tilt": tilt_plots}.get(figure, plots)
+    monkeypatch.setattr(plots, "plot_certificate", draw_as("certificate"))
     monkeypatch.setattr(module, f"plot_{figure.replace('-', '_')}", draw_as(figure))
     run = Other(tmp_path, {"epsilon": 0.05, "verdict": [], "schedule": "flow:10"})
     path = save_run_figure(run, figure, tmp_path / "figure.svg")  # type: ignore[arg-type]
-    assert drawn == ["accuracy", "tv"] if figure == "accuracy" else [figure]
+    assert drawn == (["accuracy", "certificate"] if figure == "accuracy" else [figure])
+    assert plt.get_fignums() == []
     assert path.read_text().startswith("<?xml")
 
 

@@ -50,6 +50,12 @@ def test_without_the_data_the_rows_are_left(run: Run, tmp_path: Path) -> None:
     alone = open_run_results(tmp_path / "a/run")
     found = look_up(alone, "far", "")
     assert found.episode is None and found.rows.num_rows == 6
+    with pytest.raises(RunError, match="is not there"):
+        look_up(alone, "far", "", tmp_path / "nowhere")
+    there = look_up(alone, "far", "", run.path.parent / "set").episode
+    known = look_up(run, "far", "").episode
+    assert there is not None and known is not None
+    np.testing.assert_array_equal(there.action, known.action)
     for each, size in ((alone, 30_000), (run, 50_000)):
         path = save_run_figure(each, "episode", tmp_path / "e.png", dataset="far")
         assert path.stat().st_size > size

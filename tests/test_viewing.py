@@ -30,8 +30,24 @@ def test_a_recording_has_the_actions_and_the_annotation(run: Run, tmp_path: Path
     found = look_up(run, "jitter", "")
     assert found.episode is not None
     expected = np.nan_to_num(found.rows["sigma_min"].to_numpy(), nan=1.0)
-    np.testing.assert_allclose(read_series(path, "sigma_min"), expected)
+    np.testing.assert_allclose(read_series(path, "sigma/min"), expected)
     np.testing.assert_allclose(read_series(path, "action/1"), found.episode.action[:, 1])
+    upper = np.nan_to_num(found.rows["sigma_min_upper"].to_numpy(), nan=1.0)
+    np.testing.assert_allclose(read_series(path, "sigma/min_upper"), upper)
+    grid = run.info["grid"]
+    curves = np.array(found.rows["p_clean"].to_pylist())
+    lowest, highest = (f"p_clean/at_sigma_{grid[place]:.3f}" for place in (0, -1))
+    np.testing.assert_allclose(read_series(path, lowest), curves[:, 0])
+    np.testing.assert_allclose(read_series(path, highest), curves[:, -1])
+
+
+def test_where_it_cannot_be_written_nothing_is_left(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        view_episode(run, save=tmp_path / "nowhere" / "e.rrd")
+    (tmp_path / "e.rrd").mkdir()
+    with pytest.raises(IsADirectoryError):
+        view_episode(run, save=tmp_path / "e.rrd")
+    assert [path.name for path in tmp_path.iterdir()] == ["e.rrd"]
 
 
 def test_without_the_extra_it_says_what_to_install(
