@@ -210,7 +210,8 @@ def fit_decay(
     spectrum : Spectrum
         An episode in which a dimension never moves says nothing of it and is left out.
     low, high : float
-        Band of frequencies, in cycles a frame. None: from the bandwidth of the tapers.
+        Band of frequencies, in cycles a frame. None: from 1.5 bandwidths of the tapers; nearer to
+        0 what they smear over a steep spectrum would bend the line.
     pooled : bool
         Fit the power summed over dimensions instead, as one.
 
@@ -220,7 +221,7 @@ def fit_decay(
         Shape (dim,), or (1,) if `pooled`. NaN where the band holds fewer than two frequencies or
         no episode moves; an interval needs two.
     """
-    low = BANDWIDTH / spectrum.segment if low is None else low
+    low = 1.5 * BANDWIDTH / spectrum.segment if low is None else low
     chosen = (spectrum.frequency >= low * (1 - 1e-9)) & (spectrum.frequency <= high)
     power = spectrum.power.sum(axis=2, keepdims=True) if pooled else spectrum.power
     result = np.full((3, power.shape[2]), np.nan)

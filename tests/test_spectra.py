@@ -9,7 +9,6 @@ from scipy.integrate import quad
 from ambient_curate.errors import NotEnoughDataError
 from ambient_curate.noise import signal_scale
 from ambient_curate.spectra import (
-    Spectrum,
     choose_segment,
     coefficient_delta,
     compare_spectra,
@@ -188,7 +187,4 @@ def test_a_tremor_is_found_in_its_band() -> None:
     below = found.frequency < 0.1
     assert ((found.ratio.lower < 1.2) & (found.ratio.upper > 0.8))[below].all()
     with pytest.raises(ValueError, match="spectra of"):
-        compare_spectra(
-            spectra[0],
-            Spectrum(*[spectra[1].frequency, *[spectra[1].power[:, :3]]], spectra[1].order, 128, 0),
-        )
+        compare_spectra(spectra[0], estimate_spectrum(clean, segment=64))

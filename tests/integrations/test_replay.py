@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ambient_curate.errors import ManifestError
-from ambient_curate.integrations import SamplerAnnotations, pop_annotation
+from ambient_curate.integrations import AnnotatedWindows, SamplerAnnotations, pop_annotation
 
 LENGTHS, HORIZON, BEFORE, AFTER = (9, 3, 12, 4), 4, 1, 2
 ENDS = np.cumsum(LENGTHS)
