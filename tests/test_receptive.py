@@ -174,7 +174,7 @@ def test_a_trained_network_looks_as_far_as_the_closed_form_says() -> None:
     factor = torch.from_numpy(np.linalg.cholesky(covariance)).float()
     windows = (torch.randn(512, HORIZON, generator=generator) @ factor.T)[..., None]
 
-    def at(number: int):
+    def at(number: int) -> Callable[[Tensor], Tensor]:
         def denoise(x: Tensor) -> Tensor:
             return denoiser.estimate_x0(x, torch.full((len(x),), number), torch.zeros(len(x), 0))
 
