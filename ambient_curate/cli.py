@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from ambient_curate.config import AnnotateOptions, option_help
 from ambient_curate.errors import CurateError, DatasetError
-from ambient_curate.figures import FIGURES, Figure, save_run_figure
+from ambient_curate.figures import ALL_FIGURES, FIGURES, AnyFigure, save_any, save_run_figure
 from ambient_curate.flags import take_options
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.trainers import TRAINERS, ExportOptions
@@ -166,21 +166,51 @@ def show_command(run: RunArgument, format: FormatOption = "table") -> None:
 
 @app.command("plot")
 def plot_command(
-    run: RunArgument,
-    figure: Annotated[Figure, typer.Argument(metavar="FIGURE", help=f"{', '.join(FIGURES)}.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="What `annotate` or `probe` wrote, or a dataset.")
+    ],
+    figure: Annotated[
+        AnyFigure, typer.Argument(metavar="FIGURE", help=f"{', '.join(ALL_FIGURES)}.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
             help="File to write, or replace: .png, .svg or .pdf. Default: ./<run>_<figure>.png."
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Of field and jacobian: a policy trained on the run, drawn beside."),
+    ] = None,
 ) -> None:
-    """Draw one figure of a finished run and print its path."""
-    from ambient_curate.results import open_run_results
+    """Draw one figure of a finished run, or of data, and print its path."""
+    from ambient_curate.console import ConsoleProgress
 
-    results = open_run_results(run)
     out = out or Path(f"{run.resolve().name}_{figure}.png")
-    typer.echo(save_run_figure(results, figure, out))
+    typer.echo(save_any(run, figure, out, progress=ConsoleProgress(), policy=policy))
+
+
+@app.command("probe")
+def probe_command(
+    collection: CollectionArgument,
+    of: Annotated[str, typer.Option(help="task, goal, dataset, cluster:K or a column.")] = "task",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: ./<collection>_probe.json.")
+    ] = None,
+    format: FormatOption = "table",
+) -> None:
+    """Measure up to which noise a task variable can be read from the actions."""
+    from ambient_curate.console import ConsoleProgress, render_table
+    from ambient_curate.surveys import probes_table, survey_probes, write_probes
+
+    found = survey_probes(collection, of, progress=ConsoleProgress())
+    out = out or Path(f"{collection.resolve().name}_probe.json")
+    write_probes(found, out)
+    if format == "json":
+        _echo_json([probe.as_dict() for probe in found])
+    else:
+        render_table(*probes_table(found))
+    _tell(f"probes: {out}", f"next: ambient-curate plot {out} probe")
 
 
 @app.command("verify")
