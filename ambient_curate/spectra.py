@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int64
 
 from ambient_curate.bounds import delta_at
 from ambient_curate.errors import NotEnoughDataError
-from ambient_curate.noise import sigma_from_ve
+from ambient_curate.noise import Numbers, sigma_from_ve
 
 LONGEST = 256  # frames of a segment
 SHORTEST = 6  # a fit needs a few frequencies
@@ -244,7 +244,7 @@ def _fit_slopes(frequency: np.ndarray, power: np.ndarray) -> Float64[np.ndarray,
     return -(np.log(power) @ centred) / (centred @ x)
 
 
-def drowning_sigma(power: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+def drowning_sigma(power: Numbers) -> np.ndarray:
     """VP noise level at which the noise has as much power as the signal.
 
     ``sigma^2 = (1 - sigma^2) S``, or VE noise ``sqrt(S)``: there the best linear estimate of that
@@ -252,12 +252,12 @@ def drowning_sigma(power: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*
 
     Parameters
     ----------
-    power : ndarray
+    power : float or ndarray
         S >= 0, of actions as the noise meets them.
 
     Examples
     --------
-    >>> float(drowning_sigma(np.array(0.5625)))
+    >>> float(drowning_sigma(0.5625))
     0.6
     """
     return sigma_from_ve(np.sqrt(np.asarray(power, dtype=np.float64)))

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -179,8 +180,7 @@ def survey_probes(
     """Probe every dataset of a source for a task variable.
 
     A dataset that does not have it, or in too few episodes, is told of and left out. With
-    `of` dataset the question is which dataset a window is from, of those with as many
-    dimensions as the first.
+    `of` dataset the question is which dataset a window is from, for each number of dimensions.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def survey_probes(
         fit = replace(options.fit, seed=said.seed, folds=said.folds)
         options = replace(options, of=of, schedule=said.schedule, fit=fit)
         pooled = of == "dataset"
-        members = [_pool(recordings, Path(folder))] if pooled else recordings.members
+        members = _pool(recordings, Path(folder)) if pooled else iter(recordings.members)
         for member in members:
             part = (member.name, member.frames, member.windows)
             try:
@@ -224,23 +224,25 @@ def survey_probes(
     return found
 
 
-def _pool(recordings: Recordings, folder: Path) -> Recording:
-    """Join the datasets of one action space into one, with their names as a column."""
-    first = recordings.members[0]
-    members = [m for m in recordings.members if m.frames.action_dim == first.frames.action_dim]
-    frames = write_frames(_label_members(members), folder / "pooled")
-    windows = replace(
-        first.windows,
-        action=frames.data["action"],
-        state=None,
-        offset=frames.offset,
-        length=frames.length,
-        normalizer=None,
-    )
-    normalizer = first.windows.normalizer
-    if not recordings.shared_scale:
-        normalizer = fit_normalizer(recordings.options.normalize, clean_values(windows))
-    return Recording(recordings.name, False, frames, replace(windows, normalizer=normalizer))
+def _pool(recordings: Recordings, folder: Path) -> Iterator[Recording]:
+    """Join the datasets of each action space into one, with their names as a column."""
+    spaces = Counter(member.frames.action_dim for member in recordings.members)
+    for dim in sorted(spaces):
+        members = [m for m in recordings.members if m.frames.action_dim == dim]
+        frames = write_frames(_label_members(members), folder / str(dim))
+        windows = replace(
+            members[0].windows,
+            action=frames.data["action"],
+            state=None,
+            offset=frames.offset,
+            length=frames.length,
+            normalizer=None,
+        )
+        normalizer = members[0].windows.normalizer
+        if not recordings.shared_scale:
+            normalizer = fit_normalizer(recordings.options.normalize, clean_values(windows))
+        name = recordings.name + (f", {dim} dimensions" if len(spaces) > 1 else "")
+        yield Recording(name, False, frames, replace(windows, normalizer=normalizer))
 
 
 def _label_members(members: Sequence[Recording]) -> Iterator[Episode]:

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import small_worker
+from click.testing import Result
 from collection_writer import write_npz
-from command import call
 from small_run import annotate_small, write_collection
+from typer.testing import CliRunner
 
 from ambient_curate import surveys
 from ambient_curate.classifier import FitOptions
+from ambient_curate.cli import app
 from ambient_curate.errors import ManifestError, NotEnoughDataError
 from ambient_curate.policies import train_policy
 from ambient_curate.probes import Probe, ProbeOptions
@@ -37,6 +39,10 @@ def write_walks(root: Path, scale: float, count: int = 10) -> Path:
     walk = rng.normal(size=(count, 90, 2)).cumsum(axis=1)
     tremor = scale * rng.normal(size=walk.shape)
     return write_npz(root, [e.astype(np.float32) for e in walk + tremor])
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner(env={"TERM": "dumb"}).invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -76,6 +82,9 @@ def test_the_dataset_of_a_window_can_be_asked_for(walks: Path, one_thread: None)
     assert probe.accuracy[0] > 0.8 and probe.sigma.size == 4
     with pytest.raises(NotEnoughDataError, match="task of shaken has 0 classes"):
         survey_probes(walks, "task", FAST)
+    write_npz(walks / "wide", [np.zeros((20, 3), np.float32)])
+    (probe,) = survey_probes(walks, "dataset", FAST)  # one dataset is no question
+    assert probe.dataset == "set, 2 dimensions"
 
 
 def test_probes_are_read_back_and_other_files_refused(tmp_path: Path) -> None:
