@@ -106,7 +106,9 @@ def _draw_spectrum(ax: Axes, sounding: Sounding) -> None:
     few = len(moving) <= _NAMED
     for place, dim in enumerate(moving):
         color = canvas.COLORS[place] if few and place < 6 else canvas.GREY
-        label = f"{dim}: {_name_decay(decay, dim)}" if few else None
+        label = (
+            f"{dim}: {_name_decay(decay, dim)}" if few and np.isfinite(decay.value[dim]) else None
+        )
         style: dict[str, Any] = {"color": color, "lw": 1.0 if few else 0.5, "label": label}
         ax.plot(spectrum.frequency, np.maximum(band.value[:, dim], _TINY), **style)
         if few:
@@ -116,7 +118,9 @@ def _draw_spectrum(ax: Axes, sounding: Sounding) -> None:
     ax.set(xscale="log", yscale="log", ylabel="power (scaled units²)")
     count = f"{spectrum.n_episodes} episodes, segments of {spectrum.segment}"
     ax.set_title(f"{canvas.literal_name(sounding.name)}\n{count}", fontsize="small")
+    known = bool(np.isfinite(decay.value).any())
     title = r"dimension: exponent $\alpha$" if few else rf"exponent $\alpha$, {len(moving)} dims"
+    title = title if known else "too few frequencies\nfor an exponent"
     ax.legend(title=title, fontsize=6.5, title_fontsize=6.5, loc="best", frameon=False)
     _label_frequency(ax, sounding.rate_hz)
     _add_drowning_axis(ax)
@@ -126,7 +130,7 @@ def _draw_mean(ax: Axes, spectrum: Spectrum, dims: int) -> None:
     whole = spectrum.power[:, :, spectrum.moving].mean(axis=2, keepdims=True)
     pooled = Spectrum(spectrum.frequency, whole, spectrum.order[:1], spectrum.segment, 0)
     band, decay = mean_power(pooled), fit_decay(pooled)
-    label = f"mean: {_name_decay(decay, 0)}"
+    label = f"mean: {_name_decay(decay, 0)}" if np.isfinite(decay.value[0]) else "mean"
     if dims == 1:
         return
     ax.plot(spectrum.frequency, band.value[:, 0], color="black", lw=1.8, label=label)
@@ -255,7 +259,8 @@ def plot_field(fields: Sequence[Field], *, ax: Axes | None = None) -> Axes:
     ax = canvas.prepare_axes(ax)
     for number, (name, way, found) in enumerate(fields):
         color = canvas.COLORS[number % len(canvas.COLORS)]
-        dashes = "-" if way == fields[0].way else "--"
+        again = ":" if number >= len(canvas.COLORS) else "-"
+        dashes = again if way == fields[0].way else "--"
         label = f"{canvas.literal_name(name)}, {way}"
         style: dict[str, Any] = {"color": color, "ls": dashes, "lw": 1.5, "label": label}
         ax.plot(found.sigma, found.radius, drawstyle="steps-mid", **style)

@@ -37,6 +37,7 @@ from ambient_curate.windows import clean_values, fit_normalizer
 
 WINDOWS = 256  # at which a Jacobian is taken
 LEVELS = 24  # of a receptive field
+HIGHEST = 0.999  # VE noise 22: nothing changes beyond it
 PROBE_SCHEMA = "ambient-curate probe"
 
 
@@ -98,6 +99,7 @@ def survey_fields(
 
 def _choose_levels(schedule: str, count: int) -> np.ndarray:
     levels = grid(schedule)
+    levels = levels[levels < HIGHEST]
     return levels[np.unique(np.linspace(0, levels.size - 1, count).round().astype(int))]
 
 
@@ -155,7 +157,7 @@ def _sense(denoiser: Denoiser, curriculum: Curriculum, count: int) -> Any:
     picked = np.random.default_rng(0).choice(size, size=min(size, WINDOWS), replace=False)
     batch = data.read(np.sort(picked))
     sigma = denoiser.sigma.double().numpy()
-    usable = np.flatnonzero((sigma > 0.0) & (sigma < 0.9999))
+    usable = np.flatnonzero((sigma > 0.0) & (sigma < HIGHEST))
     chosen = usable[np.unique(np.linspace(0, usable.size - 1, count).round().astype(int))]
 
     def at(number: int) -> Denoise:
