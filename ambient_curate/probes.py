@@ -102,10 +102,14 @@ class Probe:
         return float(self.sigma[count - 1]) if count else 0.0
 
     @property
-    def halfway(self) -> float:
-        """Lowest level at which half of what is read above chance without noise is gone."""
-        middle = (self.accuracy[0] + self.chance) / 2
-        below = self.accuracy < middle
+    def halfway(self) -> float | None:
+        """Lowest level at which half of what is read above chance without noise is gone.
+
+        None where nothing is read; 1 if half of it is left at the highest level.
+        """
+        if self.readable == 0.0:
+            return None
+        below = self.accuracy < (self.accuracy[0] + self.chance) / 2
         return float(self.sigma[below.argmax()]) if below.any() else 1.0
 
     def as_dict(self) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def probe_source(source: Path, variable: str, out: Path) -> None:
         typer.echo(
             f"{probe.dataset}, {variable}: {len(probe.classes)} classes, {sum(probe.episodes)} "
             f"episodes, {probe.accuracy[0]:.2f} [{low:.2f}, {high:.2f}] at sigma "
-            f"{probe.sigma[0]:.3f}, chance {probe.chance:.2f}, half gone at {probe.halfway:.3f}, "
+            f"{probe.sigma[0]:.3f}, chance {probe.chance:.2f}, half gone at {probe.halfway}, "
             f"above chance up to {probe.readable:.3f}"
         )
 
