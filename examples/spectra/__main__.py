@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import typer
 from matplotlib.axes import Axes
+from PIL import Image
 
 from ambient_curate import portraits
 from ambient_curate.errors import CurateError
@@ -49,10 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def save(ax: Axes, path: Path) -> None:
-    """Write a figure small enough for a repository."""
+    """Write a figure small enough for a repository: few pixels, 256 colours."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.savefig(path, dpi=DPI)
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(256)
+    small.save(path, optimize=True)
     mpl.pyplot.close(figure)
 
 
