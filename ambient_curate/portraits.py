@@ -7,7 +7,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ambient_curate import canvas
 from ambient_curate.canvas import Curve
@@ -225,10 +225,11 @@ def plot_jacobian(fields: Sequence[Field]) -> Axes:
         chosen = np.unique(np.linspace(0, found.sigma.size - 1, 7).round().astype(int))
         shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, chosen.size))
         for shade, level in zip(shades, chosen.tolist(), strict=True):
-            label = f"{found.sigma[level]:.2g}: {found.radius[level]}"
+            label = f"{found.sigma[level]:.3g}: {found.radius[level]}"
             value = np.sqrt(found.square[level])
             ax.plot(found.offset, value, ".-", ms=4, lw=1.2, color=shade, label=label)
         ax.set(xlabel="noised frame, from the predicted one", ylabel="sensitivity (norm)")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(f"{canvas.literal_name(field.name)}\n{field.way}", fontsize="small")
         title = f"{canvas.SIGMA}: radius"
         ax.legend(title=title, fontsize=6.5, title_fontsize=6.5, frameon=False)

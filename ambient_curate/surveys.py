@@ -292,8 +292,8 @@ def probes_table(probes: Sequence[Probe]) -> tuple[list[str], list[list[str]]]:
             *(probe.dataset, probe.of, str(len(probe.classes)), str(sum(probe.episodes))),
             f"{probe.chance:.2f}",
             f"{probe.accuracy[0]:.2f} [{probe.lower[0]:.2f}, {probe.upper[0]:.2f}]",
-            "-" if probe.halfway is None else f"{probe.halfway:.3f}",
-            f"{probe.readable:.3f}",
+            "-" if probe.halfway is None else f"{probe.halfway:.4f}",
+            f"{probe.readable:.4f}",
         ]
         for probe in probes
     ]

@@ -116,12 +116,12 @@ def probe_source(source: Path, variable: str, out: Path) -> None:
         return
     save(portraits.plot_probe(probes), out / f"{source.name}_probe.png")
     for probe in probes:
-        low, high = probe.lower[0], probe.upper[0]
+        low, high, half = probe.lower[0], probe.upper[0], probe.halfway or 0.0
         typer.echo(
             f"{probe.dataset}, {variable}: {len(probe.classes)} classes, {sum(probe.episodes)} "
             f"episodes, {probe.accuracy[0]:.2f} [{low:.2f}, {high:.2f}] at sigma "
-            f"{probe.sigma[0]:.3f}, chance {probe.chance:.2f}, half gone at {probe.halfway}, "
-            f"above chance up to {probe.readable:.3f}"
+            f"{probe.sigma[0]:.3f}, chance {probe.chance:.2f}, half gone at {half:.4f}, "
+            f"above chance up to {probe.readable:.4f}"
         )
 
 
