@@ -199,7 +199,7 @@ def probe_command(
     ] = None,
     format: FormatOption = "table",
 ) -> None:
-    """Measure up to which noise a task variable can be read from the actions."""
+    """Measure up to which noise a task can be read."""
     from ambient_curate.console import ConsoleProgress, render_table
     from ambient_curate.surveys import probes_table, survey_probes, write_probes
 
