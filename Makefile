@@ -14,7 +14,7 @@ maze: $(INSTALLED)
 	$(BIN)/python -m examples.maze --out ambient_maze
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-all: $(INSTALLED)
 	$(BIN)/pytest -m ""

@@ -1,7 +1,5 @@
 """The command line: parse, call, print. Data goes to stdout, everything else to stderr."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,9 +7,15 @@ import typer
 
 from ambient_curate.config import AnnotateOptions, option_help
 from ambient_curate.errors import DatasetError
-from ambient_curate.figures import FIGURES, Figure, list_figures, save_run_figure
+from ambient_curate.figures import (
+    ALL_FIGURES,
+    AnyFigure,
+    list_figures,
+    save_any,
+    save_run_figure,
+)
 from ambient_curate.flags import take_options
-from ambient_curate.outcomes import GATE_NOT_MET, CurateGroup, tell
+from ambient_curate.outcomes import GATE_NOT_MET, CurateGroup, echo_json, print_below, tell
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.trainers import TRAINERS, ExportOptions
 
@@ -90,7 +94,7 @@ def inspect_command(
     opened = open_collection(collection, clean=clean, on_error="skip")
     inspection = inspect_collection(opened, progress=ConsoleProgress())
     if format == "json":
-        _echo_json(inspection.as_dict())
+        echo_json(inspection.as_dict())
     else:
         _print_inspection(inspection)
     if opened.broken:
@@ -146,24 +150,37 @@ def show_command(run: RunArgument, format: FormatOption = "table") -> None:
 
 @app.command("plot")
 def plot_command(
-    run: RunArgument,
-    figure: Annotated[Figure, typer.Argument(metavar="FIGURE", help=f"{', '.join(FIGURES)}.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="What `annotate` or `probe` wrote, or a dataset.")
+    ],
+    figure: Annotated[
+        AnyFigure, typer.Argument(metavar="FIGURE", help=f"{', '.join(ALL_FIGURES)}.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
             help="File to write, or replace: .png, .svg or .pdf. Default: ./<run>_<figure>.png."
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Of field and jacobian: a policy trained on the run, drawn beside."),
+    ] = None,
     dataset: DatasetOption = "",
     episode: EpisodeOption = "",
     data: DataOption = None,
 ) -> None:
-    """Draw one figure of a finished run and print its path."""
-    from ambient_curate.results import open_run_results
+    """Draw one figure of a finished run, or of data, and print its path."""
+    from ambient_curate.console import ConsoleProgress
 
-    results = open_run_results(run)
     out = out or Path(f"{run.resolve().name}_{figure}.png")
-    typer.echo(save_run_figure(results, figure, out, dataset=dataset, episode=episode, data=data))
+    wanted: dict[str, Any] = {
+        "policy": policy,
+        "dataset": dataset,
+        "episode": episode,
+        "data": data,
+    }
+    typer.echo(save_any(run, figure, out, progress=ConsoleProgress(), **wanted))
 
 
 @app.command("view")
@@ -200,6 +217,29 @@ def report_command(
     typer.echo(write_report(results, out, data=data, progress=ConsoleProgress()))
 
 
+@app.command("probe")
+def probe_command(
+    collection: CollectionArgument,
+    of: Annotated[str, typer.Option(help="task, goal, dataset, cluster:K or a column.")] = "task",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: ./<collection>_probe.json.")
+    ] = None,
+    format: FormatOption = "table",
+) -> None:
+    """Measure up to which noise a task can be read."""
+    from ambient_curate.console import ConsoleProgress, render_table
+    from ambient_curate.surveys import probes_table, survey_probes, write_probes
+
+    found = survey_probes(collection, of, progress=ConsoleProgress())
+    out = out or Path(f"{collection.resolve().name}_probe.json")
+    write_probes(found, out)
+    if format == "json":
+        echo_json([probe.as_dict() for probe in found])
+    else:
+        render_table(*probes_table(found))
+    tell(f"probes: {out}", f"next: ambient-curate plot {out} probe")
+
+
 @app.command("verify")
 def verify_command(
     run: RunArgument,
@@ -216,10 +256,10 @@ def verify_command(
 
     found = verify(run, data=data, sources=not no_sources, progress=ConsoleProgress())
     if format == "json":
-        _echo_json(found.as_dict())
+        echo_json(found.as_dict())
     else:
         render_table(*verification_table(found))
-        _print_below(verification_lines(found))
+        print_below(verification_lines(found))
     found.raise_findings()
 
 
@@ -237,7 +277,7 @@ def diff_command(
 
     found = compare_runs(a, b, most=rows)
     if format == "json":
-        _echo_json(found.as_dict())
+        echo_json(found.as_dict())
         return
     typer.echo("\n".join(comparison_lines(found)))
     for title, table in comparison_tables(found):
@@ -267,7 +307,7 @@ def export_command(
     done = export_run(run, progress=ConsoleProgress(), **values)
     tell(*["already complete"] * done.already_complete)
     render_table(*export_table(done.info))
-    _print_below(export_lines(done.info))
+    print_below(export_lines(done.info))
     tell(f"files: {done.path / 'data'}")
 
 
@@ -319,7 +359,7 @@ def rollout_command(
     loaded = load_policy(policy, steps=steps, solver=solver, seed=seed)
     found = roll_out(loaded, make, range(seed, seed + episodes), progress=ConsoleProgress())
     if format == "json":
-        _echo_json(vars(found) | {"interval": found.interval})
+        echo_json(vars(found) | {"interval": found.interval})
     else:
         render_table(*rollout_table(vars(found), found.interval))
 
@@ -346,13 +386,13 @@ def _print_run(run: "Run", format: Format) -> None:
     """Print the verdict to stdout; a person also gets its assumptions, on stderr."""
     if format == "json":
         parts = ("verdict", "control", "students", "assumptions", "warnings", "skipped")
-        _echo_json({part: run.info[part] for part in parts})
+        echo_json({part: run.info[part] for part in parts})
         return
     from ambient_curate.console import render_table
     from ambient_curate.summaries import caveats, verdict_lines, verdict_table
 
     render_table(*verdict_table(run.info["verdict"]))
-    _print_below(verdict_lines(run.info))
+    print_below(verdict_lines(run.info))
     tell(*caveats(run.info))
 
 
@@ -361,13 +401,4 @@ def _print_inspection(inspection: "Inspection") -> None:
     from ambient_curate.summaries import inspection_lines, inspection_table
 
     render_table(*inspection_table(inspection))
-    _print_below(inspection_lines(inspection))
-
-
-def _print_below(lines: Iterable[str]) -> None:
-    if text := "\n".join(lines):
-        typer.echo(f"\n{text}")
-
-
-def _echo_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    print_below(inspection_lines(inspection))

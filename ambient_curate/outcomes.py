@@ -1,6 +1,8 @@
-"""Outcomes of a command: what is told, on stderr, and the exit codes."""
+"""Outcomes of a command: what is printed and told, and the exit codes."""
 
 import errno
+import json
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import typer
@@ -38,6 +40,17 @@ def tell(*lines: str) -> None:
     """Print lines to stderr."""
     for line in lines:
         typer.echo(line, err=True)
+
+
+def print_below(lines: Iterable[str]) -> None:
+    """Print lines to stdout after an empty one; nothing if there are none."""
+    if text := "\n".join(lines):
+        typer.echo(f"\n{text}")
+
+
+def echo_json(content: Any) -> None:
+    """Print JSON to stdout."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _fail(message: str, hint: str | None) -> NoReturn:

@@ -1,0 +1,1 @@
+"""What real robot data says about spectral decay."""
