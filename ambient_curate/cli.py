@@ -43,12 +43,9 @@ DataOption = Annotated[
 ]
 
 
-app = typer.Typer(
-    cls=CurateGroup,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # brackets are brackets
-)
+# brackets are brackets: no rich markup
+options: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
+app = typer.Typer(cls=CurateGroup, no_args_is_help=True, **options)
 
 
 def main() -> None:
@@ -174,13 +171,8 @@ def plot_command(
     from ambient_curate.console import ConsoleProgress
 
     out = out or Path(f"{run.resolve().name}_{figure}.png")
-    wanted: dict[str, Any] = {
-        "policy": policy,
-        "dataset": dataset,
-        "episode": episode,
-        "data": data,
-    }
-    typer.echo(save_any(run, figure, out, progress=ConsoleProgress(), **wanted))
+    of = {"dataset": dataset, "episode": episode, "data": data}
+    typer.echo(save_any(run, figure, out, progress=ConsoleProgress(), policy=policy, **of))
 
 
 @app.command("view")
