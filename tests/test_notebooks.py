@@ -27,7 +27,9 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": tmp_path}})
+    place = {"metadata": {"path": tmp_path}}
+    # On a busy machine outputs may come more than the default of 4 s after their cell's reply.
+    client = NotebookClient(notebook, timeout=500, iopub_timeout=60, resources=place)
     client.execute()
     pictures = [
         output
