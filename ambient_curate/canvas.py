@@ -377,5 +377,6 @@ def save_figure(ax: Axes, path: Path) -> None:
     figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError("the axes belong to no figure")
+    figure.draw_without_rendering()  # one pass of the layout may leave a label cut off
     with mpl.rc_context({"svg.hashsalt": "ambient-curate"}), replace_whole(path) as temporary:
         figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=_UNDATED[suffix])
