@@ -5,6 +5,7 @@ const ambient = (() => {
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const TICKS = [0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 0.99];
   const FEW = 5;
+  const MOST_NAMED = 14; // beyond, a legend would leave no room: names show where one points
   const byId = (id) => document.getElementById(id);
   const rows = [...document.querySelectorAll("#verdict tbody tr")];
   const names = [...new Set(rows.map((row) => row.dataset.dataset))];
@@ -52,7 +53,8 @@ const ambient = (() => {
   });
   const options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
   function plot(id, traces, more) {
-    Plotly.react(byId(id), traces, layout(more), options);
+    const named = traces.filter((trace) => trace.showlegend !== false).length;
+    Plotly.react(byId(id), traces, layout({ showlegend: named <= MOST_NAMED, ...more }), options);
   }
 
   function drawCurves(id, value, low, high, least, most, title, range, level) {
@@ -99,7 +101,10 @@ const ambient = (() => {
   function drawTilt() {
     byId("tilting").hidden = content.tilts.length === 0;
     if (!content.tilts.length) return;
-    const shown = content.tilts.filter((e) => chosen.has(e.dataset) && matches(e.dataset));
+    const shown = content.tilts.filter((e) => chosen.has(e.dataset) && matches(e.dataset) && e.usable > 0);
+    byId("tilt").hidden = shown.length === 0;
+    byId("untilted").hidden = shown.length > 0;
+    if (!shown.length) return;
     const labels = { clean: "clean set alone", mixture: "chosen by window", weighted: "by column weight" };
     const traces = Object.entries(labels).map(([field, name], i) => ({
       type: "bar", x: shown.map((e) => short(e.dataset)), y: shown.map((e) => e[field]), name, marker: { color: [COLORS[5], COLORS[1], COLORS[0]][i] },
