@@ -171,9 +171,13 @@ def save_any(
     import matplotlib as mpl
 
     mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
     from ambient_curate.canvas import save_figure
 
-    save_figure(_draw_source(source, figure, progress, policy), path)
+    drawn = _draw_source(source, figure, progress, policy)
+    save_figure(drawn, path)
+    plt.close(drawn.get_figure(root=True))
     return path
 
 

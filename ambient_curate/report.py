@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,7 +25,7 @@ from ambient_curate.reports.series import (
     list_tilts,
     threshold,
 )
-from ambient_curate.reports.traces import read_traces
+from ambient_curate.reports.traces import Gathered, gather
 from ambient_curate.results import Run
 
 NAME = "report.html"
@@ -64,7 +65,7 @@ def write_report(
     page, plotly = _load_page()
     ranking = Ranking(_Parts(find_parts(run.path)))
     picked = ranking.pick(run.info["clean"])
-    traces, missing = _trace(run, data, picked, progress)
+    seen, missing = _gather(run, data, picked, progress)
     curves, left_out = list_curves(run.curves())
     content = {
         "threshold": threshold(run.info["epsilon"]),
@@ -73,8 +74,9 @@ def write_report(
         "reliability": list_reliability(run.reliability()),
         "tilts": list_tilts(run.info["verdict"]),
         "locality": run.info.get("locality", []),
+        "spectra": seen.spectra,
         "grid": [round(level, 6) for level in run.info["grid"]],
-        "episodes": _with_commands(run, as_rows(picked, traces)),
+        "episodes": _with_commands(run, as_rows(picked, seen.traces)),
     }
     notes = [missing] if missing else []
     if left_out:
@@ -133,17 +135,19 @@ def _load_page() -> tuple[Any, str]:
     return environment.get_template("page.html"), script.read_text("utf-8")
 
 
-def _trace(
+def _gather(
     run: Run, data: Path | None, picked: Sequence[Ranked], progress: Progress
-) -> tuple[dict[tuple[str, str], Any], str]:
-    """Read the actions of the episodes; else say why not."""
+) -> tuple[Gathered, str]:
+    """Read what is shown of the data itself; else say why not."""
     try:
         collection = reopen_data(run, data)
     except CurateError as error:
         if data is not None:
             raise
-        return {}, f"no traces of actions: {error}"
-    return read_traces(collection, [(e.dataset, e.episode_id) for e in picked], progress), ""
+        return Gathered({}, []), f"no traces of actions and no spectra: {error}"
+    wanted = [(each.dataset, each.episode_id) for each in picked]
+    scale = np.array(run.info["normaliser"]["scale"])
+    return gather(collection, wanted, scale, progress), ""
 
 
 def _with_commands(run: Run, episodes: list[Any]) -> list[Any]:

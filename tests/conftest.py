@@ -32,6 +32,7 @@ def closed_figures() -> Iterator[None]:
     import matplotlib.pyplot as plt
 
     mpl.use("Agg")
+    plt.close("all")  # of other tests in this process
     before = dict(mpl.rcParams)
     yield
     plt.close("all")

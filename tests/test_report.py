@@ -13,9 +13,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from small_run import annotate_small
 from small_worker import make_small
 
+from ambient_curate.collection import open_collection
 from ambient_curate.errors import ConfigError, RunError
+from ambient_curate.progress import SILENT
 from ambient_curate.report import write_report
+from ambient_curate.reports.traces import MEASURED, gather
 from ambient_curate.results import Run, open_run_results
+from ambient_curate.spectra import estimate_spectrum, fit_decay
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -108,6 +112,8 @@ def test_a_browser_shows_the_numbers_of_the_run(run: Run, browser: Browser, tmp_
         rows = manifest[manifest.dataset == found["dataset"]].sigma_min
         expected, _ = np.histogram(rows.dropna(), bins=found["bins"], range=(0, 1))
         assert found["counts"] == expected.tolist() and found["nulls"] == rows.isna().sum()
+    spectra = {each["dataset"]: each for each in stored["spectra"]}
+    assert spectra.keys() <= {"clean", *NAMES}
     assert said == []
 
 
@@ -174,6 +180,27 @@ def test_nothing_is_wider_than_the_window(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_spectra_are_those_of_the_first_episodes(tmp_path: Path) -> None:
+    rng, actions = np.random.default_rng(0), {}
+    for name in ("clean", "other"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        actions[name] = [rng.normal(size=(40, 2)).cumsum(axis=0) for _ in range(MEASURED + 5)]
+        for number, action in enumerate(actions[name]):
+            file = tmp_path / "set" / name / f"{number:03d}.npz"
+            np.savez(file, action=action.astype(np.float32))
+    found = gather(open_collection(tmp_path / "set"), [], np.array([1.0, 2.0]), SILENT)
+    for each in found.spectra:
+        scaled = [a.astype(np.float32) * [1.0, 2.0] for a in actions[each["dataset"]][:MEASURED]]
+        expected = estimate_spectrum(scaled)
+        assert each["episodes"] == MEASURED and found.traces == {}
+        np.testing.assert_allclose(each["power"][0], expected.power.sum(2).mean(0), rtol=1e-2)
+        decay = fit_decay(expected, pooled=True)
+        assert each["alpha"] == pytest.approx(
+            [decay.value[0], decay.lower[0], decay.upper[0]], abs=0.01
+        )
+    assert len(found.spectra) == 2
+
+
 def test_it_lies_in_the_run_and_loads_nothing(run: Run) -> None:
     path = write_report(run)
     assert path == run.path / "report.html"
@@ -190,7 +217,7 @@ def test_where_the_data_is_gone_the_page_says_so(run: Run, tmp_path: Path) -> No
     shutil.copytree(run.path, copy)
     path = write_report(open_run_results(copy))
     text = path.read_text(encoding="utf-8")
-    assert "no traces of actions: the data of" in text and '"trace":null' in text
+    assert "no traces of actions and no spectra: the data of" in text and '"trace":null' in text
     with pytest.raises(RunError, match="is not there"):
         write_report(open_run_results(copy), data=tmp_path / "nowhere")
 

@@ -124,6 +124,19 @@ const ambient = (() => {
     if (content.locality.length) plot("locality", traces, { xaxis: { title: { text: "radius of the crop (frames)" } }, yaxis: { title: { text: "Δ of crops" }, range: [-0.05, 2.05] }, shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: css("--soft"), width: 1 } }] });
   }
 
+  function drawSpectra() {
+    byId("spectral").hidden = content.spectra.length === 0;
+    const traces = [];
+    for (const each of content.spectra.filter((e) => chosen.has(e.dataset) && matches(e.dataset))) {
+      const x = each.frequency, [mean, low, high] = each.power, line = style(each.dataset), group = each.dataset;
+      const alpha = each.alpha[0] === null ? "" : `, alpha ${each.alpha[0]} [${each.alpha[1]}, ${each.alpha[2]}]`;
+      const edge = { x, mode: "lines", line: { width: 0, color: line.color }, hoverinfo: "skip", showlegend: false, legendgroup: group };
+      traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: line.color + "24" });
+      traces.push({ x, y: mean, mode: "lines", line: { ...line, width: 2 }, name: `${short(group)} (n ${each.episodes}${alpha})`, legendgroup: group });
+    }
+    if (content.spectra.length) plot("spectrum", traces, { xaxis: { type: "log", title: { text: "frequency (cycles a frame)" } }, yaxis: { type: "log", title: { text: "power" }, exponentformat: "power" } });
+  }
+
   function paint(strip, values) {
     strip.width = values.length;
     strip.height = 1;
@@ -235,6 +248,7 @@ const ambient = (() => {
     drawReliability();
     drawTilt();
     drawLocality();
+    drawSpectra();
   }
   function begin() {
     document.querySelectorAll("#verdict th").forEach((header, column) => {
