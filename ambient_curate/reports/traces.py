@@ -84,7 +84,8 @@ def _read(
 
 def _measure(actions: list[np.ndarray]) -> dict[str, Any]:
     spectrum = estimate_spectrum(actions)
-    pooled = replace(spectrum, power=spectrum.power.sum(axis=2, keepdims=True))
+    summed, order = spectrum.power.sum(axis=2, keepdims=True), spectrum.order[:1]
+    pooled = replace(spectrum, power=summed, order=order)
     power, decay = mean_power(pooled), fit_decay(spectrum, pooled=True)
     return {
         "episodes": spectrum.n_episodes,
