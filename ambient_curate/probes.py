@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ambient_curate.arms import Arm, assign_folds
+from ambient_curate.channels import noise_channel
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.episodes import pick_evenly
 from ambient_curate.errors import ConfigError, NotEnoughDataError
@@ -221,9 +222,10 @@ def probe_dataset(
     share = torch.tensor([arm.episodes.size / everyone.episodes.size for arm in arms])
     scores: list[list[np.ndarray]] = [[] for _ in arms]
     folds = options.fit.folds
+    channel = noise_channel(sigma)
     with progress.task(f"probing {name}", total=folds * options.fit.train.steps) as task:
         for fold in range(folds):
-            fitted = fit_fold(everyone, arms, fold, sigma, options.fit, task=task)
+            fitted = fit_fold(everyone, arms, fold, channel, options.fit, task=task)
             for number, arm in enumerate(arms):
                 for episode in arm.in_folds([fold]).tolist():
                     seed = noise_seed(options.fit.seed, name, frames.ids[episode])

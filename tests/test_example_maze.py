@@ -242,7 +242,7 @@ def test_choices_are_made_on_validation_pairs_and_tried_on_others() -> None:
     assert len({trial.name for trial in trials}) == len(trials)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_quick_study_writes_all_and_goes_on_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

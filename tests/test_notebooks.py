@@ -20,7 +20,7 @@ def test_outputs_are_stripped(path: Path) -> None:
         assert "ambient_curate." not in cell.source  # the public names alone
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")  # of the kernel's libraries, not of the notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": tmp_path}}
     # On a busy machine outputs may come more than the default of 4 s after their cell's reply.
-    client = NotebookClient(notebook, timeout=500, iopub_timeout=60, resources=place)
+    client = NotebookClient(notebook, timeout=1000, iopub_timeout=60, resources=place)
     client.execute()
     pictures = [
         output
