@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ambient_curate.progress import Progress
-from examples.sorting.environment import OBSERVED, RATE_HZ, RIGHT_RULE, SortingEnv
+from examples.sorting.environment import RATE_HZ, RIGHT_RULE, SortingEnv
 from examples.sorting.expert import sort_block
 
 WRONG_RULE = dict(zip(RIGHT_RULE, reversed(RIGHT_RULE.values()), strict=True))
 SETTINGS = f"""\
 clean = "right"
 horizon = 16
-represent = "relative"
+represent = "absolute"
 
 [datasets]
 right.rate_hz = {RATE_HZ:g}
@@ -66,7 +66,7 @@ def demonstrate(rule: dict[str, str], rng: np.random.Generator) -> dict[str, np.
     Returns
     -------
     dict of str to ndarray
-        ``state`` and ``action``, shape (frame, 3), and the values of `OBSERVED`.
+        ``state``, shape (frame, 6), ``action``, shape (frame, 3), and ``rule``.
 
     Raises
     ------
@@ -76,14 +76,14 @@ def demonstrate(rule: dict[str, str], rng: np.random.Generator) -> dict[str, np.
     world = SortingEnv()
     seen, _ = world.reset(seed=int(rng.integers(2**31)))
     states, actions = [], []
-    told = {name: seen[name] for name in OBSERVED} | {"rule": np.float32(rule == RIGHT_RULE)}
     for action in sort_block(world, rule, rng):
         states.append(seen["state"])
         actions.append(action.astype(np.float32))
         seen = world.step(action)[0]
     if world.bin != rule[world.color]:
         raise RuntimeError(f"the expert put a {world.color} block into {world.bin}")
-    return {"state": np.array(states), "action": np.array(actions)} | told
+    told = np.float32(rule == RIGHT_RULE)
+    return {"state": np.array(states), "action": np.array(actions), "rule": told}
 
 
 def tabulate(episodes: list[dict[str, np.ndarray]]) -> pa.Table:
@@ -92,11 +92,9 @@ def tabulate(episodes: list[dict[str, np.ndarray]]) -> pa.Table:
     for number, episode in enumerate(episodes):
         frames = len(episode["action"])
         values = {"episode_index": np.full(frames, number), "frame_index": np.arange(frames)}
-        for axis in range(3):
-            values[f"state_{axis}"] = episode["state"][:, axis]
-            values[f"action_{axis}"] = episode["action"][:, axis]
-        for name in OBSERVED:
-            values[name] = np.full(frames, float(episode[name]))
+        values["rule"] = np.full(frames, float(episode["rule"]))
+        for name in ("state", "action"):
+            values |= {f"{name}_{axis}": each for axis, each in enumerate(episode[name].T)}
         for name, found in values.items():
             columns.setdefault(name, []).append(found)
     return pa.table({name: np.concatenate(parts) for name, parts in columns.items()})

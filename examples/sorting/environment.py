@@ -8,10 +8,11 @@ import numpy as np
 RATE_HZ = 10.0
 SECONDS = 12.0
 MOST_FRAMES = round(SECONDS * RATE_HZ)
-REACH = 0.15  # metres that the gripper moves in a frame, at most
-GRASP = 0.012  # metres from the block's centre within which closing fingers hold it
+REACH = 0.1  # metres that the gripper moves in a frame along each axis, at most
+SLIP = 0.08  # of a frame's motion: standard deviation of what the arm does beside it, on each axis
+GRASP = 0.02  # metres from the block's centre within which closing fingers hold it
 WALL = 0.5  # y of the wall between the table and the bins, metres
-GAP = (0.47, 0.53)  # x where it is open
+GAP = (0.44, 0.56)  # x where it is open
 BINS = {"left": (0.04, 0.3), "right": (0.7, 0.96)}  # x of each; y as `BIN_Y`
 BIN_Y = (0.74, 0.96)
 COLORS = {"red": 0.0, "blue": 1.0}
@@ -19,29 +20,30 @@ RIGHT_RULE = {"red": "left", "blue": "right"}
 TABLE_X = {"red": (0.06, 0.4), "blue": (0.6, 0.94)}  # each colour is delivered on its own side
 TABLE_Y = (0.06, 0.3)
 HOME_X, HOME_Y = (0.35, 0.65), (0.25, 0.42)
-OBSERVED = ("block_x", "block_y", "color", "rule")
+STATE = ("x", "y", "closed", "block_dx", "block_dy", "color")
 
 
 class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
     """A gripper on a table of 1 m, one block, and two bins behind a wall with a gap.
 
-    The action is where the gripper shall be, and how far closed, a frame later. It observes
-    ``state`` (its x and y in metres; 0 open to 1 closed), ``block_x`` and ``block_y`` (where the
-    block lies, or lay when it was picked), ``color`` (0 red, 1 blue) and ``rule`` (1: the right
-    one). An episode ends when the block is let go in a bin, when the gripper meets the wall, or
-    after `SECONDS`. The information tells ``placed``, and ``is_success``: in the right bin.
+    The action is how far the gripper shall move, in metres a frame, and how far it shall close.
+    It observes ``state``, named in `STATE`: where the gripper is (metres), 0 open to 1 closed, the
+    block less the gripper (metres), 0 red or 1 blue; and ``rule``, which is 1, the right one. An
+    episode ends when the block is let go in a bin, when the gripper meets the wall, or after
+    `SECONDS`. The information tells ``placed``, and ``is_success``: in the right bin.
     """
 
     def __init__(self) -> None:
-        number = gym.spaces.Box(0.0, 1.0, (), np.float32)
-        space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
+        low = np.array([0, 0, 0, -1, -1, 0], dtype=np.float32)
         self.observation_space = gym.spaces.Dict(
-            {"state": space} | dict.fromkeys(OBSERVED, number)
+            state=gym.spaces.Box(low, 1.0, (len(STATE),), np.float32),
+            rule=gym.spaces.Box(0.0, 1.0, (), np.float32),
         )
-        self.action_space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
+        high = np.array([REACH, REACH, 1.0], dtype=np.float32)
+        self.action_space = gym.spaces.Box(-high * np.float32([1, 1, 0]), high, (3,), np.float32)
         self.color = "red"
         self.place, self.closed = np.zeros(2), 0.0
-        self.block, self.lay = np.zeros(2), np.zeros(2)
+        self.block = np.zeros(2)
         self.held = self.collided = False
         self.bin: str | None = None
         self.path: list[np.ndarray] = []
@@ -56,7 +58,6 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.color = "red" if draw() < 0.5 else "blue"
         self.place, self.closed = np.array([draw(*HOME_X), draw(*HOME_Y)]), 0.0
         self.block = np.array([draw(*TABLE_X[self.color]), draw(*TABLE_Y)])
-        self.lay = self.block.copy()
         self.held, self.collided, self.bin = False, False, None
         self.path = [self._state()]
         return self._observe(), self._tell()
@@ -71,10 +72,11 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
         ended = self.collided or self.bin is not None
         return self._observe(), float(told["is_success"]), ended, late, told
 
-    def _move(self, there: np.ndarray) -> None:
-        step = np.clip(there, 0.0, 1.0) - self.place
-        step *= min(1.0, REACH / max(float(np.hypot(*step)), 1e-9))
-        new = self.place + step
+    def _move(self, step: np.ndarray) -> None:
+        step = np.clip(step, -REACH, REACH)
+        slip = SLIP * np.hypot(*step) * self.np_random.normal(size=2)
+        new = np.clip(self.place + step + slip, 0.0, 1.0)
+        step = new - self.place
         if (new[1] - WALL) * (self.place[1] - WALL) <= 0.0 and step[1] != 0.0:
             crossing = self.place[0] + step[0] * (WALL - self.place[1]) / step[1]
             self.collided = not GAP[0] <= crossing <= GAP[1]
@@ -87,18 +89,16 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
         was, self.closed = self.closed, closed
         if was < 0.5 <= closed:
             self.held = float(np.hypot(*(self.place - self.block))) <= GRASP
-            self.lay = self.block.copy()
         elif closed < 0.5 <= was and self.held:
-            self.held, self.lay = False, self.block.copy()
+            self.held = False
             self.bin = find_bin(self.block)
 
     def _state(self) -> np.ndarray:
-        return np.array([*self.place, self.closed], dtype=np.float32)
+        away = self.block - self.place
+        return np.array([*self.place, self.closed, *away, COLORS[self.color]], dtype=np.float32)
 
     def _observe(self) -> dict[str, Any]:
-        values = (*self.lay, COLORS[self.color], 1.0)
-        told = {n: np.asarray(v, dtype=np.float32) for n, v in zip(OBSERVED, values, strict=True)}
-        return {"state": self._state()} | told
+        return {"state": self.path[-1], "rule": np.asarray(1.0, dtype=np.float32)}
 
     def _tell(self) -> dict[str, Any]:
         placed = self.bin is not None
