@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64
 
-from examples.sorting.environment import BIN_Y, BINS, GAP, RATE_HZ, WALL, SortingEnv
+from examples.sorting.environment import BIN_Y, BINS, GAP, GRASP, RATE_HZ, WALL, SortingEnv
 
 SPEED = 0.4  # metres a second, on average over a motion
 SHORTEST_S = 0.5
 ARRIVED = 0.005  # metres from the end of a motion
+MISSES = 0.4  # of demonstrations first close beside the block
+MISSED = 0.1  # metres by which they do, at most
 EDGE = 0.06  # metres from a bin's edge within which no block is let go
 BOW = 0.05  # of a motion's length: how far to a side it goes, at most
 WAIT = 8  # frames held still at the end, so that windows reach the last motion
@@ -34,6 +36,11 @@ def sort_block(
     low, high = BINS[rule[world.color]]
     gap = np.array([np.mean(GAP) + rng.normal(0.0, 0.006), WALL])
     into = rng.uniform((low + EDGE, BIN_Y[0] + EDGE), (high - EDGE, BIN_Y[1] - EDGE))
+    if rng.random() < MISSES:
+        angle, far = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(GRASP, MISSED) + ARRIVED
+        yield from _move(world, world.block + far * np.array([np.cos(angle), np.sin(angle)]), rng)
+        yield from _turn_grip(0.0, 1.0, rng)
+        yield from _turn_grip(1.0, 0.0, rng)
     yield from _move(world, world.block.copy(), rng)
     yield from _turn_grip(0.0, 1.0, rng)
     yield from _move(world, gap, rng)
