@@ -37,8 +37,8 @@ def sort_block(
     gap = np.array([np.mean(GAP) + rng.normal(0.0, 0.006), WALL])
     into = rng.uniform((low + EDGE, BIN_Y[0] + EDGE), (high - EDGE, BIN_Y[1] - EDGE))
     if rng.random() < MISSES:
-        angle, far = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(GRASP, MISSED) + ARRIVED
-        yield from _move(world, world.block + far * np.array([np.cos(angle), np.sin(angle)]), rng)
+        beside = _find_beside(world.block, rng)
+        yield from _move(world, beside, rng)
         yield from _turn_grip(0.0, 1.0, rng)
         yield from _turn_grip(1.0, 0.0, rng)
     yield from _move(world, world.block.copy(), rng)
@@ -47,6 +47,15 @@ def sort_block(
     yield from _move(world, into, rng)
     yield from _turn_grip(1.0, 0.0, rng)
     yield from np.zeros((WAIT, 3))
+
+
+def _find_beside(block: Place, rng: np.random.Generator) -> Place:
+    """Draw a place on the table beside a block."""
+    while True:
+        angle, far = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(GRASP + 2 * ARRIVED, MISSED)
+        place: Place = block + far * np.array([np.cos(angle), np.sin(angle)])
+        if ((place > 0.0) & (place < (1.0, WALL - GRASP))).all():
+            return place
 
 
 def _move(world: SortingEnv, end: Place, rng: np.random.Generator) -> Iterator[np.ndarray]:
