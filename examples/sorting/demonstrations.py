@@ -82,7 +82,7 @@ def demonstrate(rule: dict[str, str], rng: np.random.Generator) -> dict[str, np.
         seen = world.step(action)[0]
     if world.bin != rule[world.color]:
         raise RuntimeError(f"the expert put a {world.color} block into {world.bin}")
-    told = np.float32(rule == RIGHT_RULE)
+    told = np.array(rule == RIGHT_RULE, dtype=np.float32)
     return {"state": np.array(states), "action": np.array(actions), "rule": told}
 
 

@@ -39,8 +39,8 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
             state=gym.spaces.Box(low, 1.0, (len(STATE),), np.float32),
             rule=gym.spaces.Box(0.0, 1.0, (), np.float32),
         )
-        high = np.array([REACH, REACH, 1.0], dtype=np.float32)
-        self.action_space = gym.spaces.Box(-high * np.float32([1, 1, 0]), high, (3,), np.float32)
+        low, high = np.array([[-REACH, -REACH, 0.0], [REACH, REACH, 1.0]], dtype=np.float32)
+        self.action_space = gym.spaces.Box(low, high, (3,), np.float32)
         self.color = "red"
         self.place, self.closed = np.zeros(2), 0.0
         self.block = np.zeros(2)

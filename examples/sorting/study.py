@@ -106,7 +106,7 @@ class Study:
         )
         tried = list(plan_validation(size))
         validated = self._try("validation", tried)
-        chosen = choose(validated, tried) | plan_estimated(self.out / "run")
+        chosen = choose(validated, tried) | plan_estimated(read_manifest(self.out / "run"))
         fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
         results = pa.concat_tables([validated, fresh], promote_options="default")
         pq.write_table(results, self.out / "results.parquet")
@@ -200,9 +200,9 @@ def choose(validated: pa.Table, trials: Sequence[Trial]) -> dict[str, dict[str, 
     }
 
 
-def plan_estimated(run: Path) -> dict[str, dict[str, Any]]:
+def plan_estimated(manifest: pa.Table) -> dict[str, dict[str, Any]]:
     """Give the arm whose sigma_max is the manifest's; none if that is 0 or null everywhere."""
-    known = pc.any(pc.greater(read_manifest(run)["sigma_max"], 0.0)).as_py()
+    known = pc.any(pc.greater(manifest["sigma_max"], 0.0)).as_py()
     return {"locality, estimated": use_below(None)} if known else {}
 
 

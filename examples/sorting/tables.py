@@ -63,7 +63,7 @@ def wilson(happened: "pd.Series[bool]") -> tuple[float, float]:
 
 
 def compare_arms(frame: pd.DataFrame) -> Iterator[str]:
-    """Give the lines of a table that compares the success of every arm with some, block by block."""
+    """Give the lines of a table that compares every arm's success with some, block by block."""
     references = [arm for arm in REFERENCES if (frame.arm == arm).any()]
     yield f"| success, points over | {' | '.join(references)} |"
     yield "|---" * (1 + len(references)) + "|"
