@@ -5,13 +5,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo maze test test-all lint bench
+.PHONY: demo maze sorting test test-all lint bench
 
 demo: $(INSTALLED)
 	$(BIN)/ambient-curate demo
 
 maze: $(INSTALLED)
 	$(BIN)/python -m examples.maze --out ambient_maze
+
+sorting: $(INSTALLED)
+	$(BIN)/python -m examples.sorting --out ambient_sorting
 
 test: $(INSTALLED)
 	$(BIN)/pytest -n auto --dist loadfile

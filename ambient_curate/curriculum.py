@@ -199,6 +199,8 @@ def _admit(
         high = spread["sigma_min"]
         if options.sigma_min is not None:
             high[data.size[0] :] = options.sigma_min  # the first part is the clean set
+        if options.sigma_max is not None:
+            low[data.size[0] :] = options.sigma_max
         return Admission(names, data.size, high, low)
     weight = None
     if options.mode == "weighted":

@@ -15,6 +15,7 @@ from ambient_curate.config import AnnotateOptions
 from ambient_curate.curriculum import Curriculum, build_curriculum
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.policy.options import PolicyOptions
+from ambient_curate.policy.sampler import LevelSampler
 from ambient_curate.progress import SILENT
 from ambient_curate.results import Run
 from ambient_curate.study import Study, prepare_study
@@ -145,6 +146,16 @@ def test_one_sigma_min_takes_the_place_of_the_manifests(make: Callable[..., Made
     np.testing.assert_array_equal(made.sigma_max, before.sigma_max)
     nulls = change(manifest, "sigma_min", np.full(manifest.num_rows, np.nan))
     assert build_curriculum(study, nulls, options).unannotated["far"] == 0
+
+
+def test_one_sigma_max_takes_the_place_of_the_manifests(make: Callable[..., Made]) -> None:
+    run, study = make("datapoint")
+    options = PolicyOptions(n_action_steps=3, sigma_min=1.0, sigma_max=0.4)
+    made = build_curriculum(study, distinct(run.manifest()), options).admission
+    values = {name: set(made.sigma_max[span]) for name, span in made.spans()}
+    assert values == {"clean": {0.0}, "far": {0.4}, "jitter": {0.4}}
+    below, above = LevelSampler(made, np.array([0.4, 0.41])).coverage()["far"]
+    assert (below, above) == (1.0, 0.0)
 
 
 def test_nulls_are_never_admitted_and_a_run_of_nulls_is_refused(make: Callable[..., Made]) -> None:

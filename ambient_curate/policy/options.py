@@ -38,6 +38,8 @@ class PolicyOptions:
         corrupt sets alone. None: every admitted window is drawn alike.
     sigma_min : float or None
         One sigma_min in [0, 1] for all corrupt windows. None: the manifest's.
+    sigma_max : float or None
+        One sigma_max in [0, 1] for all corrupt windows. None: the manifest's.
     loss : str
         denoise: targets from the window itself, the default of the paper. ambient: targets from
         the window at its sigma_min.
@@ -102,6 +104,7 @@ class PolicyOptions:
     mode: Mode = "ambient"
     clean_weight: float | None = None
     sigma_min: float | None = None
+    sigma_max: float | None = None
     loss: Loss = "denoise"
     buffer: float = 4.0
     prediction: Prediction = "wiener"
@@ -173,6 +176,7 @@ POLICY_RULES: dict[str, Rule] = {
     "mode": one_of(Mode),
     "clean_weight": _optional(_number("a number in [0, 1)", 0.0, 1.0, ends="low")),
     "sigma_min": _optional(_number("a number in [0, 1]", 0.0, 1.0, ends="low high")),
+    "sigma_max": _optional(_number("a number in [0, 1]", 0.0, 1.0, ends="low high")),
     "loss": one_of(Loss),
     "buffer": _number("a number > 1", 1.0, _INFINITY),
     "prediction": one_of(Prediction),

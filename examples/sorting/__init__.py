@@ -1,0 +1,1 @@
+"""Block sorting of Ambient Diffusion Policy: what data with the wrong rule can teach."""

@@ -1,0 +1,216 @@
+"""The study: data, choices on validation blocks, and results on fresh ones."""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from ambient_curate import annotate, read_manifest
+from ambient_curate.progress import Progress
+from ambient_curate.results import Run
+from examples.sorting.arms import Training, Trial
+from examples.sorting.demonstrations import write_demonstrations
+
+VALIDATION, FRESH = 1_000_000, 2_000_000  # seeds of the first blocks
+APART = 10_000  # seeds between the fresh blocks of two repetitions
+NEVER = 1e-6  # share of the clean set where it shall not be used
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is made, trained and tried.
+
+    Parameters
+    ----------
+    right, wrong : int
+        Demonstrations of each rule.
+    steps : int
+        Of training, for all but the clean set alone.
+    clean_steps, clean_octaves : tuple of int
+        Of training on the clean set alone: all pairs are tried in validation.
+    clean_shares : tuple of float
+        Of co-training, besides the natural one: tried in validation.
+    sigma_max : tuple of float
+        Of the sweep, in validation.
+    validated, tried : int
+        Blocks, of each policy.
+    seeds : int
+        Repetitions of the final arms.
+    """
+
+    right: int = 50
+    wrong: int = 200
+    steps: int = 3000
+    clean_steps: tuple[int, ...] = (1000, 2000, 4000)
+    clean_octaves: tuple[int, ...] = (0, 2)
+    clean_shares: tuple[float, ...] = (0.5, 0.8, 0.95)
+    sigma_max: tuple[float, ...] = (0.1, 0.2, 0.3, 0.46, 0.6, 0.75)
+    validated: int = 200
+    tried: int = 300
+    seeds: int = 3
+
+
+QUICK = Size(
+    right=8,
+    wrong=16,
+    steps=60,
+    clean_steps=(40,),
+    clean_octaves=(0,),
+    clean_shares=(0.5,),
+    sigma_max=(0.3,),
+    validated=4,
+    tried=6,
+    seeds=1,
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the study is made of, and where.
+
+    Parameters
+    ----------
+    out : Path
+        Gets ``data``, a run, ``policies``, ``trials``, ``results.parquet`` and the figures.
+    size : Size
+        How much of everything.
+    progress : Progress
+        Told of everything.
+    workers : int
+        Processes.
+    """
+
+    out: Path
+    size: Size
+    progress: Progress
+    workers: int
+
+    def run(self) -> tuple[pa.Table, Run]:
+        """Do everything that was not done before; return all trials, and the run."""
+        size = self.size
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_demonstrations(self.out / "data", size.right, size.wrong, self.progress)
+        run = annotate(
+            self.out / "data",
+            out=self.out / "run",
+            workers=self.workers,
+            progress=self.progress,
+        )
+        tried = list(plan_validation(size))
+        validated = self._try("validation", tried)
+        chosen = choose(validated, tried) | plan_estimated(read_manifest(self.out / "run"))
+        fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
+        results = pa.concat_tables([validated, fresh], promote_options="default")
+        pq.write_table(results, self.out / "results.parquet")
+        return results, run
+
+    def _try(self, name: str, trials: Sequence[Trial]) -> pa.Table:
+        """Train and try, several at once."""
+        found: dict[str, pa.Table] = {}
+        context = multiprocessing.get_context("spawn")
+        with (
+            self.progress.task(name, len(trials)) as task,
+            ProcessPoolExecutor(self.workers, context, _take_one_core) as pool,
+        ):
+            work = {pool.submit(trial.run, self.out): trial for trial in trials}
+            try:
+                for future in as_completed(work):
+                    found[work[future].name] = future.result()
+                    task.advance(1, work[future].name)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        tables = [found[trial.name] for trial in trials]
+        return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
+
+
+def _take_one_core() -> None:
+    torch.set_num_threads(1)
+
+
+def use_below(sigma_max: float | None, **options: Any) -> dict[str, Any]:
+    """Give the options that use the wrong rule at no more noise than sigma_max, and nowhere else.
+
+    Parameters
+    ----------
+    sigma_max : float or None
+        None: the manifest's.
+    **options
+        More of them.
+    """
+    return {"mode": "ambient", "sigma_min": 1.0, "sigma_max": sigma_max} | options
+
+
+def plan_validation(size: Size) -> Iterator[Trial]:
+    """Give the trials that choose: one seed of training, blocks that are not used again."""
+
+    def trial(arm: str, name: str, value: float | None, **options: Any) -> Trial:
+        given = {"seed": 0, "steps": size.steps} | options
+        tags = {"phase": "validation", "seed": 0, "value": value}
+        return Trial(arm, Training(name, given), VALIDATION, size.validated, tags)
+
+    for sigma_max in size.sigma_max:
+        yield trial("locality", f"below_{sigma_max:g}", sigma_max, **use_below(sigma_max))
+    yield trial("cotrain", "cotrain", None, mode="cotrain")
+    for share in size.clean_shares:
+        yield trial("cotrain", f"cotrain_{share:g}", share, mode="cotrain", clean_weight=share)
+    yield trial("wrong", "wrong", None, mode="cotrain", clean_weight=0.0)
+    for octaves, steps in product(size.clean_octaves, size.clean_steps):
+        name, given = f"clean_{steps}_octaves{octaves}", {"steps": steps, "octaves": octaves}
+        yield trial(f"clean, {octaves} octaves", name, float(steps), mode="clean", **given)
+
+
+def choose(validated: pa.Table, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Choose the final arms' options: what succeeds most on validation blocks, of equals the first.
+
+    Returns
+    -------
+    dict of str to dict
+        By arm: options of `train_policy`.
+    """
+    rate = validated.to_pandas().groupby("training").success.mean()
+
+    def best_of(arm: str) -> dict[str, Any]:
+        named = {
+            trial.training.name: trial.training.options
+            for trial in trials
+            if trial.arm.startswith(arm)
+        }
+        best = named[rate[list(named)].idxmax()]
+        return {key: value for key, value in best.items() if key != "seed"}
+
+    local = best_of("locality")
+    return {
+        "clean": best_of("clean"),
+        "wrong rule alone": {"mode": "cotrain", "clean_weight": 0.0},
+        "cotrain": {"mode": "cotrain"},
+        "cotrain, best share": best_of("cotrain"),
+        "locality": local,
+        "cotrain, told the rule": {"mode": "cotrain", "condition": "rule"},
+        "locality, told the rule": local | {"condition": "rule"},
+        "exclusive bands": local | {"clean_weight": NEVER},
+    }
+
+
+def plan_estimated(manifest: pa.Table) -> dict[str, dict[str, Any]]:
+    """Give the arm whose sigma_max is the manifest's; none if that is 0 or null everywhere."""
+    known = pc.any(pc.greater(manifest["sigma_max"], 0.0)).as_py()
+    return {"locality, estimated": use_below(None)} if known else {}
+
+
+def plan_trials(size: Size, chosen: dict[str, dict[str, Any]]) -> Iterator[Trial]:
+    """Give the final trials: fresh seeds of training, fresh blocks, the same for all arms."""
+    for seed in range(1, size.seeds + 1):
+        for arm, options in chosen.items():
+            given = {"seed": seed, "steps": size.steps} | options
+            name = f"{arm.replace(',', '').replace(' ', '_')}_seed{seed}"
+            tags = {"phase": "final", "seed": seed, "value": None}
+            yield Trial(arm, Training(name, given), FRESH + APART * seed, size.tried, tags)
