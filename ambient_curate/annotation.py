@@ -300,7 +300,8 @@ def _finish(run: RunDirectory, study: Study, answers: Answers) -> None:
     if not study.by_row:
         (run.work / "manifest").mkdir(exist_ok=True)
         metadata = manifest_metadata(study, noise.grid(study.options.schedule), run.digest)
-        columns = whole_rows(study, answers.arms, answers.statuses, _list_levels(localities))
+        levels = _list_levels(study, answers, localities)
+        columns = whole_rows(study, answers.arms, answers.statuses, levels)
         write_part(tabulate_rows(columns, metadata), part_path(run.work, 0))
     curves = [*answers.arms.values(), *([answers.control] if answers.control else [])]
     write_curves(tabulate_curves(curves), run.work / "curves.parquet")
@@ -312,8 +313,24 @@ def _finish(run: RunDirectory, study: Study, answers: Answers) -> None:
     run.commit({"collection": opened, **described, "students": students})
 
 
-def _list_levels(localities: Mapping[ArmName, Locality]) -> dict[ArmName, float]:
-    return {name: found.sigma_max for name, found in localities.items()}
+def _list_levels(
+    study: Study, answers: Answers, localities: Mapping[ArmName, Locality]
+) -> dict[ArmName, float]:
+    """sigma_max of datasets and groups: the larger, where it is found in two ways."""
+    local = {name: found.sigma_max for name, found in localities.items()}
+    if not study.options.legibility:
+        return local
+    return {name: max(arm.legible[0], local.get(name, 0.0)) for name, arm in answers.arms.items()}
+
+
+def _list_legible(study: Study, answers: Answers) -> list[dict[str, Any]]:
+    """List what noise leaves legible, as ``run.json`` keeps it."""
+    keys = ("dataset", "group", "status", "sigma_max", "sigma_max_lower", "sigma_max_upper")
+    return [
+        dict(zip(keys, (*name, answers.statuses[name], *arm.legible), strict=True))
+        for name, arm in answers.arms.items()
+        if study.options.legibility
+    ]
 
 
 def _place_from(run: Path, text: str) -> str:
@@ -327,7 +344,7 @@ def _describe_run(
     rows: RowAnswers,
     localities: Mapping[ArmName, Locality],
 ) -> dict[str, Any]:
-    options, levels = study.options, _list_levels(localities)
+    options, levels = study.options, _list_levels(study, answers, localities)
     control = describe_control(answers.control, study.control)
     rates = {name: frames.rate_hz for name, frames in study.frames.items()}
     clean = study.clean.dataset
@@ -345,6 +362,7 @@ def _describe_run(
             study, answers.arms, answers.findings, rows.sums, rows.tilts, levels
         ),
         "locality": list_localities(localities),
+        "legibility": _list_legible(study, answers),
         "shares": rows.shares,
         "checks": describe_checks(answers.findings),
         "control": control,

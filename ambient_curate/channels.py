@@ -17,6 +17,7 @@ from ambient_curate.samples import Sample, find_basis
 HIGHEST_VE = 20.0  # VE noise above which no level is drawn in training: nothing is left to see
 WORTH = 4  # independent pieces of motion that an episode counts for, in the laws of crops
 RIDGE = 1e-6  # of the mean variance, so that laws have a density
+CONSTANT = 1e-6  # variance of what is told that passes for none
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +42,28 @@ class Channel:
     build: Callable[[Sample, Sample, torch.Generator], RatioNetwork]
 
 
-def noise_channel(sigma: Float64[np.ndarray, " level"]) -> Channel:
-    """Windows under more and more noise: what sigma_min is read from."""
+def noise_channel(sigma: Float64[np.ndarray, " level"], *, told: int = 0) -> Channel:
+    """Windows under more and more noise: what sigma_min is read from.
+
+    Parameters
+    ----------
+    sigma : ndarray, float64, shape (level,)
+        The levels.
+    told : int
+        Values at the end of a window that no noise hides.
+    """
     span = -2.0 * float(np.log(HIGHEST_VE)), float(log_snr(sigma[0]))
 
     def build(seen: Sample, unseen: Sample, generator: torch.Generator) -> RatioNetwork:
-        mean, basis, variance = find_basis(seen, unseen)
+        mean, basis, variance = find_basis(seen, unseen, told=told)
+        variance[len(variance) - told :].clamp_(min=CONSTANT)
         inside = seen.map(lambda x: (x - mean) @ basis)
         contrast = find_contrast(inside, variance)
-        return NoiseClassifier(mean, basis, variance, contrast, span, generator=generator)
+        return NoiseClassifier(
+            mean, basis, variance, contrast, span, generator=generator, told=told
+        )
 
-    return Channel(sigma, span, True, build)
+    return Channel(sigma, span, told == 0, build)
 
 
 def crop_channel(horizon: int, sigma: float) -> Channel:

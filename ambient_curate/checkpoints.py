@@ -51,7 +51,8 @@ def _empty_noise(state: Mapping[str, Tensor], heads: int) -> RatioNetwork:
     dim = state["mean"].shape[0]
     moments = (torch.zeros(heads, dim), torch.zeros(heads, dim), torch.zeros(heads, dim))
     basis = torch.zeros(dim), torch.zeros(dim, dim), torch.zeros(dim)
-    return NoiseClassifier(*basis, moments, (0.0, 1.0), generator=torch.Generator())
+    told = dim - state["bands"].shape[0]
+    return NoiseClassifier(*basis, moments, (0.0, 1.0), generator=torch.Generator(), told=told)
 
 
 def _empty_crops(state: Mapping[str, Tensor]) -> RatioNetwork:

@@ -18,6 +18,7 @@ Normalization = Literal["minmax", "quantile", "gaussian", "none"]
 Weighting = Literal["episode", "window"]
 Engine = Literal["local", "ray"]
 OnError = Literal["fail", "skip"]
+Condition = Literal["none", "state"]
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,15 @@ class AnnotateOptions:
         Write a share of the manifest only, as one of several jobs on the same run: from 0.
     num_shards : int or None
         Number of such jobs; `merge` finishes the run.
+    condition : str
+        What the classifier is told of a window beside its noised actions: none, or state, the state
+        at its first frame. With state, data that is right elsewhere and wrong here differs.
     locality : bool
         Also find sigma_max, at or below which corrupt data may train too since a denoiser looks at
-        its neighbourhood only; needs a horizon >= 2.
+        its neighbourhood only; needs a horizon >= 2, and condition none.
+    legibility : bool
+        Also find sigma_max, at or below which corrupt data may train too since noise does not hide
+        what tells it from clean data. With locality: the larger of the two.
     strict : bool
         Exit with 3 where a dataset has no trustworthy annotation.
     store_curves : bool
@@ -101,7 +108,9 @@ class AnnotateOptions:
     engine: Engine = "local"
     shard_index: int | None = None
     num_shards: int | None = None
+    condition: Condition = "none"
     locality: bool = False
+    legibility: bool = False
     strict: bool = False
     store_curves: bool = False
 
@@ -242,6 +251,8 @@ def find_problems(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[
         problems.append(f"{' and '.join(margins)} say the same thing: give one of them")
     if not problems and values.get("locality") and values.get("horizon") == 1:
         problems.append("locality with horizon = 1: a single frame has no neighbourhood")
+    if not problems and values.get("locality") and values.get("condition") == "state":
+        problems.append("locality with condition = state: crops are not told the state")
     index, number = values.get("shard_index"), values.get("num_shards")
     if problems or index is number is None:
         return problems
@@ -342,7 +353,9 @@ OPTIONS: dict[str, Rule] = {
     "engine": one_of(Engine),
     "shard_index": _optional(_whole(0)),
     "num_shards": _optional(_whole(1)),
+    "condition": one_of(Condition),
     "locality": _FLAG,
+    "legibility": _FLAG,
     "strict": _FLAG,
     "store_curves": _FLAG,
 }

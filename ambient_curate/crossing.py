@@ -53,6 +53,47 @@ def last_crossing(
     return np.where(failing.any(axis=-1), crossing, 0.0)
 
 
+def first_crossing(
+    curve: Float[np.ndarray, "*rows level"], sigma: Float64[np.ndarray, " level"], threshold: float
+) -> Float64[np.ndarray, "*rows"]:
+    """Noise level up to which a curve stays under `threshold`, or at it.
+
+    The counterpart of `last_crossing` from the other side, strictly between two levels likewise.
+
+    Returns
+    -------
+    ndarray, float64, shape (...)
+        1 where every level passes, 0 where the lowest fails.
+
+    Examples
+    --------
+    >>> levels = np.array([0.1, 0.2, 0.4])
+    >>> curves = np.array([[0.0, 0.0, 0.0], [0.0, 0.1, 0.0], [0.1, 0.0, 0.0]])
+    >>> first_crossing(curves, levels, 0.05).round(3).tolist()
+    [1.0, 0.142, 0.0]
+    """
+    found = last_crossing(-np.asarray(curve)[..., ::-1], sigma[::-1], np.nextafter(-threshold, -1))
+    return np.select([found == 0.0, found == 1.0], [1.0, 0.0], found)
+
+
+def find_legible(
+    curve: Float[np.ndarray, "*rows level"], sigma: Float64[np.ndarray, " level"], epsilon: float
+) -> Float64[np.ndarray, "*rows"]:
+    """Noise level up to which noise hides less than `epsilon` of what tells a row from clean data.
+
+    Parameters
+    ----------
+    curve : ndarray, shape (..., level)
+        Mean probability of "clean" at each level: what it has gained since the lowest was hidden.
+    sigma : ndarray, float64, shape (level,)
+        Rising noise levels in (0, 1).
+    epsilon : float
+        Margin: of a dataset's mean, Delta has then fallen by less than 4 epsilon (METHOD.md
+        section 11).
+    """
+    return first_crossing(curve - curve[..., :1], sigma, epsilon)
+
+
 def sparse_levels(levels: int) -> Int64[np.ndarray, " sparse"]:
     """Places of at most `SPARSE` levels of a grid, at equal ranks, both ends among them.
 

@@ -13,6 +13,7 @@ from ambient_curate.certificates import Losses, delta_ratio
 from ambient_curate.crossing import (
     bootstrap_means,
     few_folds,
+    find_legible,
     last_crossing,
     rising_fit,
     stretch,
@@ -97,6 +98,8 @@ class ArmCurves:
         Percentile intervals of a bootstrap over episodes: approximate.
     sigma_min, lower, upper : float
         Crossing of `isotonic`, inside the bracket, and its percentile interval.
+    legible : tuple of float
+        sigma_max up to which noise hides less than the margin, and its percentile interval.
     envelope : Envelope
         Certified bounds, and the bracket of sigma_min.
     reliability : ndarray, float64, shape (band, bin, 3)
@@ -116,6 +119,7 @@ class ArmCurves:
     sigma_min: float
     lower: float
     upper: float
+    legible: tuple[float, float, float]
     envelope: Envelope
     reliability: Float64[np.ndarray, "band bin 3"]
 
@@ -181,9 +185,19 @@ def summarize_arm(
         crossing,
         min(*ends, crossing),
         max(*ends, crossing),
+        _read_legible(isotonic, fits, sigma, epsilon, by),
         envelope,
         _reliability(clean.mean_histogram(), corrupt.mean_histogram()),
     )
+
+
+def _read_legible(
+    curve: np.ndarray, redrawn: np.ndarray, sigma: np.ndarray, epsilon: float, by: float
+) -> tuple[float, float, float]:
+    found = float(find_legible(curve, sigma, epsilon))
+    among = _percentiles(find_legible(redrawn, sigma, epsilon))
+    ends = [stretch(found, float(end), by) for end in among]
+    return found, min(*ends, found), max(*ends, found)
 
 
 def _keep_inside(

@@ -9,7 +9,12 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from ambient_curate.classifier import FoldClassifier
-from ambient_curate.crossing import avoid_levels, last_crossing, sparse_levels
+from ambient_curate.crossing import (
+    avoid_levels,
+    find_legible,
+    last_crossing,
+    sparse_levels,
+)
 
 CONFIDENCE = 0.95
 ROWS = 2048  # of one call of a network: what the cache of a core holds
@@ -91,6 +96,14 @@ def spread_of(
     from scipy.special import stdtrit
 
     return np.asarray(stdtrit(freedom, 0.5 + CONFIDENCE / 2))[:, None] * errors
+
+
+def stay_legible(
+    means: Float64[np.ndarray, "row level"], sigma: Float64[np.ndarray, " grid"], epsilon: float
+) -> Float64[np.ndarray, " row"]:
+    """Level up to which noise hides less than `epsilon`, of curves at the `sparse_levels`."""
+    levels = sigma[sparse_levels(sigma.size)]
+    return avoid_levels(find_legible(means, levels, epsilon), sigma)
 
 
 def cross_curves(

@@ -122,7 +122,7 @@ class Jobs:
         what, channel = (
             ("crops, fold", crop_channel(options.horizon, float(sigma[0])))
             if self.of_crops
-            else ("fold", noise_channel(sigma))
+            else ("fold", noise_channel(sigma, told=self.study.clean.windows.told))
         )
         with progress.task(f"{what} {number + 1} of {options.folds}", sizes.train.steps) as task:
             fitted = fit_fold(

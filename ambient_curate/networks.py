@@ -144,6 +144,8 @@ class NoiseClassifier(RatioNetwork):
         Lowest and highest log-SNR in use.
     generator : torch.Generator
         Source of the initial weights.
+    told : int
+        Coordinates at the end that no noise hides, with basis vectors of their own.
     """
 
     mean: Tensor
@@ -165,9 +167,10 @@ class NoiseClassifier(RatioNetwork):
         log_snr_range: tuple[float, float],
         *,
         generator: torch.Generator,
+        told: int = 0,
     ) -> None:
         dim = mean.shape[0]
-        bands = _band_means(dim)
+        bands = _band_means(dim - told)
         features = 2 * dim + bands.shape[1]
         super().__init__(features, contrast[0].shape[0], log_snr_range, generator=generator)
         self.register_buffer("mean", mean.float())
@@ -188,8 +191,20 @@ class NoiseClassifier(RatioNetwork):
         log_snr: Float32[Tensor, " level"],
     ) -> Float32[Tensor, "level row dim"]:
         """Return ``a u + sigma z``, the rows of a level at its noise."""
-        signal, spread = (torch.sigmoid(x).sqrt()[:, None, None] for x in (log_snr, -log_snr))
+        signal, spread = (x.sqrt() for x in self._powers(log_snr))
         return signal * coordinates + spread * noise
+
+    def _powers(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """``a^2`` and ``sigma^2`` of every level (1 - a^2 has no digits left at low noise).
+
+        What is told has 1 and 0.
+        """
+        signal, noise = (torch.sigmoid(x)[:, None, None] for x in (log_snr, -log_snr))
+        moved, dim = self.bands.shape[0], self.mean.shape[0]
+        if moved == dim:
+            return signal, noise
+        hidden = torch.arange(dim) < moved
+        return torch.where(hidden, signal, 1.0), torch.where(hidden, noise, 0.0)
 
     def describe(
         self,
@@ -198,8 +213,7 @@ class NoiseClassifier(RatioNetwork):
         keep: Float32[Tensor, "level row dim"] | None,
     ) -> tuple[Float32[Tensor, "level row feature"], Float32[Tensor, "level row head"]]:
         """Whitened coordinates, their squares and energies; the ratio of independent normals."""
-        # a^2 and sigma^2; 1 - a^2 has no digits left at low noise
-        signal, noise = (torch.sigmoid(x)[:, None, None] for x in (log_snr, -log_snr))
+        signal, noise = self._powers(log_snr)
         spread = signal * self.variance + noise
         whitened = noised * torch.rsqrt(spread)
         whitened = whitened.clamp(-FARTHEST, FARTHEST)  # squares stay finite in float32
@@ -209,7 +223,7 @@ class NoiseClassifier(RatioNetwork):
         if keep is not None:
             soft, square = soft * keep, square * keep
         ratio = self._normal_ratio(soft, square, keep, signal, noise, spread)
-        energy = torch.log(power @ self.bands + 1e-6) * self._band_gain
+        energy = torch.log(power[..., : len(self.bands)] @ self.bands + 1e-6) * self._band_gain
         return torch.cat([soft, square, energy], dim=-1), ratio
 
     def _normal_ratio(
@@ -217,8 +231,8 @@ class NoiseClassifier(RatioNetwork):
         soft: Float32[Tensor, "level row dim"],
         square: Float32[Tensor, "level row dim"],
         keep: Float32[Tensor, "level row dim"] | None,
-        signal: Float32[Tensor, "level 1 1"],
-        noise: Float32[Tensor, "level 1 1"],
+        signal: Float32[Tensor, "level 1 #dim"],
+        noise: Float32[Tensor, "level 1 #dim"],
         spread: Float32[Tensor, "level 1 dim"],
     ) -> Float32[Tensor, "level row head"]:
         """Log-likelihood ratio, clean to corrupt, of independent normal coordinates."""

@@ -91,8 +91,9 @@ def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dic
     chosen = {key: value for key, value in asdict(options).items() if key not in NOT_IN_DIGEST}
     if options.granularity != "group":
         del chosen["group_by"]
-    if not options.locality:  # runs from before there was one stay what they are
-        del chosen["locality"]
+    for name in ("condition", "locality", "legibility"):  # runs from before stay what they are
+        if chosen[name] in (False, "none"):
+            del chosen[name]
     sources = {
         member.name: {
             "format": member.dataset.format,

@@ -19,6 +19,7 @@ from ambient_curate.estimates import (
     draw_lowest,
     pool_episodes,
     spread_of,
+    stay_legible,
 )
 from ambient_curate.examinations import RELIABLE
 from ambient_curate.manifest import write_part
@@ -163,7 +164,7 @@ class PartWriter:
             find = self._find_windows if self.study.by_window else self._find_episodes
             found, tallies = find(shard, head, task)
             if name in self.plan.reaches:
-                found = replace(found, sigma_max=self._find_below(shard, head))
+                found = self._look_at_crops(found, shard, head)
         else:
             status = self.plan.statuses.get(name, "too-few-episodes")
             task.advance(int(self._counts(shard).sum()))
@@ -177,7 +178,7 @@ class PartWriter:
         counts, heads = self._counts(shard), self.mixture.heads
         if not self.study.by_window:
             task.advance(int(counts.sum()))
-            return Found(np.zeros((3, counts.size))), []
+            return Found(*_at_zero(counts.size)), []
         c = np.empty((int(counts.sum()), len(heads)), dtype=np.float32)
         if not heads:
             task.advance(len(c))
@@ -189,12 +190,13 @@ class PartWriter:
             self.mixture.tally(self.study.clean, corrupt, c[:, i], used, counts)
             for i, corrupt in pairs
         ]
-        return Found(np.zeros((3, len(c))), self.mixture.weigh(c)), tallies
+        return Found(*_at_zero(len(c)), self.mixture.weigh(c)), tallies
 
     def _find_windows(self, shard: Shard, head: int, task: Task) -> tuple[Found, list[Tally]]:
         arm, counts, heads = self.mixture.heads[head], self._counts(shard), list(self.mixture.heads)
         n = int(counts.sum())
-        sigma_min, c = np.empty((3, n)), np.empty((n, len(heads)), dtype=np.float32)
+        sigma_min, sigma_max = np.empty((3, n)), np.zeros(n)
+        c = np.empty((n, len(heads)), dtype=np.float32)
         curves = self._empty_curves(n)
         students = self.students.get(shard.dataset)
         for chunk in self._read(arm, shard, LOWEST_DRAWS if students else WINDOW_DRAWS, task):
@@ -206,12 +208,13 @@ class PartWriter:
                 means = drawn.means
                 up = down = spread_of(drawn.errors, np.full(len(means), WINDOW_DRAWS - 1.0))
             sigma_min[:, chunk.rows] = cross_curves(means, up, down, self.sigma, self.threshold)
+            sigma_max[chunk.rows] = self._stay_legible(means)
             c[chunk.rows] = self._draw_lowest(chunk)
             if curves is not None:
                 curves[chunk.rows] = expand_levels(means, self.sigma)
         own, usable = c[:, heads.index(head)], sigma_min[0] == 0.0
         tallies = [self.mixture.tally(arm, arm, own, usable, counts)] if n else []
-        return Found(sigma_min, self.mixture.weigh(c), curves), tallies
+        return Found(sigma_min, sigma_max, self.mixture.weigh(c), curves), tallies
 
     def _find_episodes(self, shard: Shard, head: int, task: Task) -> tuple[Found, list[Tally]]:
         """Annotate episodes, whose curves are the means over their windows."""
@@ -226,7 +229,20 @@ class PartWriter:
         curves = self._empty_curves(counts.size)
         if curves is not None:
             curves[:] = expand_levels(pooled.means, self.sigma)
-        return Found(sigma_min, None, curves), []
+        return Found(sigma_min, self._stay_legible(pooled.means), None, curves), []
+
+    def _stay_legible(self, means: Float64[np.ndarray, "row level"]) -> np.ndarray:
+        """sigma_max of curves by what noise hides, where that is asked for; else 0."""
+        if not self.study.options.legibility:
+            return np.zeros(len(means))
+        return stay_legible(means, self.sigma, self.study.options.epsilon)
+
+    def _look_at_crops(self, found: Found, shard: Shard, head: int) -> Found:
+        """Let sigma_max be that of crops where it is the larger one."""
+        below = self._find_below(shard, head)
+        if found.sigma_max is not None:
+            below = np.maximum(below, found.sigma_max)
+        return replace(found, sigma_max=below)
 
     def _find_below(self, shard: Shard, head: int) -> Float64[np.ndarray, " row"]:
         """Find sigma_max of windows, whose every frame counts, or of episodes, by their means."""
@@ -263,3 +279,8 @@ class PartWriter:
     def _draw_lowest(self, chunk: Chunk) -> Float32[np.ndarray, "window head"]:
         heads = list(self.mixture.heads)
         return draw_lowest(self.classifiers[chunk.fold], chunk.windows, chunk.noise, heads)
+
+
+def _at_zero(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """sigma_min with its ends, and sigma_max, of what may train at every level."""
+    return np.zeros((3, rows)), np.zeros(rows)

@@ -99,13 +99,13 @@ def draw_sample(
     )
 
 
-def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:
+def find_basis(seen: Sample, unseen: Sample, *, told: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Find the eigenbasis of the windows and the clean set's variance along it.
 
     The basis is that of the clean set where it varies, and of the corrupt arms where it does not
     (`CORRUPT_SHARE`, METHOD.md section 8); no arm may count for more than the clean set. The
     variances are the larger of training and held-out clean windows: where few episodes leave a
-    direction too narrow, held-out ones show it.
+    direction too narrow, held-out ones show it. The last `told` coordinates stay as they are.
 
     Returns
     -------
@@ -113,22 +113,31 @@ def find_basis(seen: Sample, unseen: Sample) -> tuple[Tensor, Tensor, Tensor]:
         Mean (dim,), basis (dim, dim) and variance (dim,) of a `NoiseClassifier`.
     """
     clean = seen.clean.double()
-    centre = clean.mean(dim=0)
-    pooled = _covariance(clean)
+    centre, moved = clean.mean(dim=0), clean.shape[1] - told
+    pooled = _covariance(clean[:, :moved])
     size = torch.trace(pooled)
     heads = seen.weight.shape[1]
     mixed = torch.zeros_like(pooled)
     for head in range(heads):
-        part = _covariance(seen.corrupt[seen.head == head].double())
+        part = _covariance(seen.corrupt[seen.head == head, :moved].double())
         mixed += part * torch.clamp(size / torch.trace(part).clamp_min(1e-12), max=1.0)
     _, columns = torch.linalg.eigh(pooled + CORRUPT_SHARE * mixed / heads)
+    columns = _beside(columns, told)
     spreads = [
         ((part.double() - centre) @ columns).square().mean(dim=0)
         for part in (seen.clean, unseen.clean)
     ]
     variance = torch.maximum(*spreads)
-    order = torch.argsort(variance)
+    order = torch.cat([torch.argsort(variance[:moved]), torch.arange(moved, len(variance))])
     return centre.float(), columns[:, order].float(), variance[order].float()
+
+
+def _beside(columns: Tensor, told: int) -> Tensor:
+    """Let the last coordinates be themselves."""
+    moved = len(columns)
+    basis = torch.eye(moved + told, dtype=columns.dtype)
+    basis[:moved, :moved] = columns
+    return basis
 
 
 def _covariance(rows: Tensor) -> Tensor:

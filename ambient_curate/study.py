@@ -22,6 +22,7 @@ from ambient_curate.config import AnnotateOptions
 from ambient_curate.errors import DatasetError, NotEnoughDataError
 from ambient_curate.frames import Frames, load_frames, write_frames
 from ambient_curate.groups import label_groups
+from ambient_curate.observations import observe
 from ambient_curate.progress import Progress
 from ambient_curate.records import write_json_atomic
 from ambient_curate.windows import (
@@ -151,10 +152,13 @@ def open_study(folder: Path) -> Study:
     groups = None
     if options.granularity == "group":
         groups = label_groups(frames, windows, options.group_by, seed=options.seed)
-    clean = _whole_arm(name, windows[name], folds[name])
+    told = options.condition == "state"
+    shown: Mapping[str, Windows] = observe(windows, frames, name) if told else windows
+    clean = _whole_arm(name, shown[name], folds[name])
     _require_folds(clean, options.folds)
-    corrupt = _lay_arms(name, windows, folds, groups, options.folds)
-    control = plant_control(clean, options.folds, options.epsilon)
+    corrupt = _lay_arms(name, shown, folds, groups, options.folds)
+    # what is told may give a planted shift away: where it is found is then not known
+    control = None if told else plant_control(clean, options.folds, options.epsilon)
     return Study(
         *(options, clean, corrupt, control, frames, windows, folds, groups),
         *(normalizer, reference, tuple(content["skipped"])),

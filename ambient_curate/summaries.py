@@ -81,6 +81,7 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {first}"
             yield from (f"    {text}" for text in others)
     yield from _local_lines(info.get("locality", []))
+    yield from _legible_lines(info.get("legibility", []))
     if (control := info["control"]) is not None:
         yield (
             f"planted control: expected {_sigma(control['expected'])}, "
@@ -88,6 +89,22 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
             + _range("[{}, {}]", control["lower"], control["upper"])
             + ("" if control["recovered"] else ": NOT recovered")
         )
+
+
+def _legible_lines(legible: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say up to which noise a dataset can be told from clean data as well as without noise."""
+    for each in legible:
+        name = each["dataset"] if each["group"] is None else f"{each['dataset']} / {each['group']}"
+        if each["status"] != "ok":
+            yield f"{name}: no sigma_max: {each['status']}"
+        elif each["sigma_max"] == 1.0:
+            yield f"{name}: usable at every noise: noise hides nothing of what tells it from clean"
+        else:
+            ends = _range("[{}, {}]", each["sigma_max_lower"], each["sigma_max_upper"])
+            yield (
+                f"{name}: usable up to sigma {_sigma(each['sigma_max'])} {ends} too: so far noise "
+                "hides little of what tells it from clean"
+            )
 
 
 def _local_lines(localities: Sequence[Mapping[str, Any]]) -> Iterator[str]:

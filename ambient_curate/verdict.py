@@ -68,7 +68,7 @@ def build_verdict(
     tilts : mapping of str to Tilt
         By dataset, where a row is a window.
     sigma_max : mapping of (str, str or None) to float
-        Of the same as `arms`; empty without locality.
+        Of the same as `arms`; empty without locality and legibility.
 
     Returns
     -------
@@ -189,7 +189,18 @@ def list_assumptions(study: Study) -> list[str]:
         "independent draws of one law"
         if study.options.weighting == "episode"
         else "nothing is certified: episodes of unequal weight",
-        "p(A), not p(A|O): a difference in task mix counts as a difference",
+        "p(A), not p(A|O): a difference in task mix counts as a difference"
+        if study.options.condition == "none"
+        else "p(A, O), O being the state at a window's start: other places count as a difference",
+        *(
+            [
+                "sigma_max: noise has taken less than "
+                f"{delta_at(epsilon):g} off Delta, if the classifier is the best possible one at "
+                "all levels up to it; not certified"
+            ]
+            if study.options.legibility
+            else []
+        ),
         *(
             [
                 "sigma_max: crops that the best linear denoiser looks at have Delta < "
@@ -208,11 +219,11 @@ def list_assumptions(study: Study) -> list[str]:
 def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
     """List what may mislead a reader of the verdict, a sentence each."""
     found = []
-    if control is None:
+    if control is None and study.options.condition == "none":
         found.append(
             "no planted control: it needs two clean episodes a fold, and clean actions that vary"
         )
-    elif not control["recovered"]:
+    elif control is not None and not control["recovered"]:
         found.append(
             f"the planted control was expected at sigma {control['expected']:.3f} and found at "
             f"{control['found']:.3f}: "

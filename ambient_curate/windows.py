@@ -146,9 +146,14 @@ class Windows:
         return count_windows(self.length, self.horizon, self.stride)
 
     @property
+    def told(self) -> int:
+        """Dimensions of what is known beside the actions, at the end of a flattened window."""
+        return 0
+
+    @property
     def dim(self) -> int:
         """Length of a flattened window."""
-        return self.horizon * int(self.action.shape[1])
+        return self.horizon * int(self.action.shape[1]) + self.told
 
     def gather(
         self, episode: Int64[np.ndarray, " window"], number: Int64[np.ndarray, " window"]
