@@ -135,7 +135,7 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     else:
         yield f"usable above sigma {_sigma(row['sigma_min'])}: {_trainer_time(row, schedule)}"
         yield f"if the classifier is near-optimal: then TV is at most {row['tv_high']:.3f} there"
-    if row["tv_finite"] is not None:
+    if row["tv_finite"] is not None and row["tv_finite"] < 1.0:  # 1: nothing is known
         yield f"the sampled windows differ there by a TV of at most {row['tv_finite']:.3f}"
     if row["tilt"] is not None:
         yield from _tilting(row["tilt"])

@@ -336,7 +336,8 @@ def test_what_the_file_may_switch_on_can_be_switched_off() -> None:
     }
     assert switches.pop("checksums") == ["--no-checksums"]
     assert switches.pop("store_curves") == ["--no-store-curves"]
-    assert switches == {"force": [], "strict": [], "locality": ["--no-locality"]}
+    ways = {name: [f"--no-{name}"] for name in ("locality", "legibility")}
+    assert switches == {"force": [], "strict": [], **ways}
 
 
 def test_the_version() -> None:

@@ -32,9 +32,11 @@ def test_options_that_decide_no_number_leave_the_digest_alone(place: Path) -> No
     )
 
 
-def test_locality_is_named_only_where_it_is_asked_for(place: Path) -> None:
-    assert "locality" not in place_order(place, None, {}).inputs["options"]
-    assert place_order(place, None, {"locality": True}).inputs["options"]["locality"] is True
+def test_later_options_are_named_only_where_they_are_asked_for(place: Path) -> None:
+    asked = {"locality": True, "legibility": True, "condition": "state"}
+    assert not asked.keys() & place_order(place, None, {}).inputs["options"].keys()
+    for name, value in asked.items():
+        assert place_order(place, None, {name: value}).inputs["options"][name] == value
     with pytest.raises(ConfigError, match="a single frame has no neighbourhood"):
         place_order(place, None, {"locality": True, "horizon": 1})
 

@@ -12,15 +12,16 @@ REACH = 0.1  # metres that the gripper moves in a frame along each axis, at most
 SLIP = 0.08  # of a frame's motion: standard deviation of what the arm does beside it, on each axis
 GRASP = 0.04  # metres from the block's centre within which closing fingers hold it
 WALL = 0.5  # y of the wall between the table and the bins, metres
-GAP = (0.44, 0.56)  # x where it is open
+GAPS = (0.32, 0.68)  # x of the middle of the gap in it
+GAP = 0.12  # how wide it is, metres
 BINS = {"left": (0.04, 0.3), "right": (0.7, 0.96)}  # x of each; y as `BIN_Y`
 BIN_Y = (0.74, 0.96)
 COLORS = {"red": 0.0, "blue": 1.0}
 RIGHT_RULE = {"red": "left", "blue": "right"}
 TABLE_X = {"red": (0.06, 0.4), "blue": (0.6, 0.94)}  # each colour is delivered on its own side
 TABLE_Y = (0.06, 0.3)
-HOME_X, HOME_Y = (0.35, 0.65), (0.25, 0.42)
-STATE = ("x", "y", "closed", "block_dx", "block_dy", "color")
+HOME_X, HOME_Y = (0.15, 0.85), (0.25, 0.42)
+STATE = ("x", "y", "closed", "block_dx", "block_dy", "gap_dx", "color")
 
 
 class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
@@ -28,13 +29,13 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     The action is how far the gripper shall move, in metres a frame, and how far it shall close.
     It observes ``state``, named in `STATE`: where the gripper is (metres), 0 open to 1 closed, the
-    block less the gripper (metres), 0 red or 1 blue; and ``rule``, which is 1, the right one. An
-    episode ends when the block is let go in a bin, when the gripper meets the wall, or after
-    `SECONDS`. The information tells ``placed``, and ``is_success``: in the right bin.
+    block and the gap less the gripper (metres), 0 red or 1 blue; and ``rule``, which is 1, the
+    right one. An episode ends when the block is let go in a bin, when the gripper meets the wall,
+    or after `SECONDS`. The information tells ``placed``, and ``is_success``: in the right bin.
     """
 
     def __init__(self) -> None:
-        low = np.array([0, 0, 0, -1, -1, 0], dtype=np.float32)
+        low = np.array([0, 0, 0, -1, -1, -1, 0], dtype=np.float32)
         self.observation_space = gym.spaces.Dict(
             state=gym.spaces.Box(low, 1.0, (len(STATE),), np.float32),
             rule=gym.spaces.Box(0.0, 1.0, (), np.float32),
@@ -43,7 +44,7 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.action_space = gym.spaces.Box(low, high, (3,), np.float32)
         self.color = "red"
         self.place, self.closed = np.zeros(2), 0.0
-        self.block = np.zeros(2)
+        self.block, self.gap = np.zeros(2), 0.5
         self.held = self.collided = False
         self.bin: str | None = None
         self.path: list[np.ndarray] = []
@@ -58,6 +59,7 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.color = "red" if draw() < 0.5 else "blue"
         self.place, self.closed = np.array([draw(*HOME_X), draw(*HOME_Y)]), 0.0
         self.block = np.array([draw(*TABLE_X[self.color]), draw(*TABLE_Y)])
+        self.gap = draw(*GAPS)
         self.held, self.collided, self.bin = False, False, None
         self.path = [self._state()]
         return self._observe(), self._tell()
@@ -79,7 +81,7 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
         step = new - self.place
         if (new[1] - WALL) * (self.place[1] - WALL) <= 0.0 and step[1] != 0.0:
             crossing = self.place[0] + step[0] * (WALL - self.place[1]) / step[1]
-            self.collided = not GAP[0] <= crossing <= GAP[1]
+            self.collided = abs(crossing - self.gap) > GAP / 2
         if not self.collided:
             self.place = new
             if self.held:
@@ -94,8 +96,9 @@ class SortingEnv(gym.Env[dict[str, Any], np.ndarray]):
             self.bin = find_bin(self.block)
 
     def _state(self) -> np.ndarray:
-        away = self.block - self.place
-        return np.array([*self.place, self.closed, *away, COLORS[self.color]], dtype=np.float32)
+        away, aside = self.block - self.place, self.gap - self.place[0]
+        seen = [*self.place, self.closed, *away, aside, COLORS[self.color]]
+        return np.array(seen, dtype=np.float32)
 
     def _observe(self) -> dict[str, Any]:
         return {"state": self.path[-1], "rule": np.asarray(1.0, dtype=np.float32)}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64
 
-from examples.sorting.environment import BIN_Y, BINS, GAP, GRASP, RATE_HZ, WALL, SortingEnv
+from examples.sorting.environment import BIN_Y, BINS, GRASP, RATE_HZ, WALL, SortingEnv
 
 SPEED = 0.4  # metres a second, on average over a motion
 SHORTEST_S = 0.5
@@ -34,7 +34,7 @@ def sort_block(
         Of all variation.
     """
     low, high = BINS[rule[world.color]]
-    gap = np.array([np.mean(GAP) + rng.normal(0.0, 0.006), WALL])
+    gap = np.array([world.gap + rng.normal(0.0, 0.006), WALL])
     into = rng.uniform((low + EDGE, BIN_Y[0] + EDGE), (high - EDGE, BIN_Y[1] - EDGE))
     if rng.random() < MISSES:
         beside = _find_beside(world.block, rng)

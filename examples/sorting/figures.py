@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from examples.sorting.environment import BIN_Y, BINS, GAP, WALL
+from examples.sorting.environment import BIN_Y, BINS, GAP, GAPS, WALL
 from examples.sorting.tables import wilson
 
 SHOWN = 60  # rollouts of an arm
@@ -89,7 +89,9 @@ def draw_rollouts(plt: Any, final: pa.Table) -> Any:
     for axes in grid.flat:
         axes.axis("off")
     for axes, arm in zip(grid.flat, arms, strict=False):
-        axes.plot([0, GAP[0]], [WALL] * 2, [GAP[1], 1], [WALL] * 2, color="0.2", linewidth=2)
+        first, last = GAPS[0] - GAP / 2, GAPS[1] + GAP / 2  # the gap is somewhere between
+        axes.plot([0, first], [WALL] * 2, [last, 1], [WALL] * 2, color="0.2", linewidth=2)
+        axes.plot([first, last], [WALL] * 2, color="0.2", linewidth=1, linestyle=":")
         for low, high in BINS.values():
             corner, height = (low, BIN_Y[0]), BIN_Y[1] - BIN_Y[0]
             axes.add_patch(mpl.patches.Rectangle(corner, high - low, height, color="0.9"))

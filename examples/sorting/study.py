@@ -4,16 +4,14 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from ambient_curate import annotate, read_manifest
+from ambient_curate import annotate
 from ambient_curate.progress import Progress
 from ambient_curate.results import Run
 from examples.sorting.arms import Training, Trial
@@ -34,8 +32,8 @@ class Size:
         Demonstrations of each rule.
     steps : int
         Of training, for all but the clean set alone.
-    clean_steps, clean_octaves : tuple of int
-        Of training on the clean set alone: all pairs are tried in validation.
+    clean_steps : tuple of int
+        Of training on the clean set alone: all are tried in validation.
     clean_shares : tuple of float
         Of co-training, besides the natural one: tried in validation.
     sigma_max : tuple of float
@@ -48,9 +46,8 @@ class Size:
 
     right: int = 50
     wrong: int = 200
-    steps: int = 3000
-    clean_steps: tuple[int, ...] = (1000, 2000, 4000)
-    clean_octaves: tuple[int, ...] = (0, 2)
+    steps: int = 5000
+    clean_steps: tuple[int, ...] = (1000, 2000, 5000)
     clean_shares: tuple[float, ...] = (0.5, 0.8, 0.95)
     sigma_max: tuple[float, ...] = (0.1, 0.2, 0.3, 0.46, 0.6, 0.75)
     validated: int = 200
@@ -63,7 +60,6 @@ QUICK = Size(
     wrong=16,
     steps=60,
     clean_steps=(40,),
-    clean_octaves=(0,),
     clean_shares=(0.5,),
     sigma_max=(0.3,),
     validated=4,
@@ -101,12 +97,14 @@ class Study:
         run = annotate(
             self.out / "data",
             out=self.out / "run",
+            condition="state",
+            legibility=True,
             workers=self.workers,
             progress=self.progress,
         )
         tried = list(plan_validation(size))
         validated = self._try("validation", tried)
-        chosen = choose(validated, tried) | plan_estimated(read_manifest(self.out / "run"))
+        chosen = choose(validated, tried)
         fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
         results = pa.concat_tables([validated, fresh], promote_options="default")
         pq.write_table(results, self.out / "results.parquet")
@@ -136,17 +134,9 @@ def _take_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def use_below(sigma_max: float | None, **options: Any) -> dict[str, Any]:
-    """Give the options that use the wrong rule at no more noise than sigma_max, and nowhere else.
-
-    Parameters
-    ----------
-    sigma_max : float or None
-        None: the manifest's.
-    **options
-        More of them.
-    """
-    return {"mode": "ambient", "sigma_min": 1.0, "sigma_max": sigma_max} | options
+def use_below(sigma_max: float) -> dict[str, Any]:
+    """Options that use the wrong rule at no more noise than sigma_max, and nowhere else."""
+    return {"mode": "ambient", "sigma_min": 1.0, "sigma_max": sigma_max}
 
 
 def plan_validation(size: Size) -> Iterator[Trial]:
@@ -163,9 +153,8 @@ def plan_validation(size: Size) -> Iterator[Trial]:
     for share in size.clean_shares:
         yield trial("cotrain", f"cotrain_{share:g}", share, mode="cotrain", clean_weight=share)
     yield trial("wrong", "wrong", None, mode="cotrain", clean_weight=0.0)
-    for octaves, steps in product(size.clean_octaves, size.clean_steps):
-        name, given = f"clean_{steps}_octaves{octaves}", {"steps": steps, "octaves": octaves}
-        yield trial(f"clean, {octaves} octaves", name, float(steps), mode="clean", **given)
+    for steps in size.clean_steps:
+        yield trial("clean", f"clean_{steps}", steps, mode="clean", steps=steps)
 
 
 def choose(validated: pa.Table, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
@@ -193,17 +182,12 @@ def choose(validated: pa.Table, trials: Sequence[Trial]) -> dict[str, dict[str, 
         "wrong rule alone": {"mode": "cotrain", "clean_weight": 0.0},
         "cotrain": {"mode": "cotrain"},
         "cotrain, best share": best_of("cotrain"),
-        "locality": local,
+        "locality, sigma_max swept": local,
+        "as annotated": {"mode": "ambient"},
         "cotrain, told the rule": {"mode": "cotrain", "condition": "rule"},
         "locality, told the rule": local | {"condition": "rule"},
         "exclusive bands": local | {"clean_weight": NEVER},
     }
-
-
-def plan_estimated(manifest: pa.Table) -> dict[str, dict[str, Any]]:
-    """Give the arm whose sigma_max is the manifest's; none if that is 0 or null everywhere."""
-    known = pc.any(pc.greater(manifest["sigma_max"], 0.0)).as_py()
-    return {"locality, estimated": use_below(None)} if known else {}
 
 
 def plan_trials(size: Size, chosen: dict[str, dict[str, Any]]) -> Iterator[Trial]:

@@ -23,9 +23,7 @@ def describe_results(results: pa.Table, run: Run) -> str:
         Of the annotation.
     """
     frame = results.drop_columns(["x", "y"]).to_pandas()
-    wrong = next(row for row in run.info["verdict"] if not row["is_clean"])
-    level = "none" if wrong["sigma_min"] is None else f"{wrong['sigma_min']:.3f}"
-    lines = [f"sigma_min of the wrong rule, by the classifier: {level} ({wrong['status']})"]
+    lines = [describe_levels(run)]
     for phase, title in (
         ("validation", "Validation blocks (these choose)"),
         ("final", "Fresh blocks"),
@@ -35,6 +33,19 @@ def describe_results(results: pa.Table, run: Run) -> str:
         if phase == "final":
             lines += ["", *compare_arms(part)]
     return "\n".join(lines) + "\n"
+
+
+def describe_levels(run: Run) -> str:
+    """Say what the classifier found, which saw no rollout."""
+    wrong = next(row for row in run.info["verdict"] if not row["is_clean"])
+    if wrong["sigma_min"] is None:
+        return f"The wrong rule's annotation: none ({wrong['status']})"
+    legible = run.info["legibility"][0]
+    return (
+        f"The wrong rule, as annotated: sigma_max {legible['sigma_max']:.3f} "
+        f"[{legible['sigma_max_lower']:.3f}, {legible['sigma_max_upper']:.3f}], sigma_min "
+        f"{wrong['sigma_min']:.3f} [{wrong['lower']:.3f}, {wrong['upper']:.3f}]"
+    )
 
 
 def tabulate_arms(frame: pd.DataFrame) -> Iterator[str]:
