@@ -10,9 +10,19 @@ if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
     from ambient_curate.results import Run
 
 Figure = Literal[
-    "accuracy", "delta", "tv", "bracket", "sigma-min", "reliability", "tilt", "locality", "episode"
+    "accuracy",
+    "delta",
+    "tv",
+    "bracket",
+    "sigma-min",
+    "reliability",
+    "tilt",
+    "locality",
+    "legibility",
+    "episode",
 ]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
+_ASKED: tuple[Figure, ...] = ("locality", "legibility")  # of runs where these were asked for
 SourceFigure = Literal["spectrum", "field", "jacobian", "probe"]
 AnyFigure = Literal[Figure, SourceFigure]
 ALL_FIGURES: tuple[AnyFigure, ...] = get_args(AnyFigure)
@@ -21,8 +31,7 @@ ALL_FIGURES: tuple[AnyFigure, ...] = get_args(AnyFigure)
 def list_figures(run: "Run") -> list[Figure]:
     """List the figures that a run has the numbers for, without the one of a single episode."""
     missing: list[Figure] = ["episode"]
-    if not run.info.get("locality"):
-        missing.append("locality")
+    missing += [name for name in _ASKED if not run.info.get(name)]
     if not any(row["tilt"] for row in run.info["verdict"]):
         missing.append("tilt")
     return [figure for figure in FIGURES if figure not in missing]
@@ -74,7 +83,7 @@ def save_run_figure(
 
 
 def _draw(run: "Run", figure: Figure) -> "Axes":
-    from ambient_curate import local_plots, plots, tilt_plots
+    from ambient_curate import legible_plots, local_plots, plots, tilt_plots
 
     info = run.info
     match figure:
@@ -92,6 +101,9 @@ def _draw(run: "Run", figure: Figure) -> "Axes":
             return tilt_plots.plot_tilt(info["verdict"])
         case "locality":
             return local_plots.plot_locality(info.get("locality", []), epsilon=info["epsilon"])
+        case "legibility":
+            said = info.get("legibility", [])
+            return legible_plots.plot_legibility(run.curves(), said, epsilon=info["epsilon"])
         case _:
             return plots.plot_reliability(run.reliability())
 

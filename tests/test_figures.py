@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ambient_curate import local_plots, plots, tilt_plots
+from ambient_curate import legible_plots, local_plots, plots, tilt_plots
 from ambient_curate.figures import FIGURES, list_figures, save_run_figure
 from ambient_curate.results import Run
 
@@ -35,7 +35,8 @@ def test_every_figure_is_drawn_by_its_function(
 
         return draw
 
-    module = {"locality": local_plots, "tilt": tilt_plots}.get(figure, plots)
+    special = {"locality": local_plots, "legibility": legible_plots, "tilt": tilt_plots}
+    module = special.get(figure, plots)
     monkeypatch.setattr(plots, "plot_certificate", draw_as("certificate"))
     monkeypatch.setattr(module, f"plot_{figure.replace('-', '_')}", draw_as(figure))
     run = Other(tmp_path, {"epsilon": 0.05, "verdict": [], "schedule": "flow:10"})
@@ -48,5 +49,6 @@ def test_every_figure_is_drawn_by_its_function(
 def test_figures_without_numbers_are_not_listed(tmp_path: Path) -> None:
     row = {"tilt": None}
     assert list_figures(Run(tmp_path, {"verdict": [row]})) == list(FIGURES[:6])
-    full = {"verdict": [row, {"tilt": {"clean": 0.1}}], "locality": [{}]}
+    asked = {"locality": [{}], "legibility": [{}]}
+    full = {"verdict": [row, {"tilt": {"clean": 0.1}}], **asked}
     assert list_figures(Run(tmp_path, full)) == [name for name in FIGURES if name != "episode"]

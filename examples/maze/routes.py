@@ -1,7 +1,7 @@
 """Which way round a wall: up to which noise a plan tells it, and up to which its planner.
 
-``python -m examples.maze.routes --out DIR [--quick]``, from the root of the checkout, with the extra
-``maze``. Plans from below a wall to above it go round its left or its right end.
+``python -m examples.maze.routes --out DIR [--quick]``, from the root of the checkout, with the
+extra ``maze``. Plans from below a wall to above it go round its left or its right end.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def name_route(path: Path2d) -> str | None:
 
 
 def cut_path(path: Path2d) -> Path2d:
-    """Keep the way to the wall's end: beyond it a path comes back, and motions are of both routes."""
+    """Keep the way to the wall's end: beyond it a path comes back, as on the other route."""
     above = int(np.argmax(path[:, 1] > WALL_Y))
     return path[: max(above, SHORTEST)]
 
