@@ -15,9 +15,8 @@ from examples.sorting.environment import MOST_FRAMES, SortingEnv
 # Told how fast it moves, a policy goes on as it moves and hardly looks where the block is.
 COMMON: dict[str, Any] = {
     "n_obs_steps": 1,
-    "n_action_steps": 6,
+    "n_action_steps": 4,
     "batch_size": 128,
-    "weight_decay": 0.1,
     "precision": "bfloat16",
 }
 STEPS = 16  # of denoising

@@ -47,8 +47,8 @@ class Size:
     right: int = 50
     wrong: int = 200
     steps: int = 5000
-    clean_steps: tuple[int, ...] = (1000, 2000, 5000)
-    clean_shares: tuple[float, ...] = (0.5, 0.8, 0.95)
+    clean_steps: tuple[int, ...] = (2000, 5000)
+    clean_shares: tuple[float, ...] = (0.5, 0.8)
     sigma_max: tuple[float, ...] = (0.1, 0.2, 0.3, 0.46, 0.6, 0.75)
     validated: int = 200
     tried: int = 300
