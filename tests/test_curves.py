@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from small_study import SIGMA
 
 from ambient_curate import curves
-from ambient_curate.crossing import bootstrap_means, last_crossing
+from ambient_curate.crossing import bootstrap_means, first_crossing, last_crossing
 from ambient_curate.curves import (
     CONFIDENCE,
     ArmCurves,
@@ -304,3 +304,29 @@ def test_the_table_of_reliability_holds_the_occupied_bins_and_passes_its_schema(
 
 def test_no_arms_make_empty_tables() -> None:
     assert len(tabulate_curves([])) == len(tabulate_reliability([])) == 0
+
+
+def test_what_stays_legible_is_read_off_the_pooled_curve() -> None:
+    """sigma_max is where the curve has risen by epsilon since the lowest level."""
+    side = make_side(RISING, 17, 2)
+    found = summarize(make_side(1.0 - RISING, 11, 1), side)
+    rising = isotonic_regression(side.mean()[0]).x
+    level = float(first_crossing(rising - rising[0], SIGMA, EPSILON))
+    assert found.legible[0] == level
+    assert found.legible[1] <= level <= found.legible[2]
+
+
+@pytest.mark.validity
+def test_the_interval_of_what_stays_legible_covers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes of one mean curve that rise more or less steeply, by chance; the networks given."""
+    monkeypatch.setattr(curves, "bootstrap_means", partial(bootstrap_means, repeats=300))
+    low, rise = 0.2, np.array([0.0, 0.0, 0.02, 0.08, 0.2, 0.28, 0.3, 0.3])
+    exact = float(first_crossing(rise, SIGMA, EPSILON))
+    repetitions, covered = 400, 0
+    for seed in range(repetitions):
+        rng = np.random.default_rng(seed)
+        side = make_side(np.full(8, low), 40, seed, spread=0.05)
+        side.statistics[:, 0] += rise * rng.uniform(0.3, 1.7, (40, 1))
+        found = summarize(side, side, seed)
+        covered += found.legible[1] <= exact <= found.legible[2]
+    assert covered / repetitions >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / repetitions)

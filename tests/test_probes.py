@@ -1,18 +1,25 @@
 """Probes against classes whose best classifier is known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import norm
-from small_study import make_study
+from small_study import make_arm, make_study
 
 from ambient_curate.classifier import FitOptions
 from ambient_curate.episodes import Episode
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.noise import signal_scale
-from ambient_curate.probes import Probe, ProbeOptions, label_episodes, probe_dataset
+from ambient_curate.probes import (
+    Probe,
+    ProbeOptions,
+    _summarise,
+    label_episodes,
+    probe_dataset,
+)
 from ambient_curate.study import Study
 from ambient_curate.training import TrainOptions
 
@@ -103,3 +110,27 @@ def test_a_probe_is_read_back_as_it_was_written() -> None:
     back = Probe.from_dict(there.as_dict())
     assert back.as_dict() == there.as_dict()
     assert (there.readable, there.halfway) == (0.5, 0.9)
+
+
+REPEATS = 2000
+LAWS: dict[str, tuple[float, Callable[..., np.ndarray]]] = {
+    "even": (0.5, lambda rng, shape: rng.beta(2, 2, shape)),
+    "skewed": (8 / 9, lambda rng, shape: rng.beta(8, 1, shape)),
+    "at the ends": (0.5, lambda rng, shape: rng.beta(0.5, 0.5, shape)),
+    "right or wrong": (0.7, lambda rng, shape: 1.0 * (rng.random(shape) < 0.7)),
+    "hardly wrong": (0.95, lambda rng, shape: 1.0 * (rng.random(shape) < 0.95)),
+}
+
+
+@pytest.mark.parametrize("episodes", [(5, 5), (5, 50), (50, 50), (9, 9, 9, 9), (200, 200)])
+@pytest.mark.parametrize("law", LAWS)
+def test_intervals_cover_given_the_networks(episodes: tuple[int, ...], law: str) -> None:
+    """Shares of an episode's windows that are named rightly; each level is a repetition."""
+    mean, draw = LAWS[law]
+    rng = np.random.default_rng(len(law))
+    some = make_arm("set", [np.zeros((4, 1))], [0])
+    arms = [replace(some, group=str(number)) for number in range(len(episodes))]
+    scores = [list(draw(rng, (n, REPEATS))) for n in episodes]
+    found = _summarise("set", "side", arms, {}, np.arange(REPEATS) / REPEATS, scores)
+    share = float(np.mean((found.lower <= mean) & (mean <= found.upper)))
+    assert share >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / REPEATS)

@@ -85,7 +85,7 @@ def name_route(path: Path2d) -> str | None:
     crossings = [
         a[0] + (b[0] - a[0]) * (WALL_Y - a[1]) / (b[1] - a[1])
         for a, b in pairwise(path)
-        if (a[1] - WALL_Y) * (b[1] - WALL_Y) < 0.0
+        if (a[1] <= WALL_Y) != (b[1] <= WALL_Y)
     ]
     if len(crossings) != 1:
         return None
