@@ -16,6 +16,26 @@ settings.register_profile("project", deadline=None)  # a busy machine is no fail
 settings.load_profile("project")
 
 
+LONGEST = (  # files of a minute and more, where one worker would wait for another in the end
+    "test_example_maze",
+    "test_notebooks",
+    "test_annotation",
+    "test_localities",
+    "test_example_sorting",
+    "test_hidden_by_noise",
+    "test_classifier",
+    "test_interrupt",
+    "test_policies",
+    "test_ranks",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real robot data beside the checkout; tests that need it are skipped without it."""
