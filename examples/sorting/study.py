@@ -154,7 +154,7 @@ def plan_validation(size: Size) -> Iterator[Trial]:
         yield trial("cotrain", f"cotrain_{share:g}", share, mode="cotrain", clean_weight=share)
     yield trial("wrong", "wrong", None, mode="cotrain", clean_weight=0.0)
     for steps in size.clean_steps:
-        yield trial("clean", f"clean_{steps}", steps, mode="clean", steps=steps)
+        yield trial("clean", f"clean_{steps}", float(steps), mode="clean", steps=steps)
 
 
 def choose(validated: pa.Table, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
