@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results, run = Study(given.out, size, ConsoleProgress(), given.workers).run()
     text = describe_results(results, run)
     (given.out / "results.md").write_text(text, encoding="utf-8")
-    draw_figures(given.out, results)
+    draw_figures(given.out, results, run)
     sys.stdout.write(text)
 
 

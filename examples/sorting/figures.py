@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ambient_curate.results import Run
 from examples.sorting.environment import BIN_Y, BINS, GAP, GAPS, WALL
 from examples.sorting.tables import wilson
 
@@ -16,7 +17,7 @@ SHOWN = 60  # rollouts of an arm
 RATES = {"success": "success", "placed": "motion: placed", "logic": "logic: right of placed"}
 
 
-def draw_figures(out: Path, results: pa.Table) -> None:
+def draw_figures(out: Path, results: pa.Table, run: Run) -> None:
     """Draw ``arms.png``, ``sweep.png`` and ``rollouts.png`` into a directory."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
@@ -25,11 +26,11 @@ def draw_figures(out: Path, results: pa.Table) -> None:
     frame = results.drop_columns(["x", "y"]).to_pandas()
     drawn = {
         "arms": draw_arms(plt, frame[frame.phase == "final"]),
-        "sweep": draw_sweep(plt, frame[frame.phase == "validation"]),
+        "sweep": draw_sweep(plt, frame[frame.phase == "validation"], run),
         "rollouts": draw_rollouts(plt, final),
     }
     for name, figure in drawn.items():
-        figure.savefig(out / f"{name}.png", dpi=110)
+        figure.savefig(out / f"{name}.png", dpi=75 if name == "rollouts" else 110)
         plt.close(figure)
 
 
@@ -58,11 +59,11 @@ def draw_arms(plt: Any, final: pd.DataFrame) -> Any:
     axes.set(xlabel=f"rate (Wilson 95 %, {final.groupby('arm').size().iloc[0]:,} blocks each)")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
 
 
-def draw_sweep(plt: Any, validation: pd.DataFrame) -> Any:
+def draw_sweep(plt: Any, validation: pd.DataFrame, run: Run) -> Any:
     """Draw success, motion and logic against sigma_max, with the other arms' success."""
     sweep = validation[validation.arm == "locality"]
     at = sorted(sweep.value.unique())
@@ -74,6 +75,9 @@ def draw_sweep(plt: Any, validation: pd.DataFrame) -> Any:
         chosen = validation[validation.arm.str.startswith(arm)]
         best = chosen.groupby("training").success.mean().max()
         axes.axhline(best, color="0.4", linestyle=style, label=f"success of {label}, its best")
+    found = run.info["legibility"][0]
+    ends = found["sigma_max_lower"], found["sigma_max_upper"]
+    axes.axvspan(*ends, color="0.9", zorder=0, label="sigma_max as annotated (95 %)")
     axes.set(xlabel="sigma_max of the wrong rule", ylabel="rate (Wilson 95 %)", ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=8)
     return figure
