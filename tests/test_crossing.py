@@ -17,7 +17,6 @@ from ambient_curate.crossing import (
     avoid_levels,
     bootstrap_means,
     expand_levels,
-    find_legible,
     find_shifts,
     first_crossing,
     last_crossing,
@@ -72,20 +71,6 @@ def test_the_first_crossing_parts_the_last_passing_level_from_the_first_failing(
     else:
         assert levels[failing[0] - 1] < sigma_max < levels[failing[0]]
     assert (curve[levels <= sigma_max] <= threshold).all()
-
-
-@given(curves(2), st.floats(0.01, 0.4), VALUES)
-def test_what_is_legible_is_told_by_the_rise_alone(
-    drawn: tuple[Curve, Curve], epsilon: float, lift: float
-) -> None:
-    both, levels = drawn
-    found = find_legible(both, levels, epsilon)
-    each = [first_crossing(curve - curve[0], levels, epsilon) for curve in both]
-    np.testing.assert_array_equal(found, each)
-    assert (found > 0.0).all()
-    usable = levels <= found[:, None]
-    assert ((both - both[:, :1])[usable] <= epsilon).all()
-    assert (find_legible(both, levels, epsilon + lift) >= found - 1e-12).all()
 
 
 @given(curves(), VALUES, VALUES)

@@ -15,6 +15,7 @@ from ambient_curate import jobs
 from ambient_curate.annotation import annotate, annotate_share, merge
 from ambient_curate.bounds import gaussian_delta
 from ambient_curate.classifier import FitOptions
+from ambient_curate.crossing import find_legible
 from ambient_curate.results import Run
 from ambient_curate.training import TrainOptions
 
@@ -55,6 +56,19 @@ def test_what_noise_hides_bounds_what_denoising_can_go_wrong(seed: int, n: int, 
     assert wrong(0.5) <= np.sqrt(hidden / 8) + 1e-9
     assert wrong(0.2) <= 4 * np.sqrt(hidden / 8) + 1e-9
     assert wrong(0.8) <= np.sqrt(hidden / 8) + 1e-9
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.4), st.floats(0.0, 0.4))
+def test_what_is_legible_is_told_by_the_rise_alone(seed: int, epsilon: float, more: float) -> None:
+    rng = np.random.default_rng(seed)
+    curves, levels = rng.random((3, 9)), np.sort(rng.uniform(0.01, 0.99, 9))
+    found = find_legible(curves, levels, epsilon)
+    assert (found > 0.0).all()
+    rise, usable = curves - curves[:, :1], levels <= found[:, None]
+    assert (rise[usable] <= epsilon).all()
+    for each, below in zip(rise, usable, strict=True):
+        assert below.all() or each[np.count_nonzero(below)] > epsilon
+    assert (find_legible(curves, levels, epsilon + more) >= found - 1e-12).all()
 
 
 @pytest.fixture(scope="module")
