@@ -178,7 +178,7 @@ class PartWriter:
         counts, heads = self._counts(shard), self.mixture.heads
         if not self.study.by_window:
             task.advance(int(counts.sum()))
-            return Found(*_at_zero(counts.size)), []
+            return Found(np.zeros((3, counts.size))), []
         c = np.empty((int(counts.sum()), len(heads)), dtype=np.float32)
         if not heads:
             task.advance(len(c))
@@ -190,7 +190,7 @@ class PartWriter:
             self.mixture.tally(self.study.clean, corrupt, c[:, i], used, counts)
             for i, corrupt in pairs
         ]
-        return Found(*_at_zero(len(c)), self.mixture.weigh(c)), tallies
+        return Found(np.zeros((3, len(c))), weight=self.mixture.weigh(c)), tallies
 
     def _find_windows(self, shard: Shard, head: int, task: Task) -> tuple[Found, list[Tally]]:
         arm, counts, heads = self.mixture.heads[head], self._counts(shard), list(self.mixture.heads)
@@ -279,8 +279,3 @@ class PartWriter:
     def _draw_lowest(self, chunk: Chunk) -> Float32[np.ndarray, "window head"]:
         heads = list(self.mixture.heads)
         return draw_lowest(self.classifiers[chunk.fold], chunk.windows, chunk.noise, heads)
-
-
-def _at_zero(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """sigma_min with its ends, and sigma_max, of what may train at every level."""
-    return np.zeros((3, rows)), np.zeros(rows)

@@ -109,7 +109,7 @@ class Found:
     sigma_min : ndarray, float64, shape (3, row), or None
         With its lower and its upper end; None: nothing is said.
     sigma_max : ndarray, float64, shape (row,), or None
-        None: as sigma_min.
+        None: 0, nothing is usable below.
     weight : ndarray, float64, shape (row,), or None
         Unbiased weights.
     p_clean : ndarray, float32, shape (row, level), or None
@@ -173,8 +173,10 @@ def tabulate_shard(
 def _said(found: Found, scored: Bool[np.ndarray, " row"]) -> dict[str, pa.Array]:
     """Columns of the answers, null where a row has none."""
     columns: dict[str, pa.Array] = {}
-    if found.sigma_min is not None and found.sigma_max is not None:
-        ends = join_ends(np.concatenate([found.sigma_min, found.sigma_max[None]]))
+    if found.sigma_min is not None:
+        none = np.zeros(found.sigma_min.shape[1])
+        sigma_max = none if found.sigma_max is None else found.sigma_max
+        ends = join_ends(np.concatenate([found.sigma_min, sigma_max[None]]))
         for name, values in zip(_ANSWER, ends, strict=True):
             columns[name] = _spread(pa.array(values), scored)
     if found.weight is not None:

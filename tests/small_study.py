@@ -139,6 +139,7 @@ def make_arm_curves(dataset: str, group: str | None = None, sigma_min: float = 0
     return ArmCurves(
         *(dataset, group, SIGMA, 5, 4, half, np.tile(rising, (4, 1)), rising),
         *(np.zeros((2, n)), np.zeros((2, n)), sigma_min, sigma_min / 2, (1.0 + sigma_min) / 2),
+        (0.0, 0.0, 0.0),
         make_envelope(sigma_min / 4, (3.0 + sigma_min) / 4),
         np.zeros((BANDS, BINS, 3)),
     )

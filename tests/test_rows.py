@@ -76,7 +76,7 @@ def answers(rows: int, *, curves: bool = True) -> Found:
     number = np.arange(rows)
     sigma_min = 0.5 + number / 100.0 + np.array([[0.0], [-0.3], [0.2]])
     p_clean = np.linspace(0.1, 0.5, SIGMA.size) + number[:, None] / 100.0
-    return Found(sigma_min, None, p_clean.astype(np.float32) if curves else None)
+    return Found(sigma_min, p_clean=p_clean.astype(np.float32) if curves else None)
 
 
 def test_every_window_has_a_row_with_its_place_in_the_source(
@@ -204,7 +204,8 @@ def test_every_window_carries_its_own_weight_whether_clean_or_not(
     studies: dict[str, Study], tmp_path: Path, name: str
 ) -> None:
     weights = {e: 10.0 * e + np.arange(len(s)) for e, s in STARTS.items() if e != 1}
-    found = Found(np.full((3, 9), 0.25 * (name == "b")), np.concatenate([*weights.values()]))
+    every = np.concatenate([*weights.values()])
+    found = Found(np.full((3, 9), 0.25 * (name == "b")), weight=every)
     for row in rows_of(studies["datapoint"], found, tmp_path, name):
         episode = row["episode_index"]
         if episode == 1:  # no whole window
@@ -212,6 +213,18 @@ def test_every_window_carries_its_own_weight_whether_clean_or_not(
         else:
             assert row["weight"] == weights[episode][row["start"] // STRIDE]
             assert row["sigma_min"] is not None
+
+
+def test_what_may_be_used_from_both_sides_of_one_level_is_usable_everywhere(
+    studies: dict[str, Study], tmp_path: Path
+) -> None:
+    """sigma_max below sigma_min leaves a gap; where they meet, both are 0 and so is the lower."""
+    ends = np.array([[0.5] * 4, [0.4] * 4, [0.9] * 4])
+    found = Found(ends, sigma_max=np.array([0.2, 0.5, 0.4999, 0.7]))
+    rows = rows_of(studies["episode"], found, tmp_path)
+    answered = [[row[name] for name in ANSWER] for row in rows if row["status"] == "ok"]
+    apart, meet = [[0.5, 0.4, 0.9, level] for level in (0.2, 0.4999)], [0.0, 0.0, 0.9, 0.0]
+    assert answered == [apart[0], meet, apart[1], meet]
 
 
 def test_curves_are_stored_only_where_they_are_given(
