@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from ambient_curate import jobs, noise
+from ambient_curate import heap, jobs, noise
 from ambient_curate.answers import Answers, hear_study
 from ambient_curate.arms import ArmName
 from ambient_curate.collection import (
@@ -240,6 +240,7 @@ def _hire(work: Path, options: AnnotateOptions) -> Iterator[Engine]:
 
 
 def _carry_out(stage: Stage, engine: Engine, progress: Progress) -> None:
+    heap.trim()  # the parent waits: it need not hold what the step before has freed
     with Shared(progress, stage.totals) as shared:
         failures = engine.run(stage.tasks, shared)
     if failures:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from ambient_curate import heap
 from ambient_curate.arms import Arm
 from ambient_curate.channels import crop_channel, noise_channel
 from ambient_curate.checkpoints import load_fold, load_student, save_fold, save_student
@@ -65,7 +66,9 @@ class Jobs:
     @cached_property
     def study(self) -> Study:
         """The study, from its files."""
-        return open_study(self.work / FRAMES)
+        study = open_study(self.work / FRAMES)
+        heap.trim()
+        return study
 
     @cached_property
     def classifiers(self) -> list[FoldClassifier]:

@@ -33,6 +33,8 @@ class Size:
     ----------
     clean, corrupt : int
         Plans.
+    folds : int
+        Of the annotation.
     steps : int
         Of training, for all but the clean set alone.
     clean_steps, clean_octaves : tuple of int
@@ -51,6 +53,7 @@ class Size:
 
     clean: int = 50
     corrupt: int = 5000
+    folds: int = 5
     steps: int = 5000
     clean_steps: tuple[int, ...] = (1000, 2000)
     clean_octaves: tuple[int, ...] = (4, 0)
@@ -65,6 +68,7 @@ class Size:
 QUICK = Size(
     clean=12,
     corrupt=60,
+    folds=3,
     steps=100,
     clean_steps=(100,),
     clean_octaves=(4, 0),
@@ -121,6 +125,7 @@ class Study:
                 self.out / "data",
                 out=self.out / f"run_{granularity}",
                 granularity=granularity,
+                folds=size.folds,
                 workers=self.workers,
                 progress=self.progress,
             )

@@ -30,6 +30,8 @@ class Size:
     ----------
     right, wrong : int
         Demonstrations of each rule.
+    folds : int
+        Of the annotation.
     steps : int
         Of training, for all but the clean set alone.
     clean_steps : tuple of int
@@ -46,6 +48,7 @@ class Size:
 
     right: int = 50
     wrong: int = 200
+    folds: int = 5
     steps: int = 5000
     clean_steps: tuple[int, ...] = (2000, 5000)
     clean_shares: tuple[float, ...] = (0.5, 0.8)
@@ -58,6 +61,7 @@ class Size:
 QUICK = Size(
     right=8,
     wrong=16,
+    folds=3,
     steps=60,
     clean_steps=(40,),
     clean_shares=(0.5,),
@@ -99,6 +103,7 @@ class Study:
             out=self.out / "run",
             condition="state",
             legibility=True,
+            folds=size.folds,
             workers=self.workers,
             progress=self.progress,
         )
