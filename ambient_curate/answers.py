@@ -136,7 +136,8 @@ class _Answering:
         options = self.study.options
         # clusters are found in the very episodes that they are made of
         clustered = arm.group is not None and options.group_by.startswith("cluster:")
-        held_out = hold_out(p, q) if options.weighting == "episode" and not clustered else None
+        certifiable = options.weighting == "episode" and not clustered
+        held_out = hold_out(p, q, self._rng(arm, "folds")) if certifiable else None
         finite = self._compare(arm, clean.of_head(head)[0], corrupt.of_head(head)[0])
         return summarize_arm(
             (arm.dataset, arm.group),

@@ -5,8 +5,9 @@ With b a classifier's balanced loss, the mean of its mean losses on clean and on
     Delta >= 2 - 8 b (Brier),    TV >= 1 - 2 b (errors),    JSD >= ln 2 - b (cross-entropy),
 
 whatever the classifier, and Delta >= 2 TV^2. Each fold bets, block of episodes by block, against
-"b is at least m"; the mean of the folds' capitals reaches 1 / alpha with probability at most
-alpha, however the folds depend on each other (METHOD.md section 4).
+"b is at least m". Folds are taken in a random order: the greatest of the means of the first
+capital, the first two, the first three ... reaches 1 / alpha with probability at most alpha,
+however the folds depend on each other (Ramdas and Manole 2023; METHOD.md section 4).
 """
 
 import math
@@ -25,7 +26,8 @@ from ambient_curate.intervals import (
 )
 
 ROUNDING = 1e-6  # float32 may round a cross-entropy over the logarithm that bounds it
-BY_ERRORS = 0.25  # share of the capital that bets on Delta through the error rate
+EVEN_BLOCKS = 20  # as many blocks in a fold bet on Delta evenly, by Brier score and by errors
+LEAST_BY_ERRORS = 0.05  # share kept for errors, which see through a timid classifier
 CONSTANT = 1e-12  # a variance of c below this is the rounding of its moments
 
 
@@ -39,7 +41,7 @@ class Losses:
         Mean loss of each episode over its windows and noise, by the classifier of its fold, which
         saw no episode of that fold.
     clean_fold, corrupt_fold : ndarray, int64, shape (episode,)
-        Fold of each episode.
+        Fold of each episode. Their numbers are a uniformly random order of the folds.
     """
 
     clean: Float64[np.ndarray, "clean level"]
@@ -53,8 +55,8 @@ def certify_delta(
 ) -> Float64[np.ndarray, " level"]:
     """Lower confidence bound on Delta at each level, in [0, 2]; 0 says nothing.
 
-    Three quarters of the capital bet on the Brier score, the sharper with many episodes, and one
-    quarter on the error rate, the sharper with few.
+    The capital bets on the Brier score, the sharper with many episodes, and on the error rate, the
+    sharper with few: evenly where the rarer class has 20 episodes a fold.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ def certify_tv(errors: Losses, *, alpha: float = 0.05) -> Float64[np.ndarray, " 
     """
     bets = _bet_folds(errors, alpha)
     similarity = smallest_rejected(
-        lambda u: _mean_capital(bets, u / 2.0), errors.clean.shape[1:], alpha
+        lambda u: _merge(_capitals(bets, u / 2.0)), errors.clean.shape[1:], alpha
     )
     return 1.0 - similarity
 
@@ -137,7 +139,7 @@ def certify_jsd(
     scaled = replace(bce, clean=bce.clean / highest, corrupt=bce.corrupt / highest)
     bets = _bet_folds(scaled, alpha)
     similarity = smallest_rejected(
-        lambda u: _mean_capital(bets, u * (top / highest)), bce.clean.shape[1:], alpha
+        lambda u: _merge(_capitals(bets, u * (top / highest))), bce.clean.shape[1:], alpha
     )
     return top * (1.0 - similarity)
 
@@ -235,17 +237,27 @@ def _bet_folds(losses: Losses, alpha: float) -> list[_Bets]:
     ]
 
 
-def _mean_capital(bets: list[_Bets], mean: np.ndarray) -> np.ndarray:
-    """Logarithm of the mean over folds of the capital against "no fold's loss is below `mean`"."""
-    if not bets:
-        return np.zeros_like(mean)
-    logs = np.stack([bet.log_capital(mean) for bet in bets])
-    return np.logaddexp.reduce(logs, axis=0) - math.log(len(bets))
+def _merge(capitals: Float64[np.ndarray, "fold level"]) -> Float64[np.ndarray, " level"]:
+    """Logarithm of the greatest of the means of the first capital, the first two, and so on."""
+    if not len(capitals):
+        return np.zeros(capitals.shape[1:])
+    counts = np.log(np.arange(1, len(capitals) + 1))[:, None]
+    return (np.logaddexp.accumulate(capitals, axis=0) - counts).max(axis=0)
+
+
+def _capitals(bets: list[_Bets], mean: np.ndarray) -> Float64[np.ndarray, "fold level"]:
+    """Logarithms of the capitals against "the balanced loss is at least `mean`"."""
+    return np.array([bet.log_capital(mean) for bet in bets]).reshape(len(bets), *mean.shape)
 
 
 def _delta_capital(squares: list[_Bets], wrongs: list[_Bets], similarity: np.ndarray) -> np.ndarray:
     """Logarithm of the capital against "1 - Delta/2 is at least `similarity`"."""
-    by_brier = _mean_capital(squares, similarity / 4.0)
+    blocks = np.array([len(bet.size) for bet in wrongs])[:, None]
+    by_errors = np.maximum(1.0 / (1.0 + (blocks / EVEN_BLOCKS) ** 2), LEAST_BY_ERRORS)
     tv = np.sqrt(1.0 - similarity)  # at most, by Delta >= 2 TV^2
-    by_errors = _mean_capital(wrongs, (1.0 - tv) / 2.0)
-    return np.logaddexp(by_brier + math.log(1.0 - BY_ERRORS), by_errors + math.log(BY_ERRORS))
+    return _merge(
+        np.logaddexp(
+            _capitals(squares, similarity / 4.0) + np.log1p(-by_errors),
+            _capitals(wrongs, (1.0 - tv) / 2.0) + np.log(by_errors),
+        )
+    )

@@ -1,7 +1,7 @@
 """Curves of an arm over noise levels: statistics, crossing, and how they vary by episode."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -209,15 +209,16 @@ def _keep_inside(
     return np.where(sigma >= envelope.upper, np.maximum(failing, above), failing)
 
 
-def hold_out(clean: Side, corrupt: Side) -> HeldOut:
-    """Losses of episodes that weigh the same, for certificates."""
+def hold_out(clean: Side, corrupt: Side, rng: np.random.Generator) -> HeldOut:
+    """Losses of episodes that weigh the same, for certificates; `rng` draws the folds' order."""
+    order = rng.permutation(1 + max(side.fold.max() for side in (clean, corrupt)))
 
     def losses(statistic: int) -> Losses:
         p, q = (side.statistics[:, statistic] for side in (clean, corrupt))
-        return Losses(p, q, clean.fold, corrupt.fold)
+        return Losses(p, q, order[clean.fold], order[corrupt.fold])
 
     right = losses(ACCURACY)
-    errors = Losses(1.0 - right.clean, 1.0 - right.corrupt, clean.fold, corrupt.fold)
+    errors = replace(right, clean=1.0 - right.clean, corrupt=1.0 - right.corrupt)
     return HeldOut(losses(BRIER), errors, losses(BCE), SMALLEST)
 
 

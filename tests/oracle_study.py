@@ -71,7 +71,9 @@ def _summarize(channel: Channel, clean: Arm, corrupt: Arm, p: Side, q: Side) -> 
         finite = compare_sets(*sets, levels, rng)
     else:
         finite = know_nothing(levels.size, len(p.weight), len(q.weight))
-    envelope = build_envelope(levels, hold_out(p, q), finite, epsilon=EPSILON)
+    envelope = build_envelope(
+        levels, hold_out(p, q, np.random.default_rng(0)), finite, epsilon=EPSILON
+    )
     name = (corrupt.dataset, None)
     return summarize_arm(name, levels, p, q, envelope, epsilon=EPSILON, rng=rng)
 

@@ -17,6 +17,7 @@ from ambient_curate.bounds import gaussian_delta
 from ambient_curate.certificates import (
     Losses,
     _bet,
+    _merge,
     certify_delta,
     certify_jsd,
     certify_tv,
@@ -112,18 +113,72 @@ def test_the_bets_of_a_block_are_made_before_it_is_seen() -> None:
         assert (before[block + 1 :] != after[block + 1 :]).all()
 
 
-def test_evidence_is_the_mean_capital_of_the_folds_three_parts_brier_one_part_errors() -> None:
+def test_evidence_is_the_greatest_mean_capital_of_the_first_folds_brier_and_errors() -> None:
     brier = random_losses(1, 40, 90, 3)
     each = []
-    for fold in range(3):
-        for losses, mean, share in ((brier, 1.5 / 8.0, 0.75), (errors_of(brier), 0.25, 0.25)):
-            part = in_fold(losses, fold)
-            bets = _bet(part.clean, part.corrupt, 0.05)
-            each.append(share * np.exp(bets.log_capital(np.full(LEVELS, mean))))
-    expected = np.log(np.sum(each, axis=0) / 3.0)
+    for fold, blocks in enumerate((14, 13, 13)):
+        share = 1.0 / (1.0 + (blocks / 20) ** 2)
+        capital = np.zeros(LEVELS)
+        for losses, mean, part in (
+            (brier, 1.5 / 8.0, 1.0 - share),
+            (errors_of(brier), 0.25, share),
+        ):
+            alone = in_fold(losses, fold)
+            bets = _bet(alone.clean, alone.corrupt, 0.05)
+            capital += part * np.exp(bets.log_capital(np.full(LEVELS, mean)))
+        each.append(capital)
+    first, second, third = each
+    means = [first, (first + second) / 2.0, (first + second + third) / 3.0]
     # Delta <= 1/2 says that TV <= 1/2
-    np.testing.assert_allclose(log_evidence(brier, errors_of(brier), 0.5), expected, rtol=1e-10)
+    found = log_evidence(brier, errors_of(brier), 0.5)
+    np.testing.assert_allclose(found, np.log(np.max(means, axis=0)), rtol=1e-10)
     assert (np.std(each, axis=0) > 0.1).all()
+
+
+def test_with_many_episodes_a_share_is_kept_for_errors() -> None:
+    timid = np.full((2_000, 1), 0.45**2)  # c of .55 for clean windows, of .45 for corrupt ones
+    right, fold = np.zeros((2_000, 1)), np.zeros(2_000, dtype=np.int64)
+    brier, errors = Losses(timid, timid, fold, fold), Losses(right, right, fold, fold)
+    assert certify_delta(brier, errors) > 1.9  # by the Brier score alone 2 - 8 * .45^2 = .38
+    blind = replace(errors, clean=right + 0.5, corrupt=right + 0.5)
+    assert 0.3 < certify_delta(brier, blind) < 0.38
+
+
+FOLDS = 4
+CAPITAL = st.lists(st.floats(0.0, 60.0), min_size=FOLDS, max_size=FOLDS)
+
+
+@settings(max_examples=100)
+@given(st.lists(CAPITAL, min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+def test_in_random_order_capitals_of_any_joint_law_suffice_with_probability_alpha(
+    outcomes: list[list[float]], seed: int
+) -> None:
+    """Laws of as many outcomes, scaled until every fold's capital has a mean of one; all orders."""
+    chance = np.random.default_rng(seed).dirichlet(np.ones(len(outcomes)))
+    capital = np.array(outcomes).T
+    mean = capital @ chance
+    capital = capital / np.where(mean > 0.0, mean, 1.0)[:, None]
+    with np.errstate(divide="ignore"):
+        logs = np.log(capital)
+    orders = list(itertools.permutations(range(FOLDS)))
+    greatest = np.array([_merge(logs[list(order)]) for order in orders])
+    for alpha in (0.05, 0.3, 0.8):
+        suffices = (greatest >= math.log(1.0 / alpha) + 1e-9) @ chance
+        assert suffices.mean() <= alpha + 1e-12
+
+
+def test_in_an_order_chosen_beforehand_they_may_suffice_more_often() -> None:
+    # 20 in the first fold with probability .05; else, with .025, 40 in the second
+    chance = np.array([0.05, 0.025, 0.925])
+    capital = np.array([[20.0, 0.0, 0.0], [0.0, 40.0, 0.0]])
+    assert (capital @ chance).tolist() == [1.0, 1.0]
+    with np.errstate(divide="ignore"):
+        logs = np.log(capital)
+    enough = [
+        chance[_merge(logs[order]) >= math.log(20.0) - 1e-9].sum() for order in ([0, 1], [1, 0])
+    ]
+    assert enough == pytest.approx([0.075, 0.025])
+    assert np.mean(enough) == pytest.approx(0.05)
 
 
 @settings(max_examples=15)  # 200 bisections each
@@ -161,12 +216,12 @@ def test_a_classifier_that_says_one_half_certifies_nothing() -> None:
 
 @settings(max_examples=15)  # 200 bisections each
 @given(st.integers(0, 30))
-def test_names_of_folds_and_classes_do_not_matter(seed: int) -> None:
+def test_of_folds_the_order_alone_matters_and_of_classes_nothing(seed: int) -> None:
     losses = random_losses(seed, 60, 140, 3)
     expected = delta_of(losses).tolist()
     assert max(expected) > 0.0
     renamed = replace(
-        losses, clean_fold=7 - 2 * losses.clean_fold, corrupt_fold=7 - 2 * losses.corrupt_fold
+        losses, clean_fold=7 * losses.clean_fold - 2, corrupt_fold=7 * losses.corrupt_fold - 2
     )
     assert delta_of(renamed) == pytest.approx(expected, abs=1e-12)
     swapped = Losses(losses.corrupt, losses.clean, losses.corrupt_fold, losses.clean_fold)

@@ -13,6 +13,8 @@ from small_study import SIGMA
 from ambient_curate import curves
 from ambient_curate.crossing import bootstrap_means, first_crossing, last_crossing
 from ambient_curate.curves import (
+    ACCURACY,
+    BRIER,
     CONFIDENCE,
     ArmCurves,
     Side,
@@ -60,9 +62,25 @@ RISING = np.array([0.05, 0.1, 0.2, 0.35, 0.46, 0.49, 0.5, 0.5])
 
 
 def summarize(clean: Side, corrupt: Side, seed: int = 0, finite: FiniteSets = FINITE) -> ArmCurves:
-    envelope = build_envelope(SIGMA, hold_out(clean, corrupt), finite, epsilon=EPSILON)
+    held_out = hold_out(clean, corrupt, np.random.default_rng([seed, 1]))
+    envelope = build_envelope(SIGMA, held_out, finite, epsilon=EPSILON)
     rng = np.random.default_rng(seed)
     return summarize_arm(("a", None), SIGMA, clean, corrupt, envelope, epsilon=EPSILON, rng=rng)
+
+
+def test_losses_are_held_out_with_their_folds_in_a_drawn_order() -> None:
+    clean, corrupt = make_side(1.0 - RISING, 11, 1), make_side(RISING, 17, 2)
+    orders = set()
+    for seed in range(40):
+        held = hold_out(clean, corrupt, np.random.default_rng(seed))
+        np.testing.assert_array_equal(held.brier.clean, clean.statistics[:, BRIER])
+        np.testing.assert_array_equal(held.errors.corrupt, 1.0 - corrupt.statistics[:, ACCURACY])
+        order = tuple(held.brier.clean_fold[:FOLDS].tolist())
+        for fold, side in ((held.errors.clean_fold, clean), (held.bce.corrupt_fold, corrupt)):
+            np.testing.assert_array_equal(fold, np.array(order)[side.fold])
+        orders.add(order)
+    assert all(sorted(order) == list(range(FOLDS)) for order in orders)
+    assert len(orders) > 5
 
 
 @pytest.mark.parametrize("weighted", [False, True])
