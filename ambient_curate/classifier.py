@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -110,14 +110,38 @@ class FoldClassifier:
         """
         snr = torch.from_numpy(log_snr(self.sigma[levels])).float()
         with torch.inference_mode():
-            start = self.network.project(windows.flatten(1))[:, None].expand_as(noise)
-            noised = self.network.blur(start.flatten(0, 1)[None], noise.flatten(0, 1)[None], snr)
-            logits = self.network(noised, snr).unflatten(1, noise.shape[:2])
-            pairs = logits[..., :1] - logits[..., [head + 1 for head in heads]]
-            rows = list(heads)
-            slope = self.slope[rows][:, levels].T[:, None, None]
-            intercept = self.intercept[rows][:, levels].T[:, None, None]
-            return torch.sigmoid(slope * pairs + intercept)
+            windows, noise, snr = (x.to(self.device) for x in (windows, noise, snr))
+            return self._answer(windows, noise, snr, list(heads), levels).cpu()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.slope.device
+
+    def to(self, device: torch.device) -> "FoldClassifier":
+        """Return the same classifier where its network is on `device`, which it is moved to."""
+        return replace(
+            self,
+            network=self.network.to(device),
+            slope=self.slope.to(device),
+            intercept=self.intercept.to(device),
+        )
+
+    def _answer(
+        self,
+        windows: Tensor,
+        noise: Tensor,
+        snr: Tensor,
+        heads: list[int],
+        levels: slice | Int64[np.ndarray, " level"],
+    ) -> Tensor:
+        start = self.network.project(windows.flatten(1))[:, None].expand_as(noise)
+        noised = self.network.blur(start.flatten(0, 1)[None], noise.flatten(0, 1)[None], snr)
+        logits = self.network(noised, snr).unflatten(1, noise.shape[:2])
+        pairs = logits[..., :1] - logits[..., [head + 1 for head in heads]]
+        slope = self.slope[heads][:, levels].T[:, None, None]
+        intercept = self.intercept[heads][:, levels].T[:, None, None]
+        return torch.sigmoid(slope * pairs + intercept)
 
 
 def fit_fold(

@@ -15,9 +15,9 @@ from ambient_curate.crossing import (
     last_crossing,
     sparse_levels,
 )
+from ambient_curate.devices import rows_at_once
 
 CONFIDENCE = 0.95
-ROWS = 2048  # of one call of a network: what the cache of a core holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,8 @@ def draw_curves(
         Corrupt arm.
     """
     levels = sparse_levels(classifier.sigma.size)
-    at_once = max(1, ROWS // (noise.shape[0] * noise.shape[1]))
+    rows = rows_at_once(classifier.device)
+    at_once = max(1, rows // (noise.shape[0] * noise.shape[1]))
     parts = [
         classifier.predict(windows, noise, [head], levels[i : i + at_once])[..., 0]
         for i in range(0, levels.size, at_once)

@@ -203,7 +203,7 @@ class NoiseClassifier(RatioNetwork):
         moved, dim = self.bands.shape[0], self.mean.shape[0]
         if moved == dim:
             return signal, noise
-        hidden = torch.arange(dim) < moved
+        hidden = torch.arange(dim, device=log_snr.device) < moved
         return torch.where(hidden, signal, 1.0), torch.where(hidden, noise, 0.0)
 
     def describe(

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.devices import rows_at_once
 from ambient_curate.episodes import pick_evenly
 
 STATISTICS = ("c", "brier", "bce", "accuracy")
 BINS = 10
 BANDS = 6
 SMALLEST = 0.01  # probabilities are clipped to [SMALLEST, 1 - SMALLEST] in the cross-entropy
-ROWS = 2048  # rows of one network call: what the cache of a core holds
 BLOCK = 256  # windows scored together
 
 
@@ -119,9 +119,10 @@ def _noise_windows(
 def _split_levels(
     classifier: FoldClassifier, noise: Tensor, every: int
 ) -> Iterator[tuple[slice, slice]]:
-    """Pair numbers of scored levels with their places in the grid, at most `ROWS` rows a call."""
+    """Pair numbers of scored levels with their places in the grid, few enough for one call."""
     chosen = range(0, classifier.sigma.size, every)
-    at_once = max(1, ROWS // (noise.shape[0] * noise.shape[1]))
+    rows = rows_at_once(classifier.device)
+    at_once = max(1, rows // (noise.shape[0] * noise.shape[1]))
     for first in range(0, len(chosen), at_once):
         part = chosen[first : first + at_once]
         yield slice(first, first + len(part)), slice(part.start, part.stop, part.step)

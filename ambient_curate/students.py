@@ -210,10 +210,9 @@ def teach_student(
     base, levels = classifier.network, sparse_levels(classifier.sigma.size)
     if not isinstance(base, NoiseClassifier):
         raise TypeError("students learn from classifiers of noise")
+    mean, basis, variance = (x.cpu() for x in (base.mean, base.basis, base.variance))
     network = CurveNetwork(
-        *(base.mean, base.basis, base.variance, levels.size),
-        width=options.width,
-        generator=generator,
+        mean, basis, variance, levels.size, width=options.width, generator=generator
     )
     features = network.describe(pupils)
     network.standardize(features)

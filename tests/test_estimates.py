@@ -14,6 +14,7 @@ from small_study import ACTION, HORIZON, SIGMA, make_classifier
 from ambient_curate import estimates
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.crossing import avoid_levels, last_crossing, sparse_levels
+from ambient_curate.devices import CPU_ROWS
 from ambient_curate.estimates import (
     Curves,
     cross_curves,
@@ -44,11 +45,11 @@ def finely_graded() -> FoldClassifier:
     return replace(make_classifier(HEADS), slope=slope, intercept=intercept, sigma=LEVELS)
 
 
-@pytest.mark.parametrize("rows", [1, 60, estimates.ROWS])
+@pytest.mark.parametrize("rows", [1, 60, CPU_ROWS])
 def test_a_curve_is_the_mean_over_pairs_of_draws_that_serve_every_level(
     monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(estimates, "ROWS", rows)
+    monkeypatch.setattr(estimates, "rows_at_once", lambda device: rows)
     classifier, (windows, noise) = finely_graded(), make_windows()
     found = draw_curves(classifier, windows, noise, head=1)
     levels = sparse_levels(LEVELS.size)

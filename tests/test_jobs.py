@@ -101,7 +101,7 @@ def test_every_fold_is_fitted_once_and_found_again(
     fit(study, tmp_path)
     assert len(fits) == 3
     assert times(tmp_path) == before
-    found = load_classifiers(study, tmp_path)
+    found = load_classifiers(study.options.folds, tmp_path)
     assert len({classifier.slope.numpy().tobytes() for classifier in found}) == 3
     for classifier in found:
         np.testing.assert_array_equal(classifier.sigma, grid(study.options.schedule))

@@ -150,7 +150,7 @@ def test_every_so_manyth_level_is_scored_from_the_lowest(
 ) -> None:
     classifier, arm = make_classifier(), make_arm()
     every = score(classifier, arm, 0, [1, 0], is_clean=False, options=ScoreOptions(2))
-    monkeypatch.setattr(scoring, "ROWS", rows)
+    monkeypatch.setattr(scoring, "rows_at_once", lambda device: rows)
     for step in (3, 8):
         options = ScoreOptions(2, None, step)
         some = score(classifier, arm, 0, [1, 0], is_clean=False, options=options)
@@ -169,7 +169,7 @@ def test_the_size_of_a_batch_changes_nothing(
         return whole.statistics, whole.histogram
 
     expected = score_once()
-    monkeypatch.setattr(scoring, "ROWS", rows)
+    monkeypatch.setattr(scoring, "rows_at_once", lambda device: rows)
     monkeypatch.setattr(scoring, "BLOCK", block)
     for one, other in zip(score_once(), expected, strict=True):
         # float32 sums in another order; other noise would show in the second digit
