@@ -18,6 +18,8 @@ from ambient_curate.crossing import (
 from ambient_curate.devices import rows_at_once
 
 CONFIDENCE = 0.95
+WIDENED = 2.0  # means of pairs are skewed
+HEAVIER = 2.0  # so many pairs tell of their spread what one of normal values would
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Curves:
     Parameters
     ----------
     means, errors : ndarray, float64, shape (window, level)
-        Means over the noise draws, and what their standard errors would be without pairs.
+        Means over the pairs of noise draws, and their standard errors.
     """
 
     means: Float64[np.ndarray, "window level"]
@@ -52,7 +54,7 @@ def draw_curves(
     windows : Tensor, float32, shape (window, horizon, action)
         Normalised windows.
     noise : Tensor, float32, shape (window, draw, dim)
-        Of `noise.draw_pairs`, >= 2 draws.
+        Of `noise.draw_pairs`, >= 2 pairs.
     head : int
         Corrupt arm.
     """
@@ -64,8 +66,8 @@ def draw_curves(
         for i in range(0, levels.size, at_once)
     ]
     c = torch.cat(parts).double()  # (level, window, draw)
-    # as of independent draws: few pairs are too skewed for an error of their own
-    errors = c.std(dim=2) / noise.shape[1] ** 0.5
+    pairs = torch.stack(c.chunk(2, dim=2)).mean(dim=0)
+    errors = pairs.std(dim=2) / pairs.shape[2] ** 0.5
     return Curves(c.mean(dim=2).T.numpy(), errors.T.numpy())
 
 
@@ -93,10 +95,14 @@ def pool_episodes(curves: Curves, counts: Int64[np.ndarray, " episode"]) -> Curv
 def spread_of(
     errors: Float64[np.ndarray, "row level"], freedom: Float[np.ndarray, " row"]
 ) -> Float64[np.ndarray, "row level"]:
-    """Half-width of a 95 % interval by Student's t: what other draws of noise would change."""
+    """Half-width of a 95 % interval: what other draws of noise would change.
+
+    Student's t for half the degrees of freedom, twice: pairs cancel what is odd in the noise, and
+    what is left is skewed and has heavy tails (METHOD.md section 4).
+    """
     from scipy.special import stdtrit
 
-    return np.asarray(stdtrit(freedom, 0.5 + CONFIDENCE / 2))[:, None] * errors
+    return WIDENED * np.asarray(stdtrit(freedom / HEAVIER, 0.5 + CONFIDENCE / 2))[:, None] * errors
 
 
 def stay_legible(

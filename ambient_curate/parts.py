@@ -206,7 +206,7 @@ class PartWriter:
             else:
                 drawn = self._draw(chunk, head)
                 means = drawn.means
-                up = down = spread_of(drawn.errors, np.full(len(means), WINDOW_DRAWS - 1.0))
+                up = down = spread_of(drawn.errors, np.full(len(means), WINDOW_DRAWS / 2 - 1.0))
             sigma_min[:, chunk.rows] = cross_curves(means, up, down, self.sigma, self.threshold)
             sigma_max[chunk.rows] = self._stay_legible(means)
             c[chunk.rows] = self._draw_lowest(chunk)
@@ -224,7 +224,7 @@ class PartWriter:
             drawn = self._draw(chunk, head)
             means[chunk.rows], errors[chunk.rows] = drawn.means, drawn.errors
         pooled = pool_episodes(Curves(means, errors), counts)
-        spread = spread_of(pooled.errors, (EPISODE_DRAWS - 1.0) * counts)
+        spread = spread_of(pooled.errors, (EPISODE_DRAWS / 2 - 1.0) * counts)
         sigma_min = cross_curves(pooled.means, spread, spread, self.sigma, self.threshold)
         curves = self._empty_curves(counts.size)
         if curves is not None:

@@ -86,8 +86,14 @@ def rescore(study: Study, name: str, draws: int, most: int | None) -> Iterator[t
 
 def cross(curves: np.ndarray, errors: np.ndarray, freedom: float) -> np.ndarray:
     """Crossings of curves, and of the curves a half-width up and down; shape (3, row)."""
-    half = student_t.ppf(0.975, freedom) * errors
+    half = 2.0 * student_t.ppf(0.975, freedom / 2) * errors
     return np.stack([last_crossing(x, SIGMA, 0.45) for x in (curves, curves + half, curves - half)])
+
+
+def paired(c: np.ndarray) -> np.ndarray:
+    """Means of antithetic draws, which lie half of the last axis apart."""
+    half = c.shape[-1] // 2
+    return (c[..., :half] + c[..., half:]) / 2.0
 
 
 def weigh(c: np.ndarray, mixed: str) -> float:
@@ -161,8 +167,9 @@ def test_a_windows_answers_come_from_eight_pairs_of_draws_at_all_levels(
         own, head = iter(read_rows(tmp_path, name)), study.head(name)
         for episode, c in rescore(study, name, WINDOW_DRAWS, None):
             curves = c[..., head].mean(axis=2).T
-            errors = c[..., head].std(axis=2, ddof=1).T / WINDOW_DRAWS**0.5
-            answers = cross(curves, errors, WINDOW_DRAWS - 1)
+            pairs = paired(c[..., head])
+            errors = pairs.std(axis=2, ddof=1).T / (WINDOW_DRAWS / 2) ** 0.5
+            answers = cross(curves, errors, WINDOW_DRAWS / 2 - 1)
             for curve, answer in zip(curves, answers.T, strict=True):
                 row = next(own)
                 assert (row["episode_index"], row["fold"]) == (episode, study.folds[name][episode])
@@ -182,9 +189,9 @@ def test_an_episodes_answer_comes_from_two_pairs_for_at_most_64_windows(tmp_path
         windows = min(64, study.windows["a"].counts[row["episode_index"]])
         assert draws.shape == (SIGMA.size, windows, EPISODE_DRAWS)
         curve = draws.mean(axis=(1, 2))
-        variance = draws.var(axis=2, ddof=1) / EPISODE_DRAWS
+        variance = paired(draws).var(axis=2, ddof=1) / (EPISODE_DRAWS / 2)
         error = np.sqrt(variance.sum(axis=1)) / windows
-        answer = cross(curve, error, (EPISODE_DRAWS - 1) * windows)
+        answer = cross(curve, error, (EPISODE_DRAWS / 2 - 1) * windows)
         np.testing.assert_allclose([row[key] for key in ANSWER], answer, atol=1e-4)
         np.testing.assert_allclose(row["p_clean"], curve, rtol=1e-5)
     assert {row["weight"] for row in read_rows(tmp_path / "work")} == {None}
