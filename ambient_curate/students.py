@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.crossing import find_shifts, last_crossing, sparse_levels
+from ambient_curate.devices import rows_at_once
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import draw_pairs
 from ambient_curate.progress import Task
 from ambient_curate.training import TrainOptions, train
 
 SCALES = (0.03, 0.3)  # of noise: a coordinate is seen finely, and more coarsely
-ROWS = 128  # windows times draws that the classifier answers for at once
 TRUSTED = 0.03  # largest mean error of sigma_min with which students annotate
 SMALLEST = 1e-4  # of the scale of margins: the curve is 1/2 at full noise, and known
 MISSED = 0.025  # share of windows beyond either end of their interval
@@ -273,8 +273,9 @@ def ask(
 ) -> Float32[Tensor, "n level"]:
     """Mean probability of "clean" over pairs of draws, each at all `crossing.sparse_levels`."""
     levels = sparse_levels(classifier.sigma.size)
+    at_once = max(1, rows_at_once(classifier.device) // (draws * levels.size))
     parts = []
-    for chunk in torch.split(windows, max(1, ROWS // draws)):
+    for chunk in torch.split(windows, at_once):
         noise = torch.from_numpy(draw_pairs(rng, len(chunk), draws, chunk[0].numel()))
         parts.append(classifier.predict(chunk, noise, [head], levels)[..., 0].mean(dim=2).T)
         if task is not None:

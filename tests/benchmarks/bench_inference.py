@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.devices import CPU_ROWS
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import grid, log_snr
 
@@ -81,8 +82,8 @@ def main() -> None:
     print(f"square product of 1,024: {peak / 1e9:.1f} Gflop/s")
     for dim in (16, 112, 700):
         for heads in (1, 20):
-            measure(dim, heads, 128, 16, slice(0, 1), peak)
-    for rows in (256, 1_024, 8_192, 32_768):  # what a call of another size would give
+            measure(dim, heads, CPU_ROWS // 16, 16, slice(0, 1), peak)
+    for rows in (256, 1_024, 2_048, 8_192):  # what a call of another size would give
         measure(112, 1, rows // 16, 16, slice(0, 1), peak)
 
 
