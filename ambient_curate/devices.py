@@ -2,7 +2,7 @@
 
 import torch
 
-CPU_ROWS = 512  # rows of one call: what the cache of a core holds
+CPU_ROWS = 1_024  # rows of one call: what the cache of a core holds
 GPU_ROWS = 32_768  # a GPU waits for its calls unless they are long
 
 
