@@ -284,6 +284,7 @@ def test_a_complete_run_is_recognised_and_another_refused(collection: Path, tmp_
     assert other.info["epsilon"] == 0.1
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_numbers(collection: Path, tmp_path: Path) -> None:
     one, two = (run(collection, tmp_path / str(seed), seed=seed).curves() for seed in (0, 1))
     assert one["mean_c_corrupt"].to_pylist() != two["mean_c_corrupt"].to_pylist()

@@ -125,6 +125,7 @@ def test_every_granularity_has_a_sigma_max(
         assert told <= {0.0, *(reaches[name] if granularity != "group" else told)}
 
 
+@pytest.mark.slow  # test_annotation.py and test_hidden_by_noise.py do the same without crops
 def test_shares_and_workers_write_the_same_bytes(collection: Path, tmp_path: Path) -> None:
     given = {"granularity": "datapoint", "limit": 6}
     run(collection, tmp_path / "whole", **given)

@@ -250,6 +250,7 @@ def reached(log: Path) -> int:
     return max((int(text) for text in steps if text.isdecimal()), default=0)
 
 
+@pytest.mark.slow  # test_ranks.py compares two processes with one, step by step
 def test_two_processes_train_the_policy_of_one(made: Run, tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words = program(made, tmp_path / "two")
