@@ -218,8 +218,8 @@ def test_the_bound_of_a_gain_holds_as_often_as_it_says() -> None:
 
 
 def test_choices_are_made_on_validation_pairs_and_tried_on_others() -> None:
-    validation = list(plan_validation(QUICK))
-    best = {"sweep_0.05": 0.9, "sweep_0.3": 0.88, "clean_100_octaves0": 0.3, "cotrain_0.1": 0.9}
+    validation = list(plan_validation(QUICK, 0.05))
+    best = {"sweep_0.05": 0.9, "sweep_0.3": 0.88, "clean_50_octaves0": 0.3, "cotrain_0.1": 0.9}
     rows = [
         {
             "training": trial.training.name,
@@ -231,7 +231,7 @@ def test_choices_are_made_on_validation_pairs_and_tried_on_others() -> None:
     ]
     chosen = choose(pa.Table.from_pylist(rows), validation)
     assert chosen["best of sweep"] == {"mode": "ambient", "sigma_min": 0.3, "steps": QUICK.steps}
-    assert chosen["clean"] == {"mode": "clean", "steps": 100, "octaves": 0}
+    assert chosen["clean"] == {"mode": "clean", "steps": 50, "octaves": 0}
     assert chosen["cotrain"]["clean_weight"] == 0.1
     less = [row | {"success": row["success"] and row["acceleration"] > 2.0} for row in rows]
     assert choose(pa.Table.from_pylist(less), validation)["best of sweep"]["sigma_min"] == 0.05

@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     progress = ConsoleProgress()
     size = QUICK if given.quick else Size()
     study = Study(given.out, size, maze, given.clean, progress, given.workers)
-    results, runs = study.run()
-    text = describe_results(results, runs)
+    results, run = study.run()
+    text = describe_results(results, run)
     (given.out / "results.md").write_text(text, encoding="utf-8")
-    draw_figures(given.out, results, runs, maze)
+    draw_figures(given.out, results, run, maze)
     sys.stdout.write(text)
 
 

@@ -31,8 +31,7 @@ class Training:
     name : str
         Of its directory.
     options : dict
-        Options of `train_policy` besides `COMMON`, or in their place; ``run`` names the run:
-        ``dataset`` or ``datapoint``.
+        Options of `train_policy` besides `COMMON`, or in their place.
     """
 
     name: str
@@ -40,11 +39,9 @@ class Training:
 
     def train(self, out: Path) -> Path:
         """Train it, or find it trained; return its directory."""
-        options = COMMON | self.options
-        run = out / f"run_{options.pop('run', 'dataset')}"
         path = out / "policies" / self.name
         path.parent.mkdir(exist_ok=True)
-        return train_policy(run, out=path, **options).path
+        return train_policy(out / "run", out=path, **COMMON | self.options).path
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Figures of the study."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.solvers import pick_levels
 from ambient_curate.results import Run
 from examples.maze.arms import STEPS
-from examples.maze.tables import wilson
+from examples.maze.tables import find_verdict, wilson
 from examples.maze.world import Maze
 
 SHOWN = 60  # rollouts of an arm
@@ -28,7 +27,7 @@ TITLES = {
 }
 
 
-def draw_figures(out: Path, results: pa.Table, runs: Mapping[str, Run], maze: Maze) -> None:
+def draw_figures(out: Path, results: pa.Table, run: Run, maze: Maze) -> None:
     """Draw ``rollouts.png``, ``sweep.png`` and ``accuracy.png`` into a directory."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
@@ -36,10 +35,10 @@ def draw_figures(out: Path, results: pa.Table, runs: Mapping[str, Run], maze: Ma
     final = results.filter(pc.equal(results["phase"], "final"))
     drawn = {
         "rollouts": draw_rollouts(plt, final, maze),
-        "sweep": draw_sweep(plt, results, runs["dataset"]),
+        "sweep": draw_sweep(plt, results, run),
     }
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    plot_accuracy(runs["dataset"].curves(), ax=axes)
+    plot_accuracy(run.curves(), ax=axes)
     drawn["accuracy"] = figure
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png", dpi=110)
@@ -71,7 +70,7 @@ def draw_sweep(plt: Any, results: pa.Table, run: Run) -> Any:
     frame = results.filter(pc.equal(results["phase"], "validation"))
     frame = frame.drop_columns(["x", "y"]).to_pandas()
     sweep = frame[frame.arm == "sweep"].groupby("value")
-    verdict = next(row for row in run.info["verdict"] if row["dataset"] != "clean")
+    verdict = find_verdict(run)
     figure, panels = plt.subplots(2, 1, figsize=(5.5, 5), sharex=True, layout="constrained")
     at = np.array(sorted(sweep.groups))
     rates = np.array([[g.success.mean(), *wilson(g.success)] for _, g in sweep])

@@ -18,7 +18,7 @@ from ambient_curate.progress import Progress
 from ambient_curate.results import Run
 from examples.maze.arms import Training, Trial
 from examples.maze.demonstrations import Clean, write_demonstrations
-from examples.maze.tables import MARGIN
+from examples.maze.tables import MARGIN, find_verdict
 from examples.maze.world import Maze
 
 VALIDATION, FRESH = 1_000_000, 2_000_000  # seeds of the first pairs; those of the data are lower
@@ -69,8 +69,8 @@ QUICK = Size(
     clean=12,
     corrupt=60,
     folds=3,
-    steps=100,
-    clean_steps=(100,),
+    steps=50,
+    clean_steps=(50,),
     clean_octaves=(4, 0),
     clean_shares=(0.1,),
     sigma_min=(0.05, 0.3),
@@ -88,7 +88,7 @@ class Study:
     Parameters
     ----------
     out : Path
-        Gets ``data``, two runs, ``policies``, ``trials``, ``results.parquet`` and the figures.
+        Gets ``data``, ``run``, ``policies``, ``trials``, ``results.parquet`` and the figures.
     size : Size
         How much of everything.
     maze : Maze
@@ -108,8 +108,8 @@ class Study:
     progress: Progress
     workers: int
 
-    def run(self) -> tuple[pa.Table, dict[str, Run]]:
-        """Do everything that was not done before; return all trials, and the runs."""
+    def run(self) -> tuple[pa.Table, Run]:
+        """Do everything that was not done before; return all trials, and the annotation."""
         size = self.size
         self.out.mkdir(parents=True, exist_ok=True)
         write_demonstrations(
@@ -120,24 +120,22 @@ class Study:
             self.progress,
             source=self.source,
         )
-        runs = {
-            granularity: annotate(
-                self.out / "data",
-                out=self.out / f"run_{granularity}",
-                granularity=granularity,
-                folds=size.folds,
-                workers=self.workers,
-                progress=self.progress,
-            )
-            for granularity in ("dataset", "datapoint")
-        }
-        tried = list(plan_validation(size))
+        run = annotate(
+            self.out / "data",
+            out=self.out / "run",
+            granularity="datapoint",
+            folds=size.folds,
+            workers=self.workers,
+            progress=self.progress,
+        )
+        verdict = find_verdict(run)["sigma_min"]
+        tried = list(plan_validation(size, 1.0 if verdict is None else verdict))
         validated = self._try("validation", tried)
         chosen = choose(validated, tried)
         fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
         results = pa.concat_tables([validated, fresh], promote_options="default")
         pq.write_table(results, self.out / "results.parquet")
-        return results, runs
+        return results, run
 
     def _try(self, name: str, trials: Sequence[Trial]) -> pa.Table:
         """Train and try, several at once; those of one training follow each other."""
@@ -170,8 +168,12 @@ def _try_all(trials: Sequence[Trial], out: Path, maze: Maze) -> dict[str, pa.Tab
     return {trial.name: trial.run(out, maze) for trial in trials}
 
 
-def plan_validation(size: Size) -> Iterator[Trial]:
-    """Give the trials that choose: one seed of training, pairs that are not used again."""
+def plan_validation(size: Size, verdict: float) -> Iterator[Trial]:
+    """Give the trials that choose: one seed of training, pairs that are not used again.
+
+    The classifier's `verdict` is one sigma_min for the whole corrupt set; the run has every
+    window's own.
+    """
 
     def trial(arm: str, name: str, value: float | None, **options: Any) -> Trial:
         given = {"seed": 0, "steps": size.steps} | options
@@ -185,10 +187,11 @@ def plan_validation(size: Size) -> Iterator[Trial]:
     for share in size.clean_shares:
         yield trial("cotrain", f"cotrain_{share:g}", share, mode="cotrain", clean_weight=share)
     yield trial("rrt", "rrt", None, mode="cotrain", clean_weight=0.0)
-    yield trial("dataset", "dataset", None, mode="ambient")
-    yield trial("datapoint", "datapoint", None, mode="ambient", run="datapoint")
-    yield trial("weighted", "weighted", None, mode="weighted", run="datapoint")
-    yield trial("ambient loss", "ambient_loss", None, mode="ambient", loss="ambient")
+    yield trial("dataset", "dataset", None, mode="ambient", sigma_min=verdict)
+    yield trial("datapoint", "datapoint", None, mode="ambient")
+    yield trial("weighted", "weighted", None, mode="weighted")
+    ambient = {"mode": "ambient", "sigma_min": verdict, "loss": "ambient"}
+    yield trial("ambient loss", "ambient_loss", None, **ambient)
     for octaves, steps in product(size.clean_octaves, size.clean_steps):
         name, given = f"clean_{steps}_octaves{octaves}", {"steps": steps, "octaves": octaves}
         yield trial(f"clean, {octaves} octaves", name, float(steps), mode="clean", **given)
@@ -217,8 +220,8 @@ def choose(validated: pa.Table, trials: Sequence[Trial]) -> dict[str, dict[str, 
     return {
         "clean": options_of("clean"),
         "cotrain": options_of("cotrain"),
-        "dataset": {"mode": "ambient"},
-        "datapoint": {"mode": "ambient", "run": "datapoint"},
+        "dataset": options_of("dataset"),
+        "datapoint": options_of("datapoint"),
         "best of sweep": options_of("sweep", smooth=True),
     }
 

@@ -1,6 +1,7 @@
 """Tables of the study: success rates, how smooth successes are, and paired comparisons."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,24 +15,20 @@ RESAMPLES = 2000
 MARGIN = 0.02  # of success that an arm may lose and still be called not worse
 
 
-def describe_results(results: pa.Table, runs: Mapping[str, Run]) -> str:
+def describe_results(results: pa.Table, run: Run) -> str:
     """Lay out all that was found, in Markdown.
 
     Parameters
     ----------
     results : pyarrow.Table
         Of all trials.
-    runs : mapping of str to Run
-        By granularity.
+    run : Run
+        The annotation.
     """
     frame = results.drop_columns(["x", "y"]).to_pandas()
-    lines = ["## sigma_min by the classifier", ""]
-    lines += [
-        f"- {granularity}: {row['dataset']} {_cell(row['sigma_min'])}, {row['status']}"
-        for granularity, run in runs.items()
-        for row in run.info["verdict"]
-        if row["dataset"] != "clean"
-    ]
+    verdict = find_verdict(run)
+    found = f"{verdict['dataset']} {_cell(verdict['sigma_min'])}, {verdict['status']}"
+    lines = ["## sigma_min by the classifier", "", f"- {found}"]
     for phase, title in (
         ("validation", "Validation pairs (these choose)"),
         ("final", "Fresh pairs"),
@@ -44,6 +41,11 @@ def describe_results(results: pa.Table, runs: Mapping[str, Run]) -> str:
         if phase in ("final", "unet") and len(part):
             lines += ["", *compare_arms(part)]
     return "\n".join(lines) + "\n"
+
+
+def find_verdict(run: Run) -> dict[str, Any]:
+    """Give what the run says of its one corrupt dataset."""
+    return next(row for row in run.info["verdict"] if row["dataset"] != "clean")
 
 
 def tabulate_arms(frame: pd.DataFrame) -> Iterator[str]:
