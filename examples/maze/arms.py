@@ -90,18 +90,29 @@ class Trial:
             ``arm``, ``training``, the tags, ``pair``, ``success``, ``collided``, ``frames``,
             ``acceleration`` (of a success; m^2 / s^4), ``x`` and ``y`` of the path.
         """
-        told = json.dumps(asdict(self), sort_keys=True).encode()
-        file = out / "trials" / f"{self.name}.parquet"
-        if file.exists():
-            table = pq.read_table(file)
-            if table.schema.metadata[b"trial"] == told:
-                return table
-        table = self._act(self._load(out), maze).replace_schema_metadata({"trial": told})
+        if (known := self.find(out)) is not None:
+            return known
+        table = self._act(self._load(out), maze).replace_schema_metadata({"trial": self._told})
+        file = self._file(out)
         file.parent.mkdir(exist_ok=True)
         half_made = file.with_suffix(".tmp")
         pq.write_table(table, half_made)
         os.replace(half_made, file)
         return table
+
+    def find(self, out: Path) -> pa.Table | None:
+        """Read what was found before; None if this was not tried."""
+        if not self._file(out).exists():
+            return None
+        table = pq.read_table(self._file(out))
+        return table if table.schema.metadata[b"trial"] == self._told else None
+
+    @property
+    def _told(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    def _file(self, out: Path) -> Path:
+        return out / "trials" / f"{self.name}.parquet"
 
     def _load(self, out: Path) -> Policy:
         path = self.training.train(out)

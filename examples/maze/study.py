@@ -1,8 +1,8 @@
 """The study: data, annotation, choices on validation pairs, and results on fresh ones."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -130,34 +130,45 @@ class Study:
         )
         verdict = find_verdict(run)["sigma_min"]
         tried = list(plan_validation(size, 1.0 if verdict is None else verdict))
-        validated = self._try("validation", tried)
-        chosen = choose(validated, tried)
-        fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, context, _take_one_core) as pool:
+            validated = self._try(pool, "validation", tried)
+            chosen = choose(validated, tried)
+            fresh = self._try(pool, "fresh trials", list(plan_trials(size, chosen)))
         results = pa.concat_tables([validated, fresh], promote_options="default")
         pq.write_table(results, self.out / "results.parquet")
         return results, run
 
-    def _try(self, name: str, trials: Sequence[Trial]) -> pa.Table:
-        """Train and try, several at once; those of one training follow each other."""
-        together: dict[str, list[Trial]] = {}
-        for trial in trials:
-            together.setdefault(trial.training.name, []).append(trial)
-        found: dict[str, pa.Table] = {}
-        context = multiprocessing.get_context("spawn")
-        with (
-            self.progress.task(name, len(trials)) as task,
-            ProcessPoolExecutor(self.workers, context, _take_one_core) as pool,
-        ):
-            work = [pool.submit(_try_all, each, self.out, self.maze) for each in together.values()]
-            try:
-                for future in as_completed(work):
-                    found |= future.result()
-                    task.advance(len(future.result()), next(iter(future.result())))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    def _try(self, pool: Executor, name: str, trials: Sequence[Trial]) -> pa.Table:
+        """Train and try, several at once.
+
+        Trials of one training follow each other, and those that need a second policy come last: no
+        two processes train the same one.
+        """
+        found = {t.name: known for t in trials if (known := t.find(self.out)) is not None}
+        with self.progress.task(name, len(trials)) as task:
+            task.advance(len(found))
+            for controlled in (False, True):
+                together: dict[str, list[Trial]] = {}
+                for trial in trials:
+                    if trial.name not in found and (trial.control is not None) == controlled:
+                        together.setdefault(trial.training.name, []).append(trial)
+                for tried in self._share_out(pool, together.values()):
+                    found |= tried
+                    task.advance(len(tried), next(iter(tried)))
         tables = [found[trial.name] for trial in trials]
         return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
+
+    def _share_out(
+        self, pool: Executor, groups: Iterable[Sequence[Trial]]
+    ) -> Iterator[dict[str, pa.Table]]:
+        work = [pool.submit(_try_all, group, self.out, self.maze) for group in groups]
+        try:
+            for future in as_completed(work):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _take_one_core() -> None:

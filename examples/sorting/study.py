@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,26 +108,25 @@ class Study:
             progress=self.progress,
         )
         tried = list(plan_validation(size))
-        validated = self._try("validation", tried)
-        chosen = choose(validated, tried)
-        fresh = self._try("fresh trials", list(plan_trials(size, chosen)))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, context, _take_one_core) as pool:
+            validated = self._try(pool, "validation", tried)
+            chosen = choose(validated, tried)
+            fresh = self._try(pool, "fresh trials", list(plan_trials(size, chosen)))
         results = pa.concat_tables([validated, fresh], promote_options="default")
         pq.write_table(results, self.out / "results.parquet")
         return results, run
 
-    def _try(self, name: str, trials: Sequence[Trial]) -> pa.Table:
+    def _try(self, pool: Executor, name: str, trials: Sequence[Trial]) -> pa.Table:
         """Train and try, several at once."""
-        found: dict[str, pa.Table] = {}
-        context = multiprocessing.get_context("spawn")
-        with (
-            self.progress.task(name, len(trials)) as task,
-            ProcessPoolExecutor(self.workers, context, _take_one_core) as pool,
-        ):
-            work = {pool.submit(trial.run, self.out): trial for trial in trials}
+        found = {t.name: known for t in trials if (known := t.find(self.out)) is not None}
+        with self.progress.task(name, len(trials)) as task:
+            task.advance(len(found))
+            work = {pool.submit(t.run, self.out): t.name for t in trials if t.name not in found}
             try:
                 for future in as_completed(work):
-                    found[work[future].name] = future.result()
-                    task.advance(1, work[future].name)
+                    found[work[future]] = future.result()
+                    task.advance(1, work[future])
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
