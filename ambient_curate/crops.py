@@ -10,6 +10,7 @@ from ambient_curate.networks import (
     FARTHEST,
     LARGEST_RATIO,
     SQUASH,
+    Features,
     RatioNetwork,
     saturate,
 )
@@ -149,7 +150,7 @@ class CropClassifier(RatioNetwork):
         noised: Float32[Tensor, "#level row dim"],
         log_snr: Float32[Tensor, " level"],
         keep: Float32[Tensor, "#level row dim"] | None,
-    ) -> tuple[Float32[Tensor, "level row feature"], Float32[Tensor, "level row head"]]:
+    ) -> tuple[Features, Float32[Tensor, "level row head"]]:
         """Innovations inside the crop, their squares and the centre; the crop's normal ratio."""
         shape = noised.shape[:2]
         centre = (torch.arange(shape[0] * shape[1]) % self.horizon).reshape(shape)
@@ -169,7 +170,7 @@ class CropClassifier(RatioNetwork):
         ratio = saturate(at[..., 0].permute(1, 2, 0), LARGEST_RATIO)
         values = torch.stack([soft, square], dim=-1).reshape(*shape, self.horizon, -1)
         where = F.one_hot(centre, self.horizon).float().expand(*last.shape, -1)
-        return torch.cat([self._crop(values, centre, radius), where], dim=-1), ratio
+        return (self._crop(values, centre, radius), where), ratio
 
     def radius(self, log_snr: Float32[Tensor, " level"]) -> Tensor:
         """Nearest whole radius of levels."""

@@ -1,9 +1,14 @@
-"""The heap: what was freed, but is kept by the allocators, goes back to the system."""
+"""The heap: what a step has freed goes back to the system, what a loop frees is kept for it."""
 
 import ctypes
 import sys
+from functools import cache
 
 import pyarrow as pa
+
+HELD = 128 << 20
+LARGEST = 32 << 20  # glibc's own limit; what is larger is given back at once
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def trim() -> None:
@@ -16,3 +21,18 @@ def trim() -> None:
         give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if give_back is not None:
             give_back(0)
+
+
+@cache
+def hold() -> None:
+    """Keep what is freed within a step of work, up to `HELD` bytes, for the rest of the process.
+
+    Otherwise tensors of some hundred kilobytes, made and freed in every call of a network, are
+    fetched from the system a page at a time: with many dimensions that takes longer than the
+    network does. `trim` gives back what is held.
+    """
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+        if set_option is not None:
+            set_option(_TRIM_THRESHOLD, HELD)
+            set_option(_MMAP_THRESHOLD, LARGEST)

@@ -61,6 +61,7 @@ class Jobs:
     """
 
     def __init__(self, work: Path, study: Study | None = None, *, crops: bool = False) -> None:
+        heap.hold()
         self.work, self.of_crops = work, crops
         if study is not None:
             self.study = study

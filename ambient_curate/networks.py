@@ -13,6 +13,7 @@ BANDS = 32
 BUMPS = 16
 MOMENTS = ("clean_mean", "corrupt_mean", "corrupt_variance")
 LARGEST_RATIO = 10.0  # nats at which the normal laws' log-ratio saturates
+Features = tuple[Float32[Tensor, "level row _"], ...]  # to be laid side by side
 WIDTH = 128  # units of a layer
 DEPTH = 2  # residual blocks
 
@@ -80,7 +81,7 @@ class RatioNetwork(nn.Module):
         noised: Float32[Tensor, "#level row dim"],
         log_snr: Float32[Tensor, " level"],
         keep: Float32[Tensor, "#level row dim"] | None,
-    ) -> tuple[Float32[Tensor, "level row feature"], Float32[Tensor, "level row head"]]:
+    ) -> tuple[Features, Float32[Tensor, "level row head"]]:
         """Features of what is shown, and its log-likelihood ratio under normal laws."""
         raise NotImplementedError
 
@@ -103,7 +104,7 @@ class RatioNetwork(nn.Module):
         """
         features, ratio = self.describe(noised, log_snr, keep)
         level = F.silu(self.level(self._bumps(log_snr)))[:, None]
-        hidden = self.inlet(torch.cat([features, ratio], dim=-1))
+        hidden = self.inlet(torch.cat([*features, ratio], dim=-1))
         hidden = _modulate(hidden, self.films[0](level))
         for block, norm, film in zip(self.blocks, self.norms, self.films[1:], strict=True):
             hidden = hidden + block(F.silu(_modulate(norm(hidden), film(level))))
@@ -211,7 +212,7 @@ class NoiseClassifier(RatioNetwork):
         noised: Float32[Tensor, "level row dim"],
         log_snr: Float32[Tensor, " level"],
         keep: Float32[Tensor, "level row dim"] | None,
-    ) -> tuple[Float32[Tensor, "level row feature"], Float32[Tensor, "level row head"]]:
+    ) -> tuple[Features, Float32[Tensor, "level row head"]]:
         """Whitened coordinates, their squares and energies; the ratio of independent normals."""
         signal, noise = self._powers(log_snr)
         spread = signal * self.variance + noise
@@ -224,7 +225,7 @@ class NoiseClassifier(RatioNetwork):
             soft, square = soft * keep, square * keep
         ratio = self._normal_ratio(soft, square, keep, signal, noise, spread)
         energy = torch.log(power[..., : len(self.bands)] @ self.bands + 1e-6) * self._band_gain
-        return torch.cat([soft, square, energy], dim=-1), ratio
+        return (soft, square, energy), ratio
 
     def _normal_ratio(
         self,

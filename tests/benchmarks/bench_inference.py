@@ -14,6 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from ambient_curate import heap
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.devices import CPU_ROWS
 from ambient_curate.networks import NoiseClassifier
@@ -77,10 +78,11 @@ def measure(dim: int, heads: int, windows: int, draws: int, levels: slice, peak:
 
 def main() -> None:
     torch.set_num_threads(1)
+    heap.hold()
     a, b = torch.randn(2, 1024, 1024)
     peak = rate(lambda: a @ b, 2.0 * 1024**3)
     print(f"square product of 1,024: {peak / 1e9:.1f} Gflop/s")
-    for dim in (16, 112, 700):
+    for dim in (16, 112, 224, 700):
         for heads in (1, 20):
             measure(dim, heads, CPU_ROWS // 16, 16, slice(0, 1), peak)
     for rows in (256, 1_024, 2_048, 8_192):  # what a call of another size would give
