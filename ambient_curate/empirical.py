@@ -5,7 +5,7 @@ from jaxtyping import Float64
 
 from ambient_curate.arms import Arm
 from ambient_curate.envelopes import MONTE_CARLO, FiniteSets
-from ambient_curate.episodes import pick_evenly
+from ambient_curate.episodes import draw_evenly
 from ambient_curate.kernels import kernel_divergence
 from ambient_curate.measures import Measure
 
@@ -30,11 +30,11 @@ def measure_arm(
     episodes : ndarray, int64, shape (episode,)
         Episodes of the arm, each with a whole window.
     rng : Generator
-        Chooses among more than `most` episodes.
+        Chooses among more than `most` episodes, and among the windows of an episode.
     by_window : bool
         An episode weighs as many windows as it has.
     most : int
-        Windows, evenly spaced within their episodes.
+        Windows, each of an episode's as likely as any other.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def measure_arm(
         episodes = np.sort(rng.choice(episodes, most, replace=False))
     each = max(1, most // episodes.size)
     counts = arm.windows.counts[episodes]
-    picked = [pick_evenly(int(count), each) for count in counts]
+    picked = [draw_evenly(int(count), each, rng) for count in counts]
     owner = np.repeat(np.arange(episodes.size), [len(numbers) for numbers in picked])
     windows = arm.windows.gather(episodes[owner], np.concatenate(picked))
     if arm.shift is not None:

@@ -1,7 +1,7 @@
 """Evidence: the out-of-fold statistics of every episode of a member, kept between stages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from ambient_curate.study import Study
 SCORED = ScoreOptions(draws=2, most_windows=64)
 COMPARED = ScoreOptions(draws=2, most_windows=16, every=16)
 MOST = 8_192  # episodes of a member that are heard, evenly spaced
+WINDOWS = 65_536  # of a member that are heard: with many episodes, fewer of each
 PIECE = 128  # episodes in one piece of work
 
 
@@ -147,7 +148,16 @@ def _hear(
     label: str, arm: Arm, heads: Int64[np.ndarray, "episode head"], looks: Sequence[Look]
 ) -> list[Hearing]:
     rows = pick_evenly(arm.episodes.size, MOST)
-    return [Hearing(label + look.ending, arm, heads[rows], rows, look) for look in looks]
+    return [
+        Hearing(label + look.ending, arm, heads[rows], rows, _shorten(look, rows.size))
+        for look in looks
+    ]
+
+
+def _shorten(look: Look, episodes: int) -> Look:
+    """Listen to less of each where there are many: they differ more than the windows of one do."""
+    most = min(look.options.most_windows or WINDOWS, WINDOWS // episodes)
+    return replace(look, options=replace(look.options, most_windows=most))
 
 
 def _clean_heads(study: Study) -> Int64[np.ndarray, "episode head"]:

@@ -135,6 +135,7 @@ class Jobs:
                 *(self.study.clean, self.study.arms, number, channel, sizes), task=task
             )
         save_fold(fitted, _fold_path(self.work, number))
+        heap.trim()  # training takes twice the memory of all that comes after it
 
     def _score(self, label: str, piece: str, *, progress: Progress) -> None:
         hearing = self.hearings[label]

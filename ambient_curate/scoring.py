@@ -12,7 +12,7 @@ from torch import Tensor
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.devices import rows_at_once
-from ambient_curate.episodes import pick_evenly
+from ambient_curate.episodes import draw_evenly
 
 STATISTICS = ("c", "brier", "bce", "accuracy")
 BINS = 10
@@ -30,7 +30,7 @@ class ScoreOptions:
     draws : int
         Noise draws a window, >= 1.
     most_windows : int or None
-        Score at most this many windows, at equal distances; None: all.
+        Score at most this many windows, drawn from equal stretches of the episode; None: all.
     every : int
         Score at the lowest level and every so-manyth one above it, >= 1.
     """
@@ -106,7 +106,7 @@ def _noise_windows(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Windows of an episode, `BLOCK` at a time, with their noise (window, draw, dim)."""
     rng = np.random.default_rng(seed)
-    picked = pick_evenly(int(arm.windows.counts[episode]), options.most_windows)
+    picked = draw_evenly(int(arm.windows.counts[episode]), options.most_windows, rng)
     for first in range(0, picked.size, BLOCK):
         number = picked[first : first + BLOCK]
         windows = arm.windows.gather(np.full_like(number, episode), number)

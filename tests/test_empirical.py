@@ -9,6 +9,7 @@ from ambient_curate import empirical
 from ambient_curate.empirical import LEVELS, compare_sets, measure_arm
 from ambient_curate.envelopes import MONTE_CARLO
 from ambient_curate.kernels import kernel_divergence
+from ambient_curate.measures import population_upper
 from ambient_curate.noise import grid
 
 LENGTHS = (3, 30, 5, 12)
@@ -56,6 +57,21 @@ def test_a_planted_shift_is_in_the_windows() -> None:
     arm = marked_arm(shift=torch.full((HORIZON, ACTION), 7.0))
     measure, _ = measure_arm(arm, np.arange(4), np.random.default_rng(0))
     assert shares(measure, 7.0) == pytest.approx([0.25] * 4)
+
+
+def test_the_population_is_bounded_where_only_the_middles_of_episodes_are_alike() -> None:
+    """One window of each of many episodes: were it the middle one, the sets would seem equal."""
+    count, rng = 200, np.random.default_rng(0)
+    sides = []
+    for end in (0.0, 5.0):
+        frames = np.repeat([end, end, 0.0, end, end], HORIZON)
+        arm = make_arm("a", [np.tile(frames[:, None], ACTION)] * count, range(count))
+        sides.append(measure_arm(arm, np.arange(count), rng, most=count))
+    assert [(len(measure.points), n) for measure, n in sides] == [(count, count)] * 2
+    found = compare_sets(*sides, SIGMA, rng)
+    _, tv = population_upper(found.delta, found.tv, count, count, 0.05)
+    alike = 1 / (4 * HORIZON + 1)  # of the windows
+    assert np.nan_to_num(tv[0], nan=1.0) >= 1.0 - alike  # NaN: nothing is said
 
 
 def test_a_level_takes_the_bound_of_the_nearest_one_below(monkeypatch: pytest.MonkeyPatch) -> None:

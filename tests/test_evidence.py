@@ -318,6 +318,17 @@ def test_no_more_than_so_many_episodes_of_a_member_are_heard_evenly_spaced(
             np.testing.assert_array_equal(getattr(found, name), getattr(every, name)[[1, 3, 5]])
 
 
+def test_less_is_heard_of_each_of_many_episodes(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evidence.WINDOWS == evidence.MOST * 8
+    monkeypatch.setattr(evidence, "WINDOWS", 7 * 20 + 6)  # `small` has 7 clean episodes
+    for label, most in (("clean", 20), ("clean-own", 16), ("clean-other", 16)):
+        options = list_hearings(small)[label].look.options
+        usual = SCORED if label == "clean" else COMPARED
+        assert options == ScoreOptions(usual.draws, most, usual.every)
+
+
 def test_the_task_is_told_of_every_episode_of_the_piece(
     small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

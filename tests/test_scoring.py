@@ -12,7 +12,7 @@ from torch import Tensor
 from ambient_curate import scoring
 from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
-from ambient_curate.episodes import pick_evenly
+from ambient_curate.episodes import draw_evenly, pick_evenly
 from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
 from ambient_curate.scoring import (
@@ -262,9 +262,28 @@ def test_picked_windows_are_distinct_and_evenly_spread(count: int, most: int | N
     assert abs(picked.mean() - (count - 1) / 2) <= 1.0  # neither end is favoured
 
 
-def test_a_limited_episode_is_scored_at_the_picked_windows_only() -> None:
+@pytest.mark.parametrize(("count", "most"), [(10, 4), (65, 64), (7, 1), (150, 8)])
+def test_every_window_is_as_likely_to_be_drawn_as_any_other(count: int, most: int) -> None:
+    rng, repeats = np.random.default_rng(0), 4_000
+    drawn = np.stack([draw_evenly(count, most, rng) for _ in range(repeats)])
+    stretch = (np.arange(most + 1)) * count / most
+    assert (drawn >= np.floor(stretch[:-1])).all()
+    assert (drawn <= np.ceil(stretch[1:]) - 1).all()
+    times = np.bincount(drawn.ravel(), minlength=count)
+    expected = repeats * most / count
+    assert times.size == count
+    assert np.abs(times - expected).max() < 5.0 * np.sqrt(expected)
+
+
+def test_all_windows_are_drawn_where_there_are_few() -> None:
+    for most in (None, 4, 9):
+        assert draw_evenly(4, most, np.random.default_rng(0)).tolist() == [0, 1, 2, 3]
+
+
+def test_a_limited_episode_is_scored_at_the_drawn_windows_only() -> None:
     arm, options = make_arm(), ScoreOptions(2, 4)
-    picked = arm.windows.of_episode(2)[pick_evenly(10, 4)].flatten(1).sum(dim=1)
+    drawn = draw_evenly(10, 4, np.random.default_rng(SEED))
+    picked = arm.windows.of_episode(2)[drawn].flatten(1).sum(dim=1)
     found = score(alike(NoiseBlind), arm, 2, [0], is_clean=True, options=options)
     expected = torch.sigmoid(picked).double().numpy().mean()
     np.testing.assert_allclose(found.statistics[0, 0], expected, rtol=1e-6)

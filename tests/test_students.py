@@ -27,6 +27,7 @@ from ambient_curate.students import (
     Student,
     StudentOptions,
     ask,
+    compress,
     recite,
     teach_student,
 )
@@ -295,6 +296,15 @@ def test_the_average_that_met_held_out_windows_best_is_kept(
     assert steps == 37 or trained[-1][0] < steps
     assert not student.network.training
     assert not any(parameter.requires_grad for parameter in student.network.parameters())
+
+
+def test_values_are_compressed_as_by_asinh() -> None:
+    size = np.concatenate([[0.0], np.geomspace(1e-12, 1e9, 400), [1e15, np.inf]])
+    values = np.concatenate([-size, size]).astype(np.float32)
+    exact = np.arcsinh(np.clip(values, -1e9, 1e9).astype(np.float64))
+    found = compress(torch.from_numpy(values)).numpy()
+    np.testing.assert_allclose(found, exact, rtol=4e-7)
+    assert np.signbit(found).tolist() == np.signbit(values).tolist()
 
 
 def test_windows_are_described_in_the_classifiers_coordinates_at_two_scales() -> None:
