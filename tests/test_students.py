@@ -164,7 +164,8 @@ def test_the_same_seed_fold_and_head_give_the_same_bits_and_others_do_not() -> N
 class Ears:
     """What was asked of the classifier, and what it said."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, trusted: float = np.inf) -> None:
+        monkeypatch.setattr(students, "TRUSTED", trusted)
         self.heard: list[tuple[Tensor, Tensor, int]] = []
         self.states: list[str] = []
         monkeypatch.setattr(students, "ask", self.ask)
@@ -237,6 +238,32 @@ def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
         assert np.count_nonzero(beyond(ends, exact)) <= 2  # of 100, and the next one: 2.5 %
 
 
+def test_one_that_errs_too_much_gives_way_to_one_taught_on_more_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ears, counter = Ears(monkeypatch, trusted=0.0), Counter()
+    options = replace(OPTIONS, windows=64, judges=400)
+    student = teach_student(make_exact(), make_corrupt(), 1, 0, options, task=counter)
+    assert [len(windows) for windows, _, _ in ears.heard] == [64, 400, 400, 3_200, 400, 400]
+    assert [draws for _, _, draws in ears.heard] == [16, 32, 32, 8, 32, 32]  # 60 x 60 windows
+    assert counter.steps == options.answers
+    first, second = ({window.numpy().tobytes() for window in ears.heard[i][0]} for i in (1, 4))
+    assert len(first & second) < 100  # other judges
+    monkeypatch.setattr(students, "TRUSTED", np.inf)
+    short = teach_student(make_exact(), make_corrupt(), 1, 0, options)
+    print(f"errors: {short.error:.4f} on 64 windows, {student.error:.4f} on 3,200")
+    assert student.error < 0.5 * short.error
+
+
+def test_one_that_errs_too_much_stays_where_there_are_no_more_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ears = Ears(monkeypatch, trusted=0.0)
+    options = replace(OPTIONS, windows=3_400, judges=200, train=TrainOptions(steps=50))
+    teach_student(make_exact(), make_corrupt(), 1, 0, options)
+    assert len(ears.heard) == 3
+
+
 def test_answers_are_means_over_fresh_noise_that_serves_all_levels() -> None:
     """By quadrature; and the draws of one window are common to its levels: neighbours agree."""
     windows = draw_windows(1, 3).repeat(3_000, 1, 1)
@@ -277,6 +304,7 @@ def test_the_average_that_met_held_out_windows_best_is_kept(
 
     monkeypatch.setattr(students, "train", train)
     monkeypatch.setattr(students, "_train", spy)
+    monkeypatch.setattr(students, "TRUSTED", np.inf)
     options = replace(
         *(OPTIONS,),
         **{"windows": 64, "judges": 40, "held_out": 0.25, "every": 10, "patience": 2},

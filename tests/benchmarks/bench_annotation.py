@@ -1,11 +1,12 @@
 """How long the rows of a large collection take, and how much memory, by its size.
 
-    python tests/benchmarks/bench_annotation.py [WINDOWS ...] [--workers N] [--repeats 3]
+    python tests/benchmarks/bench_annotation.py [WINDOWS ...] [--length 165] [--workers N]
 
 For every number of windows (by default 1e5, 1e6, 1e7) a collection is written: 100 clean episodes
-and as many jittered ones as hold the windows, 165 frames of 7 dimensions each, windows of 16. It is
-read, fitted, scored and taught once; the rows are then written `repeats` times. A table gives the
-median time a window, and the peak anonymous memory of the largest process and of all together.
+and as many jittered ones as hold the windows, of 165 frames of 7 dimensions each, windows of 16.
+It is read, fitted, scored and taught once; the rows are then written `repeats` times by the same
+processes. A table gives the time of what comes before, the median time a window, and the peak
+anonymous memory of the largest process and of all together.
 """
 
 import argparse
@@ -27,12 +28,14 @@ HORIZON, LENGTH, ACTION = 16, 165, 7
 EPISODES_PER_FILE = 500
 
 
-def write_member(folder: Path, episodes: int, jitter: float, seed: int) -> None:
+def write_member(
+    folder: Path, episodes: int, jitter: float, seed: int, *, length: int = LENGTH
+) -> None:
     """Smooth motions with white noise of standard deviation `jitter`, in files of some hundreds."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for number, first in enumerate(range(0, episodes, EPISODES_PER_FILE)):
-        shape = (min(EPISODES_PER_FILE, episodes - first), LENGTH, ACTION)
+        shape = (min(EPISODES_PER_FILE, episodes - first), length, ACTION)
         motion = rng.standard_normal(shape, dtype=np.float32).cumsum(axis=1).cumsum(axis=1)
         motion /= np.abs(motion).max(axis=1, keepdims=True)
         noise = rng.standard_normal(shape, dtype=np.float32)
@@ -95,31 +98,31 @@ def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int)
     changes = {"out": out, "granularity": "datapoint", "workers": workers}
     order = orders.place_order(collection, None, changes)
     with open_run(out, order.inputs, "bench") as run, annotation._single_threads():
-        start = time.perf_counter()
         with annotation._hire(run.work, order.options) as engine:
+            start = time.perf_counter()
             study, _ = annotation._prepare(run, order, engine, SILENT)
-        print(json.dumps({"prepared": time.perf_counter() - start}), flush=True)
-        for _ in range(repeats):
-            for folder in ("manifest", "sums"):
-                shutil.rmtree(run.work / folder, ignore_errors=True)
-            memory = Memory(os.getpid())
-            with memory.watched(), annotation._hire(run.work, order.options) as engine:
-                start = time.perf_counter()
-                annotation._carry_out(plan_parts(study, run.work), engine, SILENT)
-                seconds = time.perf_counter() - start
-            found = {"seconds": seconds, "largest": memory.largest, "together": memory.together}
-            print(json.dumps(found), flush=True)
+            print(json.dumps({"prepared": time.perf_counter() - start}), flush=True)
+            for _ in range(repeats):
+                for folder in ("manifest", "sums"):
+                    shutil.rmtree(run.work / folder, ignore_errors=True)
+                memory = Memory(os.getpid())
+                with memory.watched():
+                    start = time.perf_counter()
+                    annotation._carry_out(plan_parts(study, run.work), engine, SILENT)
+                    seconds = time.perf_counter() - start
+                peaks = {"largest": memory.largest, "together": memory.together}
+                print(json.dumps({"seconds": seconds, **peaks}), flush=True)
         students = json.loads((run.work / "plan.json").read_text())["taught"]
         print(json.dumps({"taught": students}), flush=True)
 
 
-def measure(windows: int, workers: int, repeats: int) -> dict[str, float]:
+def measure(windows: int, length: int, workers: int, repeats: int) -> dict[str, float]:
     """Run a size in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        each = LENGTH - HORIZON + 1
-        write_member(folder / "set" / "clean", 100, 0.0, 0)
-        write_member(folder / "set" / "jittered", -(-windows // each), 0.02, 1)
+        each = length - HORIZON + 1
+        write_member(folder / "set" / "clean", 100, 0.0, 0, length=length)
+        write_member(folder / "set" / "jittered", -(-windows // each), 0.02, 1, length=length)
         words = ["--child", name, "--workers", str(workers), "--repeats", str(repeats)]
         done = subprocess.run(
             [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
@@ -139,6 +142,7 @@ def measure(windows: int, workers: int, repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("windows", nargs="*", type=float, default=[1e5, 1e6, 1e7])
+    parser.add_argument("--length", type=int, default=LENGTH, help="frames of an episode")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -148,7 +152,7 @@ def main() -> None:
         return
     print("   windows  before (s)  rows (s)  us/window  windows/s  largest (MB)  all (MB)  student")
     for windows in given.windows:
-        found = measure(int(windows), given.workers, given.repeats)
+        found = measure(int(windows), given.length, given.workers, given.repeats)
         print(
             f"{found['windows']:10,.0f}  {found['prepared']:10.1f}  {found['seconds']:8.2f}  "
             f"{found['seconds'] / found['windows'] * 1e6:9.1f}  "

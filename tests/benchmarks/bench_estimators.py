@@ -10,8 +10,8 @@ evaluations, in antithetic pairs. Against it stand what the manifest's rows come
 draws for the windows of which a student is least sure; and the procedure of the released image
 annotator, as its paper describes it: fresh noise at 2,048 random levels, here of the grid that the
 classifier is calibrated on, four draws each, exponential smoothing of span 32 along the levels, the
-first crossing. The same windows serve all. What a student is taught with counts as for five folds,
-over 100,000 windows.
+first crossing. The same windows serve all. Evaluations are counted by the network itself; those
+that a student is taught with count as for five folds, over 100,000 windows.
 """
 
 import sys
@@ -34,6 +34,7 @@ from ambient_curate.channels import noise_channel
 from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.crossing import last_crossing, sparse_levels
 from ambient_curate.noise import draw_pairs
+from ambient_curate.parts import LOWEST_DRAWS
 from ambient_curate.students import Student, StudentOptions, recite, teach_student
 
 THRESHOLD = 0.45  # 1/2 less the default epsilon
@@ -142,6 +143,23 @@ def _first_crossing(
     return 0.0 if above[0] else first
 
 
+class Counter:
+    """Evaluations of a classifier's network: rows times levels."""
+
+    def __init__(self, classifier: FoldClassifier) -> None:
+        self.evaluations = 0
+        self._hook = classifier.network.register_forward_pre_hook(self._count)
+
+    def _count(self, _: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        noised, _ = given
+        self.evaluations += noised.shape[0] * noised.shape[1]
+
+    def close(self) -> int:
+        """Count no more; return what was counted."""
+        self._hook.remove()
+        return self.evaluations
+
+
 def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
     """Name, clean arm and corrupt arm."""
     rng = np.random.default_rng(0)
@@ -168,8 +186,9 @@ def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
     windows = rows[np.sort(picked)]
     exact = draw(ORACLE_DRAWS, ALL, antithetic=True)(classifier, windows, np.random.default_rng(2))
     options = StudentOptions(windows=min(StudentOptions.windows, len(rows) - StudentOptions.judges))
-    start = time.perf_counter()
+    start, counted = time.perf_counter(), Counter(classifier)
     student = teach_student(classifier, corrupt, FOLD, 0, options)
+    taught = LOWEST_DRAWS + 1 + FOLDS * counted.close() // SET
     print(
         f"{name}: {len(rows):,} windows in the fold, a student taught in "
         f"{time.perf_counter() - start:.1f} s; its judges say it errs by {student.error:.4f}"
@@ -180,7 +199,6 @@ def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
     ) -> np.ndarray:
         return last_crossing(recite(student.network, windows), SIGMA[SPARSE], THRESHOLD)
 
-    taught = 3 + FOLDS * options.answers * SPARSE.size // SET
     ways: dict[str, tuple[int, Estimator]] = {
         "released procedure": (LEVELS * DRAWS, released_procedure),
         "8 draws, 129 levels": (8 * SIGMA.size, draw(8, ALL)),
