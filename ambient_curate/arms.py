@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
 from ambient_curate.bounds import delta_at, gaussian_delta
@@ -54,7 +54,7 @@ class Arm:
 
 def assign_folds(
     ids: Mapping[str, Sequence[str]],
-    digests: Mapping[str, Sequence[str] | np.ndarray],
+    digests: Mapping[str, Sequence[str] | Shaped[np.ndarray, " episode"]],
     folds: int,
 ) -> dict[str, np.ndarray]:
     """Give every episode a fold: its rank in the order of hash(id) within its dataset, mod `folds`.
@@ -66,8 +66,8 @@ def assign_folds(
     ----------
     ids : mapping of str to sequence of str
         By dataset: the episodes' ids.
-    digests : mapping of str to sequence of str or of bytes
-        Digests of their content.
+    digests : mapping of str to sequence of str or ndarray, shape (episode,)
+        Equal where their content is.
     folds : int
         Number of folds.
 
@@ -82,11 +82,13 @@ def assign_folds(
     [0, 1, 0]
     """
     result: dict[str, np.ndarray] = {}
-    known, fold_of = np.empty(0, "S1"), np.empty(0, np.int64)
+    known: np.ndarray | None = None
+    fold_of = np.empty(0, np.int64)
     for dataset, names in ids.items():
         different, copy_of = np.unique(np.asarray(digests[dataset]), return_inverse=True)
         first = np.full(different.size, len(names))
         np.minimum.at(first, copy_of, _rank_by_hash(names))
+        known = different[:0] if known is None else known
         seen = np.isin(different, known)
         fold = np.empty(different.size, np.int64)
         fold[seen] = fold_of[np.searchsorted(known, different[seen])]
@@ -99,8 +101,8 @@ def assign_folds(
 
 
 def _rank_by_hash(names: Sequence[str]) -> Int64[np.ndarray, " name"]:
-    hashes = (hashlib.sha256(name.encode()).digest() for name in names)
-    order = np.argsort(np.fromiter(hashes, "S32", len(names)), kind="stable")
+    hashes = (int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in names)
+    order = np.argsort(np.fromiter(hashes, np.uint64, len(names)), kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
     return rank

@@ -169,16 +169,21 @@ def write_frames(
     partial.mkdir(parents=True)
     try:
         _write_episodes(episodes, partial, source_root)
-        table = _read_table(partial / EPISODES_FILE)
-        _check_ids(table)
-        if pc.min(table["state_dim"]).as_py() == 0:
-            _frames_file(partial, "state").unlink()
-        # The tensors lie where tensordict wants them, so this adds only its meta.json.
-        _map_frames(partial, table, mode="r+").memmap_(prefix=str(partial), existsok=True)
+        _complete(partial)
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return load_frames(directory)
+
+
+def _complete(directory: Path) -> None:
+    """Check what was written, and add what tensordict wants beside it."""
+    table = _read_table(directory / EPISODES_FILE)
+    _check_ids(table)
+    if pc.min(table["state_dim"]).as_py() == 0:
+        _frames_file(directory, "state").unlink()
+    # The tensors lie where tensordict wants them, so this adds only its meta.json.
+    _map_frames(directory, table, mode="r+").memmap_(prefix=str(directory), existsok=True)
 
 
 def load_frames(directory: Path) -> Frames:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped, UInt64
 
+from ambient_curate import heap
 from ambient_curate.arms import Arm, Control, assign_folds, plant_control
 from ambient_curate.collection import (
     Collection,
@@ -217,6 +219,7 @@ def _cache_member(
         member, limit=options.limit, on_error=options.on_error, progress=progress, on_skip=note
     )
     write_frames(episodes, place)
+    heap.trim()  # of millions of episodes the table alone is large
     return skipped
 
 
@@ -262,13 +265,18 @@ def _assign_folds(
     whole = {name: np.flatnonzero(windows[name].counts) for name in order}
     dealt = assign_folds(
         {name: frames[name].ids.take(whole[name]) for name in order},
-        {name: frames[name].digest[whole[name]] for name in order},
+        {name: _begin(frames[name].digest)[whole[name]] for name in order},
         folds,
     )
     result = {name: np.full(frames[name].n_episodes, -1) for name in order}
     for name in order:
         result[name][whole[name]] = dealt[name]
     return result
+
+
+def _begin(digest: Shaped[np.ndarray, " episode"]) -> UInt64[np.ndarray, " episode"]:
+    """First 8 of the 32 bytes: enough, since two that agree by chance only share a fold."""
+    return digest.view(np.uint64)[::4]
 
 
 def _require_folds(clean: Arm, folds: int) -> None:
