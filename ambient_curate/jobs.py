@@ -135,7 +135,7 @@ class Jobs:
                 *(self.study.clean, self.study.arms, number, channel, sizes), task=task
             )
         save_fold(fitted, _fold_path(self.work, number))
-        heap.trim()  # training takes twice the memory of all that comes after it
+        heap.trim()  # training takes more memory than all that comes after it
 
     def _score(self, label: str, piece: str, *, progress: Progress) -> None:
         hearing = self.hearings[label]
@@ -154,6 +154,7 @@ class Jobs:
                 task=task,
             )
         save_student(student, _student_path(self.work, int(member), number))
+        heap.trim()
 
     def _write(self, number: str, *, progress: Progress) -> None:
         shard = self.shards[int(number)]
