@@ -219,7 +219,8 @@ def teach_student(
     if student.error <= TRUSTED or windows <= options.windows:
         return student
     # more windows teach more than more draws of each do
-    longer = replace(options, windows=windows, draws=options.draws // 2, batch=4 * options.batch)
+    draws = 2 * max(options.draws // 4, 1)
+    longer = replace(options, windows=windows, draws=draws, batch=4 * options.batch)
     return _teach(classifier, arm, fold, head, longer, rng, None)
 
 
