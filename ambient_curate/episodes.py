@@ -140,5 +140,5 @@ def draw_evenly(count: int, most: int | None, rng: np.random.Generator) -> np.nd
     distances is not.
     """
     if most is None or count <= most:
-        return np.arange(count, dtype=np.int64)
+        return pick_evenly(count, most)
     return ((np.arange(most) + rng.random(most)) * count / most).astype(np.int64)

@@ -148,11 +148,10 @@ class Jobs:
         head = self.study.head(name)
         if head is None:
             raise ValueError(f"{name} has no output")
-        with progress.task(f"teaching {name}", options.answers) as task:
-            student = teach_student(
-                *(self.classifiers[number], self.study.arms[head], number, head, options),
-                task=task,
-            )
+        student = teach_student(
+            *(self.classifiers[number], self.study.arms[head], number, head, options),
+            progress=progress,
+        )
         save_student(student, _student_path(self.work, int(member), number))
         heap.trim()
 

@@ -21,7 +21,7 @@ from ambient_curate.crossing import find_shifts, last_crossing, sparse_levels
 from ambient_curate.devices import rows_at_once
 from ambient_curate.networks import FARTHEST, NoiseClassifier
 from ambient_curate.noise import draw_pairs
-from ambient_curate.progress import Task
+from ambient_curate.progress import SILENT, Progress, Task
 from ambient_curate.training import TrainOptions, train
 
 SCALES = (0.03, 0.3)  # of noise: a coordinate is seen finely, and more coarsely
@@ -190,7 +190,7 @@ def teach_student(
     head: int,
     options: StudentOptions,
     *,
-    task: Task | None = None,
+    progress: Progress = SILENT,
 ) -> Student:
     """Teach a student the curves of one fold's windows, and examine it on others of them.
 
@@ -209,11 +209,13 @@ def teach_student(
         The held-out fold, and the arm's output.
     options : StudentOptions
         Seed, rule and sizes.
-    task : Task or None
-        Told of the noise draws that were answered, in the first lesson.
+    progress : Progress
+        Told of the noise draws that are answered, in one task for each lesson.
     """
     rng = np.random.default_rng([options.seed, fold, head])
-    student = _teach(classifier, arm, fold, head, options, rng, task)
+    name = f"teaching {arm.dataset}"
+    with progress.task(name, options.answers) as task:
+        student = _teach(classifier, arm, fold, head, options, rng, task)
     available = int(arm.windows.counts[arm.in_folds([fold])].sum()) - options.judges
     windows = min(LONGER, available)
     if student.error <= TRUSTED or windows <= options.windows:
@@ -221,7 +223,8 @@ def teach_student(
     # more windows teach more than more draws of each do
     draws = 2 * max(options.draws // 4, 1)
     longer = replace(options, windows=windows, draws=draws, batch=4 * options.batch)
-    return _teach(classifier, arm, fold, head, longer, rng, None)
+    with progress.task(f"{name} on more windows", longer.answers) as task:
+        return _teach(classifier, arm, fold, head, longer, rng, task)
 
 
 def _teach(
@@ -231,7 +234,7 @@ def _teach(
     head: int,
     options: StudentOptions,
     rng: np.random.Generator,
-    task: Task | None,
+    task: Task,
 ) -> Student:
     """Teach and examine one student."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -23,7 +23,7 @@ from small_study import (
     times,
 )
 
-from ambient_curate import evidence, jobs, shards
+from ambient_curate import evidence, jobs, shards, students
 from ambient_curate.arms import CONTROL
 from ambient_curate.channels import Channel
 from ambient_curate.classifier import FitOptions, FoldClassifier
@@ -250,6 +250,7 @@ def test_what_the_tasks_of_a_stage_report_is_its_total(
     monkeypatch.setattr(evidence, "PIECE", 4)
     monkeypatch.setattr(jobs, "PIECE", 4)
     monkeypatch.setattr(jobs, "StudentOptions", STUDENTS)
+    monkeypatch.setattr(students, "TRUSTED", np.inf)  # a second lesson is no part of the plan
     members = {name: make_episodes(name, (*LENGTHS, 90)) for name in ("clean", "a", "b")}
     study = make_study(
         tmp_path / FRAMES, members | {"c": make_episodes("c", (6, 6))}, granularity=granularity

@@ -1,6 +1,7 @@
 """Students: taught by the exact classifier of two normal laws, whose curves quadrature knows."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -19,6 +20,7 @@ from ambient_curate.classifier import FoldClassifier
 from ambient_curate.crossing import find_shifts, last_crossing, sparse_levels
 from ambient_curate.estimates import cross_curves
 from ambient_curate.noise import grid, signal_scale
+from ambient_curate.progress import SilentProgress, Task
 from ambient_curate.students import (
     MISSED,
     SCALES,
@@ -192,11 +194,19 @@ def test_every_fold_head_and_seed_has_noise_and_windows_of_its_own(
     assert len(set(samples)) == 8
 
 
-class Counter:
-    steps = 0
+class Counter(SilentProgress):
+    """What was announced and what was done, a pair for each task."""
 
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        self.steps += int(steps)
+    def __init__(self) -> None:
+        self.tasks: dict[str, list[float]] = {}
+
+    @contextmanager
+    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
+        self.tasks[description] = [total or 0, 0]
+        yield self
+
+    def advance(self, steps: float = 1, note: str | None = None) -> None:
+        self.tasks[[*self.tasks][-1]][1] += steps
 
 
 def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
@@ -204,12 +214,12 @@ def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
 ) -> None:
     ears, counter, fold = Ears(monkeypatch), Counter(), 2
     options = replace(OPTIONS, windows=512, judges=100, train=TrainOptions(steps=50))
-    student = teach_student(make_exact(), make_corrupt(), fold, 0, options, task=counter)
+    student = teach_student(make_exact(), make_corrupt(), fold, 0, options, progress=counter)
     (pupils, answers, draws), (judges, *half), (again, *other) = ears.heard
     assert (len(pupils), len(judges)) == (512, 100)
     assert (again == judges).all()
     assert (draws, half[1], other[1]) == (options.draws, *[options.judge_draws // 2] * 2)
-    assert counter.steps == options.answers == 512 * 16 + 100 * 64
+    assert counter.tasks == {"teaching q": [512 * 16 + 100 * 64] * 2}
     arm = make_corrupt()
     own = torch.cat([arm.windows.of_episode(int(e)) for e in arm.in_folds([fold])])
     places = {window.numpy().tobytes(): i for i, window in enumerate(own)}
@@ -243,10 +253,13 @@ def test_one_that_errs_too_much_gives_way_to_one_taught_on_more_windows(
 ) -> None:
     ears, counter = Ears(monkeypatch, trusted=0.0), Counter()
     options = replace(OPTIONS, windows=64, judges=400)
-    student = teach_student(make_exact(), make_corrupt(), 1, 0, options, task=counter)
+    student = teach_student(make_exact(), make_corrupt(), 1, 0, options, progress=counter)
     assert [len(windows) for windows, _, _ in ears.heard] == [64, 400, 400, 3_200, 400, 400]
     assert [draws for _, _, draws in ears.heard] == [16, 32, 32, 8, 32, 32]  # 60 x 60 windows
-    assert counter.steps == options.answers
+    assert counter.tasks == {
+        "teaching q": [64 * 16 + 400 * 64] * 2,
+        "teaching q on more windows": [3_200 * 8 + 400 * 64] * 2,
+    }
     first, second = ({window.numpy().tobytes() for window in ears.heard[i][0]} for i in (1, 4))
     assert len(first & second) < 100  # other judges
     monkeypatch.setattr(students, "TRUSTED", np.inf)
