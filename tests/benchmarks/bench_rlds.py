@@ -4,32 +4,37 @@
 
 Writes a shard of 80 episodes x 100 steps x 100 KB "images" (800 MB) to a temporary folder, warms
 the page cache and measures our scan against the `tfrecord` package, told to decode every feature
-(its default) or only the numbers and labels that we decode, and against `cat`. Our scans run in
-processes of their own that import only the readers and report their peak anonymous memory. The
-ways are taken in turn, five times over; the best time of each counts.
+(its default) or only the numbers and labels that we decode, against `tensorflow-datasets` where it
+is installed (it cannot decode a part of the steps only), and against `cat`. "Images" are strings,
+which nobody has to decompress. Our scans, and that of `tensorflow-datasets`, run in processes of
+their own; ours import only the readers and report their peak anonymous memory. The ways are taken
+in turn, five times over; the best time of each counts.
 """
 
+import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 EPISODES, STEPS, IMAGE_BYTES = 80, 100, 100_000
 ROUNDS = 5
-FEATURES = {
+STEP_FEATURES = {
     "action": ("7", "float32"),
-    "observation/state": ("7", "float32"),
     "reward": (None, "float32"),
     "discount": (None, "float32"),
     "is_first": (None, "bool"),
     "is_last": (None, "bool"),
     "is_terminal": (None, "bool"),
 }
+TFDS = "tensorflow_datasets.core.features"
 CHOSEN = {
     "steps/action": "float",
     "steps/observation/state": "float",
@@ -64,24 +69,44 @@ def write_dataset(folder: Path) -> Path:
             }
         )
     writer.close()
-    split = {"name": "train", "shardLengths": [str(EPISODES)]}
-    info = {"name": "bench", "fileFormat": "tfrecord", "splits": [split]}
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    split = {"name": "train", "shardLengths": [str(EPISODES)], "filepathTemplate": template}
+    split["numBytes"] = str(shard.stat().st_size)
+    info = {"name": "bench", "version": "1.0.0", "fileFormat": "tfrecord", "splits": [split]}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     (folder / "features.json").write_text(json.dumps(describe_features()))
     return shard
 
 
 def describe_features() -> dict:
-    """Make features.json for the numeric features."""
-    tensors = {
-        name: {"tensor": {"shape": {"dimensions": [size]} if size else {}, "dtype": dtype}}
-        for name, (size, dtype) in FEATURES.items()
+    """Make features.json as tensorflow-datasets writes it."""
+    text = {"pythonClassName": f"{TFDS}.text_feature.Text", "text": {}}
+    observation = {"state": tensor("7", "float32"), "image_0": text}
+    steps = {name: tensor(*kind) for name, kind in STEP_FEATURES.items()}
+    steps |= {"observation": group(observation), "language_instruction": text}
+    sequence = {
+        "pythonClassName": f"{TFDS}.dataset_feature.Dataset",
+        "sequence": {"feature": group(steps), "length": "-1"},
     }
-    tensors["observation"] = {
-        "featuresDict": {"features": {"state": tensors.pop("observation/state")}}
+    return group({"steps": sequence, "episode_metadata": group({"success": tensor(None, "bool")})})
+
+
+def tensor(size: str | None, dtype: str) -> dict:
+    """Describe a feature of numbers."""
+    name = "tensor_feature.Tensor" if size else "scalar.Scalar"
+    shape = {"dimensions": [size]} if size else {}
+    return {
+        "pythonClassName": f"{TFDS}.{name}",
+        "tensor": {"dtype": dtype, "encoding": "none", "shape": shape},
     }
-    steps = {"sequence": {"feature": {"featuresDict": {"features": tensors}}}}
-    return {"featuresDict": {"features": {"steps": steps}}}
+
+
+def group(features: dict) -> dict:
+    """Describe a feature of features."""
+    return {
+        "pythonClassName": f"{TFDS}.features_dict.FeaturesDict",
+        "featuresDict": {"features": features},
+    }
 
 
 def scan(folder: Path, checksums: bool) -> float:
@@ -104,6 +129,22 @@ def scan_with_package(shard: Path, features: dict[str, str] | None) -> float:
 
     start = time.perf_counter()
     frames = sum(len(e["steps/action"]) // 7 for e in tfrecord_loader(str(shard), None, features))
+    seconds = time.perf_counter() - start
+    if frames != EPISODES * STEPS:
+        raise RuntimeError(f"read {frames} frames")
+    return seconds
+
+
+def scan_with_tensorflow(folder: Path) -> float:
+    """Read the shard with `tensorflow-datasets`; return the seconds, without the import."""
+    import tensorflow_datasets as tfds
+
+    start = time.perf_counter()
+    builder = tfds.builder_from_directory(folder)
+    frames = 0
+    for episode in builder.as_dataset(split="train"):
+        for steps in episode["steps"].batch(STEPS):
+            frames += len(steps["action"].numpy())
     seconds = time.perf_counter() - start
     if frames != EPISODES * STEPS:
         raise RuntimeError(f"read {frames} frames")
@@ -146,10 +187,33 @@ def anonymous_kb() -> int:
     raise RuntimeError("/proc/self/status has no RssAnon")
 
 
-def scan_in_child(folder: Path, checksums: bool) -> dict[str, float]:
-    """Run `report_scan` in a fresh process."""
-    command = [sys.executable, __file__, str(folder), str(int(checksums))]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+def report_tensorflow(folder: Path) -> None:
+    """Scan in this process and print the seconds as JSON."""
+    print(json.dumps({"seconds": min(scan_with_tensorflow(folder) for _ in range(3))}))
+
+
+def scan_in_child(folder: Path, how: str) -> dict[str, float]:
+    """Scan in a fresh process; one process cannot import both packages."""
+    command = [sys.executable, __file__, how, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+def list_ways(folder: Path, shard: Path) -> dict[str, Callable[[], Any]]:
+    """Name the ways to read the shard."""
+    ways: dict[str, Callable[[], Any]] = {
+        "cat": lambda: read_with_cat(shard),
+        "tfrecord, all": lambda: scan_with_package(shard, None),
+        "tfrecord, chosen": lambda: scan_with_package(shard, CHOSEN),
+        "ours, no checksums": lambda: scan_in_child(folder, "unchecked"),
+        "ours, checksums": lambda: scan_in_child(folder, "checked"),
+    }
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        print("tensorflow-datasets is not installed: without it")
+        return ways
+    return ways | {"tensorflow-datasets": lambda: scan_in_child(folder, "tensorflow")}
 
 
 def main() -> None:
@@ -159,16 +223,8 @@ def main() -> None:
         shard = write_dataset(folder)
         size_mb = shard.stat().st_size / 1e6
         read_with_cat(shard)
-        rounds = [
-            {
-                "cat": read_with_cat(shard),
-                "tfrecord, all": scan_with_package(shard, None),
-                "tfrecord, chosen": scan_with_package(shard, CHOSEN),
-                "ours, no checksums": scan_in_child(folder, checksums=False),
-                "ours, checksums": scan_in_child(folder, checksums=True),
-            }
-            for _ in range(ROUNDS)
-        ]
+        ways = list_ways(folder, shard)
+        rounds = [{way: measure() for way, measure in ways.items()} for _ in range(ROUNDS)]
     best, peak = {}, {}
     for way in rounds[0]:
         results = [r[way] if isinstance(r[way], dict) else {"seconds": r[way]} for r in rounds]
@@ -181,14 +237,16 @@ def main() -> None:
             f"peak anonymous {peak[way]:5.0f} MB"
         )
     ours = best["ours, no checksums"]
-    for way in ("tfrecord, all", "tfrecord, chosen"):
+    for way in [way for way in best if way.startswith("t")]:
         print(f"no checksums: {best[way] / ours:.0f}x {way} (mark: 50x)")
     ratio = best["cat"] / best["ours, checksums"]
     print(f"checksums: {ratio:.0%} of cat (mark: 80 %)")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        report_scan(Path(sys.argv[1]), checksums=sys.argv[2] == "1")
-    else:
+    if len(sys.argv) == 1:
         main()
+    elif sys.argv[1] == "tensorflow":
+        report_tensorflow(Path(sys.argv[2]))
+    else:
+        report_scan(Path(sys.argv[2]), checksums=sys.argv[1] == "checked")
