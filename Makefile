@@ -3,6 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules are compiled when first imported, not when installed (below). Where the environment forbids
+# to keep that, as images of containers do, every process would compile anew: 7 of its first 11 s.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALLED := .venv/installed
 
 .PHONY: demo maze sorting test test-all lint bench

@@ -175,6 +175,7 @@ def count_workers(run: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_a_run_that_is_killed_at_any_moment_leaves_no_worker_and_continues_to_the_same_bytes(
     folder: Path, finished: Callable[[str], Path]
 ) -> None:
