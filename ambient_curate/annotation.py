@@ -30,6 +30,7 @@ from ambient_curate.jobs import (
     Stage,
     describe_classifier,
     describe_students,
+    plan_challenges,
     plan_crops,
     plan_fits,
     plan_parts,
@@ -49,7 +50,8 @@ from ambient_curate.study import Study, describe_member, open_study, prepare_stu
 from ambient_curate.verdict import (
     build_verdict,
     describe_checks,
-    describe_control,
+    describe_controls,
+    describe_policy,
     list_assumptions,
     list_offsets,
     list_warnings,
@@ -260,6 +262,7 @@ def _prepare(
     _carry_out(plan_fits(study, run.work), engine, progress)
     describe_classifier(study, run.work)
     _carry_out(plan_scores(study, run.work), engine, progress)
+    _carry_out(plan_challenges(study, run.work), engine, progress)
     answers = _hear(study, run.work)
     localities = dict[ArmName, Locality]()
     if study.options.locality:
@@ -271,7 +274,8 @@ def _prepare(
         _carry_out(plan_students(study, statuses, run.work), engine, progress)
         taught = [s["dataset"] for s in describe_students(study, run.work) if s["trusted"]]
         metadata = manifest_metadata(study, noise.grid(study.options.schedule), run.digest)
-        RowPlan(statuses, taught, metadata, _list_reaches(localities)).save(run.work / PLAN)
+        common = RowPlan(statuses, taught, metadata, _list_reaches(localities), _floors(answers))
+        common.save(run.work / PLAN)
     return study, answers
 
 
@@ -291,6 +295,15 @@ def _list_reaches(localities: Mapping[ArmName, Locality]) -> dict[str, tuple[flo
     }
 
 
+def _floors(answers: Answers) -> dict[str, float]:
+    """sigma_min of the datasets of which a challenger saw more than the classifier did."""
+    return {
+        name: arm.sigma_min
+        for (name, group), arm in answers.arms.items()
+        if group is None and arm.challenger_sigma_min is not None
+    }
+
+
 def _whole_statuses(answers: Answers) -> dict[str, str]:
     return {name: status for (name, group), status in answers.statuses.items() if group is None}
 
@@ -304,7 +317,7 @@ def _finish(run: RunDirectory, study: Study, answers: Answers) -> None:
         levels = _list_levels(study, answers, localities)
         columns = whole_rows(study, answers.arms, answers.statuses, levels)
         write_part(tabulate_rows(columns, metadata), part_path(run.work, 0))
-    curves = [*answers.arms.values(), *([answers.control] if answers.control else [])]
+    curves = [*answers.arms.values(), *answers.controls]
     write_curves(tabulate_curves(curves), run.work / "curves.parquet")
     write_reliability(tabulate_reliability(curves), run.work / "reliability.parquet")
     rows = read_answers(study, _whole_statuses(answers), run.work)
@@ -346,7 +359,7 @@ def _describe_run(
     localities: Mapping[ArmName, Locality],
 ) -> dict[str, Any]:
     options, levels = study.options, _list_levels(study, answers, localities)
-    control = describe_control(answers.control, study.control)
+    controls = describe_controls(answers.controls, study.controls)
     rates = {name: frames.rate_hz for name, frames in study.frames.items()}
     clean = study.clean.dataset
     return {
@@ -366,10 +379,13 @@ def _describe_run(
         "legibility": _list_legible(study, answers),
         "shares": rows.shares,
         "checks": describe_checks(answers.findings),
-        "control": control,
-        "assumptions": list_assumptions(study),
+        "controls": controls,
+        "assumptions": [
+            *list_assumptions(study),
+            *describe_policy(study, answers.arms, answers.statuses),
+        ],
         "warnings": [
-            *list_warnings(study, control),
+            *list_warnings(study, controls),
             *list_offsets(answers.arms.values(), options.epsilon),
             *(
                 f"{name}: {text}"

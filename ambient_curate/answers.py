@@ -1,6 +1,5 @@
 """Answers: what the out-of-fold scores of a study say of every dataset and group."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +7,22 @@ import numpy as np
 from jaxtyping import Float64
 
 from ambient_curate.arms import Arm, ArmName
+from ambient_curate.challenger import ChallengerFinding
 from ambient_curate.checks import Finding
 from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
 from ambient_curate.empirical import compare_sets, measure_arm
 from ambient_curate.envelopes import FiniteSets, build_envelope, know_nothing
-from ambient_curate.evidence import LOOKS, Evidence, Looks, crop_looks, list_hearings
+from ambient_curate.evidence import (
+    CLEAN,
+    CORRUPT,
+    LOOKS,
+    Look,
+    Looks,
+    crop_looks,
+    list_hearings,
+    load_challenge,
+    name_side,
+)
 from ambient_curate.examinations import (
     RELIABLE,
     UNRELIABLE,
@@ -34,8 +44,8 @@ class Answers:
     ----------
     arms : dict of (str, str or None) to ArmCurves
         By dataset and group.
-    control : ArmCurves or None
-        The planted control.
+    controls : list of ArmCurves
+        The planted controls.
     statuses : dict of (str, str or None) to str
         By dataset and group, of `arms` only: whether their classifier may be believed.
     findings : dict of (str, str or None) to list of Finding
@@ -43,7 +53,7 @@ class Answers:
     """
 
     arms: dict[ArmName, ArmCurves]
-    control: ArmCurves | None
+    controls: list[ArmCurves]
     statuses: dict[ArmName, str]
     findings: dict[ArmName, list[Finding]]
 
@@ -51,17 +61,18 @@ class Answers:
 def hear_study(study: Study, sigma: Float64[np.ndarray, " level"], work: Path) -> Answers:
     """Say what the scores of a study show, all of which lie under ``work/scores``."""
     stage = _Answering(study, sigma, work)
-    clean = stage.read("clean")
-    control = None
-    if study.control is not None:
-        control = stage.summarize(study.control.arm, clean.whole, stage.read_whole("control"))
-    common = examine_control(control, study.control)
+    controls = [stage.summarize(planted.arm) for planted in study.controls]
+    common = [
+        examine_control(found, planted)
+        for found, planted in zip(controls, study.controls, strict=True)
+    ]
     arms, findings = {}, {}
-    for arm, corrupt in stage.read_corrupt():
+    for head, arm in enumerate(study.corrupt):
         name = arm.dataset, arm.group
-        arms[name] = stage.summarize(arm, clean.whole, corrupt.whole)
-        findings[name] = [*common, *stage.examine(arm, arms[name], clean, corrupt)]
-    return Answers(arms, control, _judge(findings), findings)
+        found = load_challenge(work, head)
+        arms[name] = stage.summarize(arm).raise_to(found)
+        findings[name] = [*common, *stage.examine(arm, arms[name], found)]
+    return Answers(arms, controls, _judge(findings), findings)
 
 
 def hear_crops(study: Study, levels: Float64[np.ndarray, " level"], work: Path) -> Answers:
@@ -79,13 +90,12 @@ def hear_crops(study: Study, levels: Float64[np.ndarray, " level"], work: Path) 
         Where the scores lie.
     """
     stage = _CropAnswering(study, levels, work, crop_looks(study.options.horizon))
-    clean = stage.read("clean")
     arms, findings = {}, {}
-    for arm, corrupt in stage.read_corrupt():
+    for arm in study.corrupt:
         name = arm.dataset, arm.group
-        arms[name] = stage.summarize(arm, clean.whole, corrupt.whole)
-        findings[name] = stage.examine(arm, arms[name], clean, corrupt)
-    return Answers(arms, None, _judge(findings), findings)
+        arms[name] = stage.summarize(arm)
+        findings[name] = stage.examine(arm, arms[name])
+    return Answers(arms, [], _judge(findings), findings)
 
 
 def _judge(findings: dict[ArmName, list[Finding]]) -> dict[ArmName, str]:
@@ -93,15 +103,6 @@ def _judge(findings: dict[ArmName, list[Finding]]) -> dict[ArmName, str]:
         name: RELIABLE if all(finding.passed for finding in found) else UNRELIABLE
         for name, found in findings.items()
     }
-
-
-@dataclass(frozen=True, eq=False)
-class _Heard:
-    """What networks say of a member: at length, and in short two of them, so as to compare."""
-
-    whole: Evidence
-    own: Evidence
-    other: Evidence
 
 
 class _Answering:
@@ -117,92 +118,91 @@ class _Answering:
         self.study, self.sigma, self.work, self.looks = study, sigma, work, looks
         self.hearings = list_hearings(study, looks)
 
-    def read_whole(self, label: str) -> Evidence:
-        return self.hearings[label].read(self.work)
-
-    def read(self, label: str) -> _Heard:
-        return _Heard(*(self.read_whole(label + look.ending) for look in self.looks))
-
-    def read_corrupt(self) -> Iterator[tuple[Arm, _Heard]]:
-        """Read the scores of every corrupt member; yield its arms with them."""
-        for number, name in enumerate(sorted(self.study.frames)):
-            if name != self.study.clean.dataset and self.study.head(name) is not None:
-                heard = self.read(f"{number:05d}")
-                yield from ((arm, heard) for arm in self.study.corrupt if arm.dataset == name)
-
-    def summarize(self, arm: Arm, clean: Evidence, corrupt: Evidence) -> ArmCurves:
+    def summarize(self, arm: Arm) -> ArmCurves:
         """Curves, crossing and bounds of one arm."""
-        head, (p, q) = self._output(arm), self._sides(arm, clean, corrupt)
-        options = self.study.options
+        options, (p, q) = self.study.options, self._sides(arm, self.looks[0])
         # clusters are found in the very episodes that they are made of
         clustered = arm.group is not None and options.group_by.startswith("cluster:")
         certifiable = options.weighting == "episode" and not clustered
-        held_out = hold_out(p, q, self._rng(arm, "folds")) if certifiable else None
-        finite = self._compare(arm, clean.of_head(head)[0], corrupt.of_head(head)[0])
+        held_out = None
+        if certifiable:
+            held_out = hold_out(
+                p.hold_back(self.sigma), q.hold_back(self.sigma), self._rng(arm, "folds")
+            )
+        finite = self._compare(arm)
         return summarize_arm(
             (arm.dataset, arm.group),
             self.sigma,
-            p,
-            q,
+            p.interpolate(self.sigma),
+            q.interpolate(self.sigma),
             build_envelope(self.sigma, held_out, finite, epsilon=options.epsilon),
             epsilon=options.epsilon,
             rng=self._rng(arm, "bootstrap"),
         )
 
-    def examine(self, arm: Arm, curves: ArmCurves, clean: _Heard, corrupt: _Heard) -> list[Finding]:
+    def examine(
+        self, arm: Arm, curves: ArmCurves, challenge: ChallengerFinding | None = None
+    ) -> list[Finding]:
         """Ask whether the curves of an arm may be believed."""
-        whole, own, other = (
-            self._sides(arm, getattr(clean, look), getattr(corrupt, look))
-            for look in ("whole", "own", "other")
-        )
+        whole, own, other = (self._sides(arm, look) for look in self.looks)
         sure = differ_surely(self.study.clean, arm, float(self.sigma[0]), self._rng(arm, "energy"))
         rng, epsilon = self._rng(arm, "examination"), self.study.options.epsilon
+        clean, corrupt = (side.interpolate(self.sigma) for side in whole)
+        challenged = challenge is not None and challenge.status != "not computed"
         return [
-            *examine_arm(curves, *whole, sure, epsilon=epsilon, rng=rng),
+            *examine_arm(
+                curves, clean, corrupt, sure, challenged=challenged, epsilon=epsilon, rng=rng
+            ),
             examine_folds(own, other),
         ]
 
     def _output(self, arm: Arm) -> int:
         return next(i for i, other in enumerate(self.study.arms) if other is arm)
 
-    def _compare(self, arm: Arm, clean: np.ndarray, corrupt: np.ndarray) -> FiniteSets:
+    def _compare(self, arm: Arm) -> FiniteSets:
+        p, q = (self.hearings[name_side(self._output(arm), s)] for s in (CLEAN, CORRUPT))
+        sizes = p.rows.size, q.rows.size
         if arm.windows.told:  # finite sets hardly share a state: all that is certain is apart
-            return know_nothing(self.sigma.size, clean.size, corrupt.size)
+            return know_nothing(self.sigma.size, *sizes)
         by_window = self.study.options.weighting == "window"
         rng = self._rng(arm, "finite sets")
-        p = measure_arm(self.study.clean, clean, rng, by_window=by_window)
-        q = measure_arm(arm, corrupt, rng, by_window=by_window)
-        return compare_sets(p, q, self.sigma, rng)
+        clean, corrupt = (
+            measure_arm(side.arm, side.arm.episodes[side.rows], rng, by_window=by_window)
+            for side in (p, q)
+        )
+        return compare_sets(clean, corrupt, self.sigma, rng)
 
     def _rng(self, arm: Arm, purpose: str) -> np.random.Generator:
         identity = f"{arm.dataset}\x00{arm.group}"
         return np.random.default_rng(noise_seed(self.study.options.seed, identity, purpose))
 
-    def _sides(self, arm: Arm, clean: Evidence, corrupt: Evidence) -> tuple[Side, Side]:
+    def _sides(self, arm: Arm, look: Look) -> tuple[Side, Side]:
         head = self._output(arm)
-        return self._side(self.study.clean, clean, head), self._side(arm, corrupt, head)
+        p, q = (self._side(name_side(head, side) + look.ending) for side in (CLEAN, CORRUPT))
+        return p, q
 
-    def _side(self, arm: Arm, evidence: Evidence, head: int) -> Side:
-        episodes, statistics, histogram = evidence.of_head(head)
-        weight = np.ones(episodes.size)
+    def _side(self, label: str) -> Side:
+        hearing = self.hearings[label]
+        arm, scores = hearing.arm, hearing.read(self.work)
+        weight = np.ones(scores.episodes.size)
         if self.study.options.weighting == "window":
-            weight = arm.windows.counts[episodes].astype(np.float64)
-        return Side(statistics, histogram, weight, arm.fold[episodes])
+            weight = arm.windows.counts[scores.episodes].astype(np.float64)
+        return Side(scores.statistics, scores.histogram, weight, arm.fold[scores.episodes])
 
 
 class _CropAnswering(_Answering):
     """The same of crops."""
 
-    def examine(self, arm: Arm, curves: ArmCurves, clean: _Heard, corrupt: _Heard) -> list[Finding]:
-        whole, own, other = (
-            self._sides(arm, getattr(clean, look), getattr(corrupt, look))
-            for look in ("whole", "own", "other")
-        )
+    def examine(
+        self, arm: Arm, curves: ArmCurves, challenge: ChallengerFinding | None = None
+    ) -> list[Finding]:
+        whole, own, other = (self._sides(arm, look) for look in self.looks)
         rng, epsilon = self._rng(arm, "crops"), self.study.options.epsilon
         return [
             examine_crops(curves, *whole, epsilon=epsilon, rng=rng),
             examine_folds(own, other),
         ]
 
-    def _compare(self, arm: Arm, clean: np.ndarray, corrupt: np.ndarray) -> FiniteSets:
-        return know_nothing(self.sigma.size, clean.size, corrupt.size)
+    def _compare(self, arm: Arm) -> FiniteSets:
+        p, q = (self.hearings[name_side(self._output(arm), s)] for s in (CLEAN, CORRUPT))
+        return know_nothing(self.sigma.size, p.rows.size, q.rows.size)

@@ -2,19 +2,37 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
-from ambient_curate.bounds import delta_at, gaussian_delta
 from ambient_curate.windows import Windows
 
-CONTROL = "planted control"
 ArmName = tuple[str, str | None]  # dataset and group
-_CONTROL_SIGMA = 0.2
+
+
+Windowed = Float32[Tensor, "window horizon action"]
+Numbers = Int64[np.ndarray, " window"]
+
+
+@runtime_checkable
+class Planted(Protocol):
+    """A change of windows that depends on nothing but the window."""
+
+    def apply(self, windows: Windowed, episode: Numbers, number: Numbers) -> Windowed:
+        """Change windows.
+
+        Parameters
+        ----------
+        windows : Tensor, float32, shape (window, horizon, action)
+            As `Windows.gather` gives them; they are left as they are.
+        episode, number : ndarray, int64, shape (window,)
+            Which they are: episode of the member, and window of the episode from 0. The same
+            window is changed in the same way in every batch.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +51,12 @@ class Arm:
         Episodes of the member that belong to the arm, each with at least one whole window.
     fold : ndarray, int64, shape (member's episodes,)
         Held-out fold of every episode of the member.
-    shift : Tensor, float32, shape (horizon, action), or None
-        Added to every window: how the control is planted.
+    planted : Planted or None
+        What is done to its windows: how a control is planted.
     opponents : ndarray, int64, shape (episode,), or None
         Episodes of the clean arm it is compared with; None: all.
+    planted_clean : Planted or None
+        What is done to the clean windows that it is compared with.
     """
 
     dataset: str
@@ -44,8 +64,21 @@ class Arm:
     windows: Windows
     episodes: Int64[np.ndarray, " episode"]
     fold: Int64[np.ndarray, " member_episode"]
-    shift: Float32[Tensor, "horizon action"] | None = None
+    planted: Planted | None = None
     opponents: Int64[np.ndarray, " opponent"] | None = None
+    planted_clean: Planted | None = None
+
+    def gather(self, episode: Numbers, number: Numbers) -> Windowed:
+        """Read windows as `Windows.gather` does, with what is planted in them."""
+        windows = self.windows.gather(episode, number)
+        return windows if self.planted is None else self.planted.apply(windows, episode, number)
+
+    def facing(self, corrupt: "Arm") -> "Arm":
+        """Return this clean arm as `corrupt` is compared with it."""
+        episodes = self.episodes
+        if corrupt.opponents is not None:
+            episodes = np.intersect1d(episodes, corrupt.opponents)
+        return replace(self, episodes=episodes, planted=corrupt.planted_clean)
 
     def in_folds(self, folds: Sequence[int]) -> Int64[np.ndarray, " episode"]:
         """Episodes of the arm whose fold is one of `folds`."""
@@ -106,84 +139,3 @@ def _rank_by_hash(names: Sequence[str]) -> Int64[np.ndarray, " name"]:
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
     return rank
-
-
-@dataclass(frozen=True, eq=False)
-class Control:
-    """A planted corruption whose sigma_min is known: half of the clean set, shifted.
-
-    Parameters
-    ----------
-    arm : Arm
-        The shifted half; its opponents are the other half.
-    sigma_min : float
-        Where its Delta crosses 4 epsilon, in closed form (`plant_control`).
-    """
-
-    arm: Arm
-    sigma_min: float
-
-
-def plant_control(clean: Arm, folds: int, epsilon: float) -> Control | None:
-    """Shift half of the clean episodes along the direction in which clean windows vary least.
-
-    Along that direction the clean windows are nearly one point, so that two halves differ there
-    as N(0, a^2 v + sigma^2) and N(a delta, a^2 v + sigma^2), whatever the rest looks like; their
-    Delta is `bounds.gaussian_delta` (METHOD.md section 7). `delta` is chosen so that the crossing
-    lies at sigma 0.2 for v = 0, and well above chance level for any v.
-
-    Parameters
-    ----------
-    clean : Arm
-        The clean set.
-    folds : int
-        Number of folds; with fewer than two clean episodes a fold there is no control.
-    epsilon : float
-        Margin of the rule.
-
-    Returns
-    -------
-    Control or None
-        None if there are too few clean episodes, or every dimension is constant.
-    """
-    rank = _rank_within_fold(clean)
-    shifted, others = clean.episodes[rank % 2 == 1], clean.episodes[rank % 2 == 0]
-    if len(np.unique(clean.fold[shifted])) < folds:
-        return None
-    values = torch.cat([clean.windows.of_episode(int(e)).flatten(1) for e in clean.episodes[:256]])
-    moving = torch.nonzero(values.var(dim=0) > 0).flatten()
-    if moving.numel() == 0:
-        return None
-    variance, basis = torch.linalg.eigh(
-        torch.cov(values[:, moving].T.double()).reshape(moving.numel(), moving.numel())
-    )
-    least = max(float(variance[0]), 0.0)
-    distance = _distance_at(delta_at(epsilon))
-    size = distance * (2.0 * least**0.5 + _CONTROL_SIGMA / (1.0 - _CONTROL_SIGMA**2) ** 0.5)
-    shift = torch.zeros(values.shape[1])
-    shift[moving] = (size * basis[:, 0]).float()
-    ratio = size**2 / distance**2 - least  # sigma^2 / a^2 at the crossing
-    arm = Arm(
-        CONTROL,
-        None,
-        clean.windows,
-        shifted,
-        clean.fold,
-        shift.reshape(clean.windows.horizon, -1),
-        others,
-    )
-    return Control(arm, float((ratio / (1.0 + ratio)) ** 0.5))
-
-
-def _rank_within_fold(arm: Arm) -> np.ndarray:
-    fold = arm.fold[arm.episodes]
-    rank = np.empty_like(fold)
-    for value in np.unique(fold):
-        rank[fold == value] = np.arange(np.count_nonzero(fold == value))
-    return rank
-
-
-def _distance_at(delta: float) -> float:
-    from scipy.optimize import brentq
-
-    return float(brentq(lambda d: float(gaussian_delta(d)) - delta, 0.0, 20.0))

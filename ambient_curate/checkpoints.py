@@ -1,4 +1,4 @@
-"""Checkpoints of fold classifiers and their students: safetensors, no pickle."""
+"""Checkpoints of classifiers and their students: safetensors, no pickle."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,25 +8,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ambient_curate.classifier import FoldClassifier
-from ambient_curate.crops import CropClassifier
+from ambient_curate.channels import Channel
+from ambient_curate.classifier import PairClassifier
 from ambient_curate.errors import CheckpointError
 from ambient_curate.files import replace_whole
-from ambient_curate.networks import NoiseClassifier, RatioNetwork
 from ambient_curate.students import CurveNetwork, Student
 
 _OF_NETWORK = "network."
 
 
-def save_fold(classifier: FoldClassifier, path: Path) -> None:
-    """Write a fold's classifier; the file appears only whole."""
-    sigma = torch.from_numpy(classifier.sigma)
+def save_pair(classifier: PairClassifier, path: Path) -> None:
+    """Write the classifier of a pair and fold; the file appears only whole."""
+    sigma = torch.from_numpy(classifier.channel.levels)
     others = {"slope": classifier.slope, "intercept": classifier.intercept, "sigma": sigma}
-    _save(classifier.network, others, path)
+    _save(classifier.members, others, path)
 
 
-def load_fold(path: Path) -> FoldClassifier:
-    """Read what `save_fold` wrote.
+def load_pair(path: Path, channel: Channel) -> PairClassifier:
+    """Read what `save_pair` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    channel : Channel
+        What the classifier looks through.
 
     Raises
     ------
@@ -34,31 +40,19 @@ def load_fold(path: Path) -> FoldClassifier:
         If the file is missing, damaged, or holds something else.
     """
     with _loaded(path, "classifier") as (state, tensors):
-        heads, levels = tensors["slope"].shape
-        if tensors["intercept"].shape != (heads, levels) or tensors["sigma"].shape != (levels,):
-            raise ValueError("its calibration and its grid have different sizes")
-        network = _empty_crops(state) if "covariance" in state else _empty_noise(state, heads)
-        network.load_state_dict(state)  # checks every size
-        return FoldClassifier(
-            network.requires_grad_(False).eval(),
-            tensors["slope"],
-            tensors["intercept"],
-            tensors["sigma"].numpy(),
-        )
-
-
-def _empty_noise(state: Mapping[str, Tensor], heads: int) -> RatioNetwork:
-    dim = state["mean"].shape[0]
-    moments = (torch.zeros(heads, dim), torch.zeros(heads, dim), torch.zeros(heads, dim))
-    basis = torch.zeros(dim), torch.zeros(dim, dim), torch.zeros(dim)
-    told = dim - state["bands"].shape[0]
-    return NoiseClassifier(*basis, moments, (0.0, 1.0), generator=torch.Generator(), told=told)
-
-
-def _empty_crops(state: Mapping[str, Tensor]) -> RatioNetwork:
-    horizon, sigma = state["sizes"].tolist()
-    laws = state["mean"], state["covariance"]
-    return CropClassifier(*laws, int(horizon), sigma, generator=torch.Generator())
+        estimates, levels = tensors["slope"].shape
+        if tensors["intercept"].shape != (levels,) or tensors["sigma"].shape != (levels,):
+            raise ValueError("its calibration and its levels have different sizes")
+        if not np.array_equal(tensors["sigma"].numpy(), channel.levels):
+            raise ValueError("it is read at other noise levels")
+        names = dict.fromkeys(name.partition(".")[0] for name in state)  # in their order
+        order = [name for name in channel.names if name in names]
+        members = nn.ModuleDict({name: channel.empty(name) for name in order})
+        members.load_state_dict(state)  # checks every size
+        if estimates != sum(channel.names[name] for name in order):
+            raise ValueError("its calibration is of other estimates")
+        frozen = members.requires_grad_(False).eval()
+        return PairClassifier(channel, frozen, tensors["slope"], tensors["intercept"])
 
 
 def save_student(student: Student, path: Path) -> None:

@@ -1,26 +1,26 @@
-"""The cross-fitted noisy-channel classifier: one network with K + 1 outputs for every fold."""
+"""The cross-fitted noisy-channel classifier: one of its own for every corrupt set and fold."""
 
 import copy
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ambient_curate.arms import Arm
 from ambient_curate.calibration import CalibrationModel, calibrated_loss, fit_calibration
 from ambient_curate.channels import Channel
-from ambient_curate.networks import RatioNetwork
+from ambient_curate.networks import PairNetwork
 from ambient_curate.noise import log_snr
 from ambient_curate.progress import Task
 from ambient_curate.samples import Sample, draw_sample
 from ambient_curate.training import TrainOptions, train
 
-RELIANCES = (0.0, 0.5, 1.0)  # shares of the logit that the normal laws may be given
+NEEDED = 2e-4  # nats by which an estimate must lower the held-out loss to be kept
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,19 @@ class FitOptions:
     folds : int
         Number of folds, >= 3.
     seed : int
-        With the held-out fold it decides every draw.
+        With the held-out fold and the set's name it decides every draw.
     by_window : bool
         Every window counts the same, instead of every episode.
     train : TrainOptions
         Of the training loop.
     windows : int
-        Largest sample of corrupt windows; the clean sample has half as many.
+        Training windows of a class.
     held_out : int
-        Corrupt windows drawn for early stopping and calibration; half as many are clean.
-    calibration_draws : int
-        Noise draws of each of them, at as many levels, for the final calibration.
+        Windows of a class drawn for early stopping and calibration.
+    calibration_rows : int
+        Noised windows of a class at each level, for the calibration.
     batch : int
-        Fewest windows in a batch, half of them clean.
-    each : int
-        Fewest windows of every arm in a batch, on average: many arms make it larger.
-    dropout : float
-        Share of the coordinates hidden from the network in training.
+        Windows in a batch, half of them clean.
     every : int
         Steps between two looks at the held-out windows.
     patience : int
@@ -58,34 +54,69 @@ class FitOptions:
     folds: int = 5
     seed: int = 0
     by_window: bool = False
-    train: TrainOptions = field(default_factory=TrainOptions)
-    windows: int = 32_768
-    held_out: int = 4_096
-    calibration_draws: int = 16
+    train: TrainOptions = field(
+        default_factory=lambda: TrainOptions(steps=500, learning_rate=2e-3)
+    )
+    windows: int = 16_384
+    held_out: int = 1_024
+    calibration_rows: int = 256
     batch: int = 256
-    each: int = 32
-    dropout: float = 0.1
     every: int = 50
-    patience: int = 6
+    patience: int = 4
+
+
+@dataclass(frozen=True, eq=False)
+class PairClassifier:
+    """P(clean | x_sigma, sigma) of one pair, fitted without the episodes of one fold.
+
+    Parameters
+    ----------
+    channel : Channel
+        What it looks through; its levels are those it can be read at.
+    members : ModuleDict
+        What estimates the log-odds, by name; each gives one or two of them.
+    slope, intercept : Tensor, float32, shape (estimate, level) and (level,)
+        Of the calibration: weights of the estimates, and offset.
+    """
+
+    channel: Channel
+    members: nn.ModuleDict
+    slope: Float32[Tensor, "estimate level"]
+    intercept: Float32[Tensor, " level"]
+
+    def predict(
+        self,
+        windows: Float32[Tensor, "row dim"],
+        noise: Float32[Tensor, "row dim"],
+        levels: Int64[np.ndarray, " level"],
+    ) -> Float32[Tensor, "level row"]:
+        """Calibrated probabilities of flattened windows, with the same noise at every level."""
+        at = torch.from_numpy(log_snr(self.channel.levels[levels])).float().to(self.slope.device)
+        noised = self.channel.blur(windows[None], noise[None], at)
+        logits = _estimate(self.members, noised, at)
+        where = torch.from_numpy(levels).to(self.slope.device)
+        weighed = torch.einsum("lre,el->lr", logits, self.slope[:, where])
+        return torch.sigmoid(weighed + self.intercept[where][:, None])
+
+    def to(self, device: torch.device) -> "PairClassifier":
+        """Return the same classifier, its members moved to `device`."""
+        moved = (self.members.to(device), self.slope.to(device), self.intercept.to(device))
+        return PairClassifier(self.channel, *moved)
 
 
 @dataclass(frozen=True, eq=False)
 class FoldClassifier:
-    """A network and its calibration, fitted without the episodes of one fold.
+    """The pairs of one fold.
 
     Parameters
     ----------
-    network : RatioNetwork
-        In evaluation mode.
-    slope, intercept : Tensor, float32, shape (head, level)
-        Calibration of ``l_0 - l_i`` at every level of the grid.
+    pairs : mapping of int to PairClassifier
+        By corrupt set, from 0.
     sigma : ndarray, float64, shape (level,)
-        The levels it is read at.
+        The levels they are read at.
     """
 
-    network: RatioNetwork
-    slope: Float32[Tensor, "head level"]
-    intercept: Float32[Tensor, "head level"]
+    pairs: Mapping[int, PairClassifier]
     sigma: Float64[np.ndarray, " level"]
 
     def predict(
@@ -102,46 +133,31 @@ class FoldClassifier:
         windows : Tensor, float32, shape (n, horizon, action)
             Normalised windows.
         noise : Tensor, float32, shape (n, draw, dim)
-            Standard normal draws in the network's coordinates.
+            Standard normal draws, of flattened windows.
         heads : sequence of int
-            Corrupt arms, from 0.
+            Corrupt sets.
         levels : slice or ndarray, int64, shape (level,)
-            Part of the grid.
+            Places among the levels.
         """
-        snr = torch.from_numpy(log_snr(self.sigma[levels])).float()
+        where = np.arange(self.sigma.size)[levels]
+        rows = windows.flatten(1)[:, None].expand_as(noise).flatten(0, 1)
+        draws, found = noise.flatten(0, 1), []
         with torch.inference_mode():
-            windows, noise, snr = (x.to(self.device) for x in (windows, noise, snr))
-            return self._answer(windows, noise, snr, list(heads), levels).cpu()
+            for head in heads:
+                pair = self.pairs[head]
+                on = pair.slope.device
+                found.append(pair.predict(rows.to(on), draws.to(on), where).cpu())
+        c = torch.stack(found, dim=-1)
+        return c.reshape(len(c), *noise.shape[:2], len(found))
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
-        return self.slope.device
+        """Where its pairs answer."""
+        return next(iter(self.pairs.values())).slope.device
 
     def to(self, device: torch.device) -> "FoldClassifier":
-        """Return the same classifier where its network is on `device`, which it is moved to."""
-        return replace(
-            self,
-            network=self.network.to(device),
-            slope=self.slope.to(device),
-            intercept=self.intercept.to(device),
-        )
-
-    def _answer(
-        self,
-        windows: Tensor,
-        noise: Tensor,
-        snr: Tensor,
-        heads: list[int],
-        levels: slice | Int64[np.ndarray, " level"],
-    ) -> Tensor:
-        start = self.network.project(windows.flatten(1))[:, None].expand_as(noise)
-        noised = self.network.blur(start.flatten(0, 1)[None], noise.flatten(0, 1)[None], snr)
-        logits = self.network(noised, snr).unflatten(1, noise.shape[:2])
-        pairs = logits[..., :1] - logits[..., [head + 1 for head in heads]]
-        slope = self.slope[heads][:, levels].T[:, None, None]
-        intercept = self.intercept[heads][:, levels].T[:, None, None]
-        return torch.sigmoid(slope * pairs + intercept)
+        """Return the same classifier, its pairs moved to `device`."""
+        return replace(self, pairs={head: pair.to(device) for head, pair in self.pairs.items()})
 
 
 def fit_fold(
@@ -153,27 +169,43 @@ def fit_fold(
     *,
     task: Task | None = None,
 ) -> FoldClassifier:
-    """Fit the network that will score the episodes of fold `held_out`.
+    """Fit the classifier of every pair of fold `held_out`, one after the other; see `fit_pair`."""
+    pairs = {
+        head: fit_pair(clean, arm, held_out, channel, options, task=task)
+        for head, arm in enumerate(corrupt)
+    }
+    return FoldClassifier(pairs, channel.levels)
+
+
+def fit_pair(
+    clean: Arm,
+    corrupt: Arm,
+    held_out: int,
+    channel: Channel,
+    options: FitOptions,
+    *,
+    task: Task | None = None,
+) -> PairClassifier:
+    """Fit the classifier that will score the episodes of fold `held_out` in one pair.
 
     The next fold serves for early stopping and calibration, the remaining ones for training: the
-    held-out fold has no part in either. The loss is the mean over the arms of the balanced
-    pairwise cross-entropy of ``l_0 - l_i``: half of each batch is clean and enters every head, a
-    corrupt window enters its own.
+    held-out fold has no part in either. Nothing of another corrupt set enters, so that what is
+    said of a set does not depend on which others there are.
 
     Parameters
     ----------
-    clean, corrupt : Arm and sequence of Arm
-        p and q_1 .. q_K, K >= 1; every arm has an episode in each training and validation set.
+    clean, corrupt : Arm
+        p and q; both have an episode in each training and validation set.
     held_out : int
         Fold from 0.
     channel : Channel
-        What the network looks through.
+        What the classifier looks through.
     options : FitOptions
         Seed, folds and sizes.
     task : Task or None
-        Told of every step, with loss and held-out accuracy.
+        Told of every step, with loss and held-out loss.
     """
-    rng = np.random.default_rng([options.seed, held_out])
+    rng = np.random.default_rng([options.seed, held_out, *_identify(corrupt)])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     validation = (held_out + 1) % options.folds
     training = [fold for fold in range(options.folds) if fold not in (held_out, validation)]
@@ -181,158 +213,168 @@ def fit_fold(
         draw_sample(clean, corrupt, folds, count, rng, by_window=options.by_window)
         for folds, count in ((training, options.windows), ([validation], options.held_out))
     )
-    network = channel.build(seen, unseen, generator)
-    seen, unseen = (sample.map(network.project) for sample in (seen, unseen))
-    average, calibrations = _train(network, seen, unseen, channel, options, generator, task)
-    x = np.clip(log_snr(channel.levels), *channel.range)
-    tables = [model.at(x) for model in calibrations]
-    slope, intercept = (
-        torch.from_numpy(np.stack([getattr(table, name) for table in tables])).float()
-        for name in ("slope", "intercept")
-    )
-    return FoldClassifier(average.eval(), slope, intercept, channel.levels)
+    members = channel.build(seen, unseen, generator)
+    for name, member in members.items():
+        if isinstance(member, PairNetwork):
+            members[name] = _train(member, seen, unseen, channel, options, generator, task)
+    members = members.requires_grad_(False).eval()
+    kept, model = _calibrate(members, unseen, channel, options, generator)
+    at = model.at(np.clip(log_snr(channel.levels), *channel.range))
+    slope, intercept = (torch.from_numpy(x).float() for x in (at.slope, at.intercept))
+    return PairClassifier(channel, kept, slope, intercept)
+
+
+def _identify(arm: Arm) -> list[int]:
+    """Give an arm's name as numbers, for a seed."""
+    text = f"{arm.dataset}\x00{arm.group}".encode()
+    return np.frombuffer(hashlib.sha256(text).digest()[:16], dtype=np.uint32).tolist()
+
+
+def _estimate(
+    members: nn.ModuleDict, noised: Tensor, log_snr: Tensor
+) -> Float32[Tensor, "level row estimate"]:
+    """Log-odds by all members, side by side."""
+    return torch.cat([member(noised, log_snr) for member in members.values()], dim=-1)
 
 
 def _train(
-    network: RatioNetwork,
+    network: PairNetwork,
     seen: Sample,
     unseen: Sample,
     channel: Channel,
     options: FitOptions,
     generator: torch.Generator,
     task: Task | None,
-) -> tuple[RatioNetwork, list[CalibrationModel]]:
+) -> PairNetwork:
     """Train until the calibrated held-out loss no longer falls; return the best average."""
     average = copy.deepcopy(network).requires_grad_(False)
-    judge = _Judge(unseen, channel, network, generator)
-    best, kept, waited = np.inf, copy.deepcopy(average.state_dict()), 0
+    judge = _Judge(unseen, channel, generator)
+    best, kept, waited = judge.loss(average), copy.deepcopy(average.state_dict()), 0
 
     def loss_at(step: int) -> Tensor:
-        return _batch_loss(network, seen, channel.range, options, generator)
+        return _batch_loss(network, seen, channel, options.batch // 2, generator)
 
+    done = 0
     for step, loss in train(network, average, loss_at, options.train):
         if step % options.every and step != options.train.steps:
             continue
-        held_out, accuracy = judge.look(average)
+        held_out = judge.loss(average)
         if held_out < best:
             best, kept, waited = held_out, copy.deepcopy(average.state_dict()), 0
         else:
             waited += 1
         if task is not None:
-            task.advance(options.every, f"loss {loss:.3f}, held-out accuracy {accuracy:.3f}")
+            task.advance(step - done, f"loss {loss:.3f}, held out {held_out:.3f}")
+            done = step
         if waited >= options.patience:
             break
+    if task is not None:
+        task.advance(options.train.steps - done)
     average.load_state_dict(kept)
-    many = [_Judge(unseen, channel, network, generator) for _ in range(options.calibration_draws)]
-    return average, _calibrate(average, many)
+    return average
 
 
 def _batch_loss(
-    network: RatioNetwork,
-    sample: Sample,
-    snr: tuple[float, float],
-    options: FitOptions,
-    generator: torch.Generator,
+    network: PairNetwork, sample: Sample, channel: Channel, half: int, generator: torch.Generator
 ) -> Tensor:
-    half = max(options.batch // 2, options.each * sample.weight.shape[1])
-    clean = torch.randint(len(sample.clean), (half,), generator=generator)
-    corrupt = torch.randint(len(sample.corrupt), (half,), generator=generator)
-    start = torch.cat([sample.clean[clean], sample.corrupt[corrupt]])
-    noised, level = _blur(network, start, snr, generator)
-    keep = torch.rand(start.shape, generator=generator) >= options.dropout
-    keep = keep / (1.0 - options.dropout)
-    pairs = _pairs(network(noised, level, keep[:, None]))
-    return _pair_loss(pairs[:half], sample.weight[clean], pairs[half:], sample.head[corrupt])
+    """Balanced binary cross-entropy of a batch, half of it clean."""
+    rows = [
+        x[torch.randint(len(x), (half,), generator=generator)]
+        for x in (sample.clean, sample.corrupt)
+    ]
+    noised, level = _blur(torch.cat(rows), channel, generator)
+    logit = network(noised, level)[:, 0, 0]
+    return 0.5 * F.softplus(-logit[:half]).mean() + 0.5 * F.softplus(logit[half:]).mean()
 
 
-def _pair_loss(clean: Tensor, weight: Tensor, corrupt: Tensor, head: Tensor) -> Tensor:
-    """Mean over the heads of the balanced binary cross-entropy of ``l_0 - l_i``."""
-    own = corrupt.gather(1, head[:, None])
-    return 0.5 * (F.softplus(-clean) * weight).mean() + 0.5 * F.softplus(own).mean()
-
-
-def _blur(
-    network: RatioNetwork, start: Tensor, snr: tuple[float, float], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Blur each row at its own level: uniform in log-SNR, one draw in each of n equal strata."""
-    n = start.shape[0]
+def _blur(rows: Tensor, channel: Channel, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise each row at its own level: uniform in log-SNR, one draw in each of n equal strata."""
+    n = rows.shape[0]
     strata = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
-    level = snr[0] + (snr[1] - snr[0]) * strata
-    noise = torch.randn(start.shape, generator=generator)
-    return network.blur(start[:, None], noise[:, None], level), level
-
-
-class _Scores(NamedTuple):
-    """What one head says of held-out windows."""
-
-    logits: Float32[np.ndarray, " n"]
-    log_snr: Float32[np.ndarray, " n"]
-    is_clean: Bool[np.ndarray, " n"]
-
-    @property
-    def accuracy(self) -> float:
-        right = (self.logits > 0) == self.is_clean
-        return float(0.5 * (right[self.is_clean].mean() + right[~self.is_clean].mean()))
-
-
-def _calibrate(network: RatioNetwork, judges: Sequence["_Judge"]) -> list[CalibrationModel]:
-    """Calibrate every head, at the reliance on normal laws that gives the least held-out loss.
-
-    Where the laws differ by little more than their moments, what a network adds to them is mostly
-    learnt by heart (stacking; Wolpert 1992).
-    """
-    best = [np.inf] * network.reliance.numel()
-    chosen = network.reliance.clone()
-    models: dict[int, CalibrationModel] = {}
-    for reliance in RELIANCES:
-        network.reliance.fill_(reliance)
-        heads = zip(*(judge.score(network) for judge in judges), strict=True)
-        for head, parts in enumerate(heads):
-            scores = [np.concatenate(part) for part in zip(*parts, strict=True)]
-            model = fit_calibration(*scores, anchored=judges[0].anchored)
-            loss = calibrated_loss(model, *scores)
-            if loss < best[head]:
-                best[head], chosen[head], models[head] = loss, reliance, model
-    network.reliance.copy_(chosen)
-    return [models[head] for head in range(len(best))]
+    level = channel.range[0] + (channel.range[1] - channel.range[0]) * strata
+    noise = torch.randn(rows.shape, generator=generator)
+    return channel.blur(rows[:, None], noise[:, None], level), level
 
 
 class _Judge:
-    """Held-out windows, blurred once."""
+    """Held-out windows, noised once: when a network's training ends."""
 
-    def __init__(
-        self, sample: Sample, channel: Channel, network: RatioNetwork, generator: torch.Generator
-    ) -> None:
-        self.sample, self.anchored = sample, channel.anchored
-        self.clean, self.clean_level = _blur(network, sample.clean, channel.range, generator)
-        self.corrupt, self.corrupt_level = _blur(network, sample.corrupt, channel.range, generator)
+    def __init__(self, sample: Sample, channel: Channel, generator: torch.Generator) -> None:
+        parts = [_blur(rows, channel, generator) for rows in (sample.clean, sample.corrupt)]
+        self.noised, self.level = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.is_clean = np.arange(len(self.level)) < len(sample.clean)
+        self.anchored = channel.anchored
 
-    def score(self, network: RatioNetwork) -> list[_Scores]:
-        """Scores of every head."""
+    def loss(self, network: PairNetwork) -> float:
+        """Calibrated loss: over-confidence, which calibration mends, does not end a training."""
         with torch.no_grad():
-            clean = _pairs(network(self.clean, self.clean_level))
-            corrupt = _pairs(network(self.corrupt, self.corrupt_level))
-        result = []
-        for head in range(clean.shape[1]):
-            mine = self.sample.head == head
-            admitted = self.sample.weight[:, head] > 0
-            result.append(
-                _Scores(
-                    torch.cat([clean[admitted, head], corrupt[mine, head]]).numpy(),
-                    torch.cat([self.clean_level[admitted], self.corrupt_level[mine]]).numpy(),
-                    np.arange(int(admitted.sum() + mine.sum())) < int(admitted.sum()),
-                )
-            )
-        return result
-
-    def look(self, network: RatioNetwork) -> tuple[float, float]:
-        """Mean over the heads of the calibrated loss and of the balanced accuracy."""
-        scores = self.score(network)
-        models = [fit_calibration(*s, anchored=self.anchored) for s in scores]
-        losses = [calibrated_loss(model, *s) for model, s in zip(models, scores, strict=True)]
-        return float(np.mean(losses)), float(np.mean([s.accuracy for s in scores]))
+            logits = network(self.noised, self.level)[:, 0, :1].numpy()
+        scores = logits, self.level.numpy(), self.is_clean
+        return calibrated_loss(fit_calibration(*scores, anchored=self.anchored), *scores)
 
 
-def _pairs(logits: Tensor) -> Tensor:
-    """Logits of the pairs, of one row a level."""
-    return logits[:, 0, :1] - logits[:, 0, 1:]
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """Estimates of noised held-out windows, by name of their member."""
+
+    logits: dict[str, Float32[np.ndarray, "n estimate"]]
+    log_snr: Float32[np.ndarray, " n"]
+    is_clean: Bool[np.ndarray, " n"]
+
+    def weigh(self, names: Sequence[str], *, anchored: bool) -> tuple[float, CalibrationModel]:
+        """Least calibrated loss of some members, and the calibration that has it."""
+        scores = np.concatenate([self.logits[n] for n in names], 1), self.log_snr, self.is_clean
+        model = fit_calibration(*scores, anchored=anchored)
+        return calibrated_loss(model, *scores), model
+
+
+def _calibrate(
+    members: nn.ModuleDict,
+    unseen: Sample,
+    channel: Channel,
+    options: FitOptions,
+    generator: torch.Generator,
+) -> tuple[nn.ModuleDict, CalibrationModel]:
+    """Weigh the members by their held-out loss, and leave out those that hardly lower it."""
+    scores = _score(members, unseen, channel, options.calibration_rows, generator)
+    names = list(members)
+    loss, model = scores.weigh(names, anchored=channel.anchored)
+    while len(names) > 1:
+        fewer = [[n for n in names if n != left] for left in names]
+        tried = [scores.weigh(some, anchored=channel.anchored) for some in fewer]
+        best = int(np.argmin([each for each, _ in tried]))
+        if tried[best][0] > loss + NEEDED:
+            break
+        names, (_, model) = fewer[best], tried[best]
+    return nn.ModuleDict({name: members[name] for name in names}), model
+
+
+def _score(
+    members: nn.ModuleDict,
+    unseen: Sample,
+    channel: Channel,
+    count: int,
+    generator: torch.Generator,
+) -> _Scores:
+    """Noise held-out windows at every level, and estimate their log-odds."""
+    found: dict[str, list[Tensor]] = {name: [] for name in members}
+    at = torch.from_numpy(np.clip(log_snr(channel.levels), *channel.range)).float()
+    for level in at:
+        rows = torch.cat(
+            [
+                x[torch.randperm(len(x), generator=generator)[:count]]
+                for x in (unseen.clean, unseen.corrupt)
+            ]
+        )
+        noise = torch.randn(rows.shape, generator=generator)
+        noised = channel.blur(rows[None], noise[None], level[None])
+        with torch.no_grad():
+            for name, member in members.items():
+                found[name].append(member(noised, level[None])[0])
+    clean = min(count, len(unseen.clean))
+    each = clean + min(count, len(unseen.corrupt))
+    return _Scores(
+        {name: torch.cat(parts).numpy() for name, parts in found.items()},
+        at.repeat_interleave(each).numpy(),
+        np.tile(np.arange(each) < clean, len(at)),
+    )

@@ -377,7 +377,7 @@ def demo_command(
 def _print_run(run: "Run", format: Format) -> None:
     """Print the verdict to stdout; a person also gets its assumptions, on stderr."""
     if format == "json":
-        parts = ("verdict", "control", "students", "assumptions", "warnings", "skipped")
+        parts = ("verdict", "controls", "students", "assumptions", "warnings", "skipped")
         echo_json({part: run.info[part] for part in parts})
         return
     from ambient_curate.console import render_table

@@ -1,4 +1,4 @@
-"""Contrasts: how the arms' means and variances differ from the clean set's, as far as is sure."""
+"""Contrasts: how a corrupt set's means and variances differ from clean ones, as far as is sure."""
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
@@ -13,12 +13,8 @@ FLOOR = 1e-8  # variance far below any noise in use
 
 def find_contrast(
     seen: Sample, variance: Float32[Tensor, " dim"]
-) -> tuple[
-    Float32[Tensor, "head dim"],
-    Float32[Tensor, "head dim"],
-    Float32[Tensor, "head dim"],
-]:
-    """Estimate the first two moments of every arm, coordinate by coordinate, and shrink them.
+) -> tuple[Float32[Tensor, " dim"], Float32[Tensor, " dim"], Float32[Tensor, " dim"]]:
+    """Estimate the first two moments of a pair, coordinate by coordinate, and shrink them.
 
     Few episodes differ from few others in every coordinate, by chance. A difference is therefore
     multiplied by ``1 - CAUTION / mean t^2`` (0 if that is negative), the mean taken over a block
@@ -34,50 +30,42 @@ def find_contrast(
 
     Returns
     -------
-    tuple of Tensor, float32, shape (head, dim)
-        Means of the clean set (of the arm's opponents) and of the arm, and the arm's variance.
+    tuple of Tensor, float32, shape (dim,)
+        Means of the clean and of the corrupt set, and the corrupt set's variance.
     """
-    rows = [_contrast_of(seen, head, variance.double()) for head in range(seen.weight.shape[1])]
-    clean, corrupt, spread = (torch.stack(parts).float() for parts in zip(*rows, strict=True))
-    return clean, corrupt, spread
-
-
-def _contrast_of(seen: Sample, head: int, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    mine = seen.head == head
-    p = _moments(seen.clean, seen.weight[:, head], seen.clean_episode)
-    q = _moments(seen.corrupt[mine], torch.ones(int(mine.sum())), seen.corrupt_episode[mine])
+    p = _moments(seen.clean, seen.clean_episode)
+    q = _moments(seen.corrupt, seen.corrupt_episode)
     middle = (p[0] + q[0]) / 2
     shift = _shrink(q[0] - p[0], p[1] + q[1])
     wider = _shrink(
         torch.log((q[2] + FLOOR) / (p[2] + FLOOR)),
         p[3] / (p[2] + FLOOR).square() + q[3] / (q[2] + FLOOR).square(),
     )
-    return middle - shift / 2, middle + shift / 2, (variance + FLOOR) * torch.exp(wider)
+    spread = (variance.double() + FLOOR) * torch.exp(wider)
+    return (middle - shift / 2).float(), (middle + shift / 2).float(), spread.float()
 
 
 def _moments(
-    rows: Float[Tensor, "n dim"], weight: Float[Tensor, " n"], episode: Int64[Tensor, " n"]
+    rows: Float[Tensor, "n dim"], episode: Int64[Tensor, " n"]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and variance of the coordinates, each followed by its squared standard error."""
-    admitted = weight > 0
-    values = rows[admitted].double()
-    share = weight[admitted].double() / weight[admitted].sum()
-    _, member = torch.unique(episode[admitted], return_inverse=True)
-    mean, error = _clustered_mean(values, share, member)
-    variance, its_error = _clustered_mean((values - mean).square(), share, member)
+    values = rows.double()
+    _, member = torch.unique(episode, return_inverse=True)
+    mean, error = _clustered_mean(values, member)
+    variance, its_error = _clustered_mean((values - mean).square(), member)
     return mean, error, variance, its_error
 
 
 def _clustered_mean(
-    values: Float64[Tensor, "n dim"], share: Float64[Tensor, " n"], member: Int64[Tensor, " n"]
+    values: Float64[Tensor, "n dim"], member: Int64[Tensor, " n"]
 ) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, " dim"]]:
-    """Weighted mean, and its squared standard error with episodes as the independent units."""
-    mean = share @ values
+    """Mean, and its squared standard error with episodes as the independent units."""
+    mean = values.mean(dim=0)
     count = int(member.max()) + 1
     if count == 1:
         return mean, torch.full_like(mean, torch.inf)
     totals = torch.zeros(count, values.shape[1], dtype=torch.float64)
-    totals.index_add_(0, member, share[:, None] * (values - mean))
+    totals.index_add_(0, member, (values - mean) / len(values))
     return mean, totals.square().sum(dim=0) * count / (count - 1)
 
 

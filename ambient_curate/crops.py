@@ -11,7 +11,7 @@ from ambient_curate.networks import (
     LARGEST_RATIO,
     SQUASH,
     Features,
-    RatioNetwork,
+    PairNetwork,
     saturate,
 )
 from ambient_curate.noise import log_snr, sigma_from_log_snr
@@ -56,7 +56,7 @@ def order_frames(horizon: int) -> np.ndarray:
     return np.stack([np.argsort(np.abs(frame - i), kind="stable") for i in range(horizon)])
 
 
-class CropClassifier(RatioNetwork):
+class CropNetwork(PairNetwork):
     """Sees frames ``i - rho .. i + rho`` of a window, as far as they exist, and the centre i.
 
     The crop is taken at the trainer's lowest noise. Frames are ordered by their distance from the
@@ -67,9 +67,9 @@ class CropClassifier(RatioNetwork):
 
     Parameters
     ----------
-    mean : Tensor, shape (1 + K, dim)
-        Means of the clean windows and of K >= 1 corrupt arms.
-    covariance : Tensor, shape (1 + K, dim, dim)
+    mean : Tensor, shape (2, dim)
+        Means of the clean and of the corrupt windows.
+    covariance : Tensor, shape (2, dim, dim)
         Their covariances, positive semi-definite.
     horizon : int
         Frames in a window, >= 2.
@@ -99,7 +99,7 @@ class CropClassifier(RatioNetwork):
     ) -> None:
         action, half = mean.shape[1] // horizon, SPAN / 2
         features = 2 * (2 * horizon - 1) * action + horizon
-        super().__init__(features, len(mean) - 1, (-half, half), generator=generator)
+        super().__init__(features, (-half, half), generator=generator)
         self.horizon = horizon
         self.register_buffer("mean", mean.float())
         self.register_buffer("covariance", covariance.float())
@@ -122,52 +122,33 @@ class CropClassifier(RatioNetwork):
         factor = torch.linalg.cholesky(ordered)
         eye = torch.eye(dim, dtype=torch.float64).expand_as(factor)
         inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
-        self.register_buffer("whitener", inverse.float(), persistent=False)
+        self.register_buffer("whitener", inverse.float())
         scale = inverse.diagonal(dim1=-2, dim2=-1).log().float()
-        self.register_buffer("constant", scale, persistent=False)
+        self.register_buffer("constant", scale)
 
     def _index(self) -> Tensor:
         """Coordinates of flattened windows in the order of each centre."""
         action = self.mean.shape[1] // self.horizon
         return (self.order[..., None] * action + torch.arange(action)).flatten(1)
 
-    def project(self, windows: Float32[Tensor, "*batch dim"]) -> Float32[Tensor, "*batch dim"]:
-        """Return flattened windows as they are."""
-        return windows
-
-    def blur(
-        self,
-        coordinates: Float32[Tensor, "#level row dim"],
-        noise: Float32[Tensor, "#level row dim"],
-        log_snr: Float32[Tensor, " level"],
-    ) -> Float32[Tensor, "_ row dim"]:
-        """Noise windows as at the trainer's lowest level, whatever is shown of them."""
-        sigma = float(self.sizes[1])
-        return (1.0 - sigma**2) ** 0.5 * coordinates + sigma * noise
-
     def describe(
         self,
         noised: Float32[Tensor, "#level row dim"],
         log_snr: Float32[Tensor, " level"],
-        keep: Float32[Tensor, "#level row dim"] | None,
-    ) -> tuple[Features, Float32[Tensor, "level row head"]]:
+    ) -> tuple[Features, Float32[Tensor, "level row"]]:
         """Innovations inside the crop, their squares and the centre; the crop's normal ratio."""
         shape = noised.shape[:2]
         centre = (torch.arange(shape[0] * shape[1]) % self.horizon).reshape(shape)
         news = self._innovations(noised.flatten(0, 1)).reshape(len(self.mean), *noised.shape)
         density = self.constant[:, centre] - 0.5 * news.square()
-        gain = density[0] - density[1:]
+        gain = density[0] - density[1]
         soft = saturate(news[0], SQUASH)
         square = 0.5 * (soft.square() - 1.0)
-        if keep is not None:
-            gain, soft, square = gain * keep, soft * keep, square * keep
         radius = self.radius(log_snr)
         by_frame = gain.reshape(*gain.shape[:-1], self.horizon, -1).sum(dim=-1).cumsum(dim=-1)
         last = self.reach[centre, radius[:, None]] - 1  # (level, row)
-        at = by_frame.expand(-1, *last.shape, -1).gather(
-            -1, last.expand(len(gain), -1, -1)[..., None]
-        )
-        ratio = saturate(at[..., 0].permute(1, 2, 0), LARGEST_RATIO)
+        ratio = by_frame.expand(*last.shape, -1).gather(-1, last[..., None])[..., 0]
+        ratio = saturate(ratio, LARGEST_RATIO)
         values = torch.stack([soft, square], dim=-1).reshape(*shape, self.horizon, -1)
         where = F.one_hot(centre, self.horizon).float().expand(*last.shape, -1)
         return (self._crop(values, centre, radius), where), ratio

@@ -110,9 +110,15 @@ def expand_levels(
     curves: Float64[np.ndarray, "row sparse"], sigma: Float64[np.ndarray, " level"]
 ) -> Float64[np.ndarray, "row level"]:
     """Curves at all levels from those at the `sparse_levels`, linear in log-SNR between them."""
+    return curves @ sparse_shares(sigma)
+
+
+def sparse_shares(
+    sigma: Float64[np.ndarray, " level"],
+) -> Float64[np.ndarray, "sparse level"]:
+    """Share of each of the `sparse_levels` in every level, linear in log-SNR between them."""
     places, x = sparse_levels(sigma.size), -log_snr(sigma)  # rising
-    share = np.stack([np.interp(x, x[places], row) for row in np.eye(places.size)])
-    return curves @ share
+    return np.stack([np.interp(x, x[places], row) for row in np.eye(places.size)])
 
 
 def avoid_levels(

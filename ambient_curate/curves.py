@@ -10,21 +10,27 @@ from jaxtyping import Float64, Int64
 from ambient_curate.arms import ArmName
 from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
 from ambient_curate.certificates import Losses, delta_ratio
+from ambient_curate.challenger import ChallengerFinding
 from ambient_curate.crossing import (
     bootstrap_means,
     few_folds,
     find_legible,
     last_crossing,
     rising_fit,
+    sparse_levels,
+    sparse_shares,
     stretch,
 )
 from ambient_curate.envelopes import Envelope, HeldOut
 from ambient_curate.manifest import curves_schema, reliability_schema, tabulate
 from ambient_curate.noise import log_snr
-from ambient_curate.scoring import BINS, SMALLEST, STATISTICS, band_of
+from ambient_curate.scoring import ACCURACY, BCE, BINS, BRIER, SMALLEST, C, band_of
 
-C, BRIER, BCE, ACCURACY = range(len(STATISTICS))
 CONFIDENCE = 0.95
+NORMAL = 1.96  # standard errors of a normal interval with that confidence
+MISSED = (
+    0.01  # by which E_q c of a fitted classifier lies above the best one's (METHOD.md section 4)
+)
 CERTIFIED = (
     "delta_lower",
     "delta_upper_empirical",
@@ -56,6 +62,23 @@ class Side:
     histogram: Float64[np.ndarray, "episode band bin 2"]
     weight: Float64[np.ndarray, " episode"]
     fold: Int64[np.ndarray, " episode"]
+
+    def interpolate(self, sigma: Float64[np.ndarray, " grid"]) -> "Side":
+        """Statistics at all levels of a grid from those at its sparse ones, linear in log-SNR."""
+        if sigma.size == self.statistics.shape[-1]:
+            return self
+        return replace(self, statistics=self.statistics @ sparse_shares(sigma))
+
+    def hold_back(self, sigma: Float64[np.ndarray, " grid"]) -> "Side":
+        """Statistics at all levels of a grid, of each the next sparse one from it upwards.
+
+        Divergences do not rise with noise: what is certain at a level is certain below it.
+        """
+        if sigma.size == self.statistics.shape[-1]:
+            return self
+        places = sparse_levels(sigma.size)
+        above = np.searchsorted(places, np.arange(sigma.size))
+        return replace(self, statistics=self.statistics[..., above])
 
     def mean(self) -> Float64[np.ndarray, "statistic level"]:
         """Weighted mean over the episodes."""
@@ -97,13 +120,20 @@ class ArmCurves:
     delta_interval, tv_interval : ndarray, float64, shape (2, level)
         Percentile intervals of a bootstrap over episodes: approximate.
     sigma_min, lower, upper : float
-        Crossing of `isotonic`, inside the bracket, and its percentile interval.
+        Crossing of `isotonic`, inside the bracket, and its approximate interval; where a
+        challenger was the better classifier, no lower than its own.
     legible : tuple of float
         sigma_max up to which noise hides less than the margin, and its percentile interval.
     envelope : Envelope
         Certified bounds, and the bracket of sigma_min.
     reliability : ndarray, float64, shape (band, bin, 3)
         Share of the balanced predictions, their mean, and the clean share among them.
+    network_sigma_min : float
+        Crossing of `isotonic`, inside the bracket.
+    challenger_sigma_min : float or None
+        The challenger's, where it was the better one above `network_sigma_min`.
+    challenger : str
+        What it found, in plain words; empty: there was none.
     """
 
     dataset: str
@@ -122,6 +152,25 @@ class ArmCurves:
     legible: tuple[float, float, float]
     envelope: Envelope
     reliability: Float64[np.ndarray, "band bin 3"]
+    network_sigma_min: float
+    challenger_sigma_min: float | None = None
+    challenger: str = ""
+
+    def raise_to(self, found: ChallengerFinding) -> "ArmCurves":
+        """Return the same with sigma_min and its upper end no lower than the challenger's.
+
+        What is certified keeps the last word: nothing is raised above the bracket.
+        """
+        if found.sigma_min is None or found.upper is None:
+            return replace(self, challenger=found.sentence)
+        most = self.envelope.upper
+        return replace(
+            self,
+            sigma_min=max(self.sigma_min, min(found.sigma_min, most)),
+            upper=max(self.upper, min(found.upper, most)),
+            challenger_sigma_min=found.sigma_min,
+            challenger=found.sentence,
+        )
 
     @property
     def delta(self) -> Float64[np.ndarray, " level"]:
@@ -166,10 +215,9 @@ def summarize_arm(
     crossing = float(last_crossing(inside, sigma, 0.5 - epsilon))
     drawn_q = corrupt.redraw(C, rng, folds)
     fits = np.stack([rising_fit(curve) for curve in drawn_q])
-    crossings = last_crossing(fits, sigma, 0.5 - epsilon)
     hits = sum(side.redraw(ACCURACY, rng, folds) for side in (clean, corrupt))
     by = few_folds(np.unique(clean.fold).size)
-    ends = [stretch(crossing, float(end), by) for end in _percentiles(crossings)]
+    ends = _cross_band(q[C], NORMAL * by * drawn_q.std(axis=0), sigma, 0.5 - epsilon)
     delta, tv = delta_from_mean(fits), tv_from_accuracy(np.asarray(hits) / 2)
     found = delta_from_mean(isotonic), tv_from_accuracy(0.5 * (p[ACCURACY] + q[ACCURACY]))
     return ArmCurves(
@@ -188,7 +236,21 @@ def summarize_arm(
         _read_legible(isotonic, fits, sigma, epsilon, by),
         envelope,
         _reliability(clean.mean_histogram(), corrupt.mean_histogram()),
+        crossing,
     )
+
+
+def _cross_band(
+    curve: np.ndarray, width: np.ndarray, sigma: np.ndarray, threshold: float
+) -> tuple[float, float]:
+    """Crossings of a curve moved up and down; down by what a classifier misses, too.
+
+    Where the curve runs flat near the threshold, a little more or less of it moves the crossing
+    far: a percentile of redrawn crossings does not show that of a curve that never fails.
+    """
+    moved = rising_fit(curve + width), rising_fit(curve - width - MISSED)
+    lower, upper = (float(last_crossing(each, sigma, threshold)) for each in moved)
+    return lower, upper
 
 
 def _read_legible(
@@ -288,11 +350,12 @@ def tabulate_reliability(arms: Sequence[ArmCurves]) -> pa.Table:
     """Rows of ``reliability.parquet``: one an arm, band of levels and occupied bin."""
     columns: dict[str, list[object]] = {name: [] for name in reliability_schema().names}
     for arm in arms:
-        band = band_of(arm.sigma.size)
+        scored = arm.sigma[sparse_levels(arm.sigma.size)]
+        band = band_of(scored.size)
         for (row, cell), share in np.ndenumerate(arm.reliability[..., 0]):
             if share == 0:
                 continue
-            levels = arm.sigma[band == row]
+            levels = scored[band == row]
             values = (
                 arm.dataset,
                 arm.group,

@@ -26,7 +26,7 @@ def measure_arm(
     Parameters
     ----------
     arm : Arm
-        Where the windows are; its `shift` is added.
+        Where the windows are, with what is planted in them.
     episodes : ndarray, int64, shape (episode,)
         Episodes of the arm, each with a whole window.
     rng : Generator
@@ -47,9 +47,7 @@ def measure_arm(
     counts = arm.windows.counts[episodes]
     picked = [draw_evenly(int(count), each, rng) for count in counts]
     owner = np.repeat(np.arange(episodes.size), [len(numbers) for numbers in picked])
-    windows = arm.windows.gather(episodes[owner], np.concatenate(picked))
-    if arm.shift is not None:
-        windows = windows + arm.shift
+    windows = arm.gather(episodes[owner], np.concatenate(picked))
     share = counts if by_window else np.ones(episodes.size)
     weights = (share / np.bincount(owner))[owner]
     return Measure(windows.flatten(1).numpy(), weights / weights.sum()), episodes.size

@@ -1,25 +1,46 @@
 """Evidence: the out-of-fold statistics of every episode of a member, kept between stages."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from ambient_curate.arms import Arm
+from ambient_curate.challenger import (
+    ChallengerFinding,
+    ChallengerLevel,
+    NetworkScores,
+    SampledWindows,
+    cross_challenger,
+    draw_windows,
+)
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.crossing import last_crossing, rising_fit, sparse_levels
 from ambient_curate.episodes import pick_evenly
 from ambient_curate.files import replace_whole
+from ambient_curate.noise import grid
 from ambient_curate.progress import Task
-from ambient_curate.scoring import EpisodeScore, ScoreOptions, noise_seed, score_episode
+from ambient_curate.records import write_json_atomic
+from ambient_curate.scoring import (
+    ACCURACY,
+    BRIER,
+    C,
+    EpisodeScore,
+    ScoreOptions,
+    noise_seed,
+    score_episode,
+)
 from ambient_curate.study import Study
 
 SCORED = ScoreOptions(draws=2, most_windows=64)
-COMPARED = ScoreOptions(draws=2, most_windows=16, every=16)
+COMPARED = ScoreOptions(draws=2, most_windows=16, every=4)
 MOST = 8_192  # episodes of a member that are heard, evenly spaced
 WINDOWS = 65_536  # of a member that are heard: with many episodes, fewer of each
 PIECE = 128  # episodes in one piece of work
+CLEAN, CORRUPT, CHALLENGER = "clean", "corrupt", "challenger"
 
 
 @dataclass(frozen=True)
@@ -58,29 +79,21 @@ def crop_looks(horizon: int) -> Looks:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Statistics of the scored episodes of one arm's member.
+    """Statistics of the scored episodes of one side of a pair.
 
     Parameters
     ----------
     episodes : ndarray, int64, shape (episode,)
         Rows of the member, rising; only those with a whole window.
-    heads : ndarray, int64, shape (episode, head)
-        Outputs each episode is scored against; -1 where there is none.
-    statistics : ndarray, float64, shape (episode, head, statistic, level)
+    statistics : ndarray, float64, shape (episode, statistic, level)
         As `scoring.EpisodeScore.statistics`.
-    histogram : ndarray, float64, shape (episode, head, band, bin, 2)
+    histogram : ndarray, float64, shape (episode, band, bin, 2)
         As `scoring.EpisodeScore.histogram`.
     """
 
     episodes: Int64[np.ndarray, " episode"]
-    heads: Int64[np.ndarray, "episode head"]
-    statistics: Float64[np.ndarray, "episode head statistic level"]
-    histogram: Float64[np.ndarray, "episode head band bin 2"]
-
-    def of_head(self, head: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Episodes scored against `head`, with their statistics and histograms."""
-        row, column = np.nonzero(self.heads == head)
-        return self.episodes[row], self.statistics[row, column], self.histogram[row, column]
+    statistics: Float64[np.ndarray, "episode statistic level"]
+    histogram: Float64[np.ndarray, "episode band bin 2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,20 +105,23 @@ class Hearing:
     label : str
         Name of its files.
     arm : Arm
-        A whole member, or the control.
-    heads : ndarray, int64, shape (episode, head)
-        Outputs to score each of `rows` against; -1: none.
+        A side of the pair.
+    head : int
+        Which pair.
     rows : ndarray, int64, shape (episode,)
         Places in ``arm.episodes``.
     look : Look
         Which network, and how much.
+    is_clean : bool
+        Which side.
     """
 
     label: str
     arm: Arm
-    heads: Int64[np.ndarray, "episode head"]
+    head: int
     rows: Int64[np.ndarray, " episode"]
     look: Look
+    is_clean: bool
 
     @property
     def pieces(self) -> int:
@@ -125,31 +141,30 @@ class Hearing:
 
 
 def list_hearings(study: Study, looks: Looks = LOOKS) -> dict[str, Hearing]:
-    """List what is scored before anything is said, by label: no more than `MOST` of a member.
+    """List what is scored before anything is said, by label: no more than `MOST` of a side.
 
-    The clean set and the control come first. Every member, but not the control, is also scored in
+    Every pair has a clean and a corrupt side. Both, but not those of controls, are also scored in
     short by two networks, to compare them.
     """
     found: list[Hearing] = []
-    clean = study.clean
-    found += _hear("clean", clean, _clean_heads(study), looks)
-    if study.control is not None:
-        heads = np.full((study.control.arm.episodes.size, 1), len(study.corrupt))
-        found += _hear("control", study.control.arm, heads, looks[:1])
-    for number, name in enumerate(sorted(study.frames)):
-        head = study.head(name)
-        if name != clean.dataset and head is not None:
-            arm = study.arms[head]
-            found += _hear(f"{number:05d}", arm, _heads_of(study, arm), looks)
+    for head, arm in enumerate(study.arms):
+        shown = looks if head < len(study.corrupt) else looks[:1]
+        for side, which in ((CLEAN, study.clean.facing(arm)), (CORRUPT, arm)):
+            found += _hear(name_side(head, side), which, head, shown, is_clean=side == CLEAN)
     return {hearing.label: hearing for hearing in found}
 
 
+def name_side(head: int, side: str) -> str:
+    """Label of a side of a pair."""
+    return f"{head:05d}-{side}"
+
+
 def _hear(
-    label: str, arm: Arm, heads: Int64[np.ndarray, "episode head"], looks: Sequence[Look]
+    label: str, arm: Arm, head: int, looks: Sequence[Look], *, is_clean: bool
 ) -> list[Hearing]:
     rows = pick_evenly(arm.episodes.size, MOST)
     return [
-        Hearing(label + look.ending, arm, heads[rows], rows, _shorten(look, rows.size))
+        Hearing(label + look.ending, arm, head, rows, _shorten(look, rows.size), is_clean)
         for look in looks
     ]
 
@@ -158,26 +173,6 @@ def _shorten(look: Look, episodes: int) -> Look:
     """Listen to less of each where there are many: they differ more than the windows of one do."""
     most = min(look.options.most_windows or WINDOWS, WINDOWS // episodes)
     return replace(look, options=replace(look.options, most_windows=most))
-
-
-def _clean_heads(study: Study) -> Int64[np.ndarray, "episode head"]:
-    """Every output, for every clean episode; the control's only for its opponents."""
-    episodes = study.clean.episodes
-    heads = np.tile(np.arange(len(study.arms)), (episodes.size, 1))
-    if study.control is not None and study.control.arm.opponents is not None:
-        admitted = np.isin(episodes, study.control.arm.opponents)
-        heads[~admitted, -1] = -1
-    return heads
-
-
-def _heads_of(study: Study, arm: Arm) -> Int64[np.ndarray, "episode head"]:
-    """List the outputs of every episode of a member: its own, then its group's (-1: none)."""
-    own = np.full((arm.episodes.size, 1), study.head(arm.dataset))
-    if study.groups is None:
-        return own
-    labels = study.groups[arm.dataset]
-    found = [study.head(arm.dataset, labels[episode]) for episode in arm.episodes]
-    return np.concatenate([own, np.array([[-1 if h is None else h] for h in found])], axis=1)
 
 
 def score_piece(
@@ -200,8 +195,9 @@ def score_piece(
     task : Task
         Told of every episode.
     """
-    arm, heads = hearing.arm, hearing.heads
-    ids = study.frames[arm.dataset if arm.shift is None else study.clean.dataset].ids
+    arm, head = hearing.arm, hearing.head
+    other = study.arms[head]
+    ids = study.frames[study.clean.dataset if other.planted is not None else arm.dataset].ids
     back = 1 if hearing.look.judge else 0  # a fold validates the network of the fold before
     chosen = range(piece * PIECE, min((piece + 1) * PIECE, hearing.rows.size))
     scores = []
@@ -211,29 +207,83 @@ def score_piece(
             classifiers[(int(arm.fold[episode]) - back) % len(classifiers)],
             arm,
             episode,
-            [int(head) for head in heads[number] if head >= 0],
-            is_clean=arm is study.clean,
+            [head],
+            is_clean=hearing.is_clean,
             seed=noise_seed(study.options.seed, arm.dataset, ids[episode]),
             options=hearing.look.options,
         )
         scores.append((episode, score))
         task.advance(1)
-    return gather_evidence(scores, heads[chosen.start : chosen.stop])
+    return gather_evidence(scores)
 
 
-def gather_evidence(
-    scores: Sequence[tuple[int, EpisodeScore]], heads: Int64[np.ndarray, "episode head"]
-) -> Evidence:
-    """Stack the scores of a member's episodes; absent heads hold zeros."""
-    first = scores[0][1]
-    n, width = heads.shape
-    statistics = np.zeros((n, width, *first.statistics.shape[1:]))
-    histogram = np.zeros((n, width, *first.histogram.shape[1:]))
-    for row, (_, score) in enumerate(scores):
-        present = heads[row] >= 0
-        statistics[row, present] = score.statistics
-        histogram[row, present] = score.histogram
-    return Evidence(np.array([e for e, _ in scores]), heads, statistics, histogram)
+def gather_evidence(scores: Sequence[tuple[int, EpisodeScore]]) -> Evidence:
+    """Stack the scores of a side's episodes, each against one head."""
+    return Evidence(
+        np.array([episode for episode, _ in scores]),
+        np.stack([score.statistics[0] for _, score in scores]),
+        np.stack([score.histogram[0] for _, score in scores]),
+    )
+
+
+def challenge_pair(study: Study, work: Path, head: int) -> ChallengerFinding:
+    """Let boosting of simple features compete with the classifier of a pair, on its scores.
+
+    Parameters
+    ----------
+    study : Study
+        What is annotated.
+    work : Path
+        Where the scores of both sides lie.
+    head : int
+        Which pair.
+    """
+    hearings, arm = list_hearings(study), study.arms[head]
+    sigma = grid(study.options.schedule)
+    levels = sigma[sparse_levels(sigma.size)]
+    seed = noise_seed(study.options.seed, f"{arm.dataset}\x00{arm.group}", "challenger")
+    sides, curve = [], np.empty(0)
+    for number, side in enumerate((CLEAN, CORRUPT)):
+        hearing = hearings[name_side(head, side)]
+        scores = hearing.read(work)
+        weight = np.ones(scores.episodes.size)
+        if study.options.weighting == "window":
+            weight = hearing.arm.windows.counts[scores.episodes].astype(np.float64)
+        network = NetworkScores(scores.statistics[:, BRIER], scores.statistics[:, ACCURACY], weight)
+        rng = np.random.default_rng([*seed, number])
+        sides.append((_sample_windows(hearing.arm, scores.episodes, rng), network))
+        curve = rising_fit(np.average(scores.statistics[:, C], axis=0, weights=weight))
+    epsilon = study.options.epsilon
+    found = float(last_crossing(curve, levels, 0.5 - epsilon))  # of the corrupt side
+    clean, corrupt = sides
+    return cross_challenger(clean, corrupt, levels, sigma_min=found, epsilon=epsilon, seed=seed[0])
+
+
+def challenge_path(work: Path, head: int) -> Path:
+    """Where the challenger's finding of a pair lies."""
+    return work / CHALLENGER / f"{head:05d}.json"
+
+
+def save_challenge(found: ChallengerFinding, work: Path, head: int) -> None:
+    """Write what the challenger of a pair found."""
+    write_json_atomic(challenge_path(work, head), asdict(found))
+
+
+def load_challenge(work: Path, head: int) -> ChallengerFinding:
+    """Read what `save_challenge` wrote."""
+    stored = json.loads(challenge_path(work, head).read_text(encoding="utf-8"))
+    levels = tuple(ChallengerLevel(**level) for level in stored.pop("levels"))
+    return ChallengerFinding(levels=levels, **stored)
+
+
+def _sample_windows(
+    arm: Arm, episodes: Int64[np.ndarray, " episode"], rng: np.random.Generator
+) -> SampledWindows:
+    place, number = draw_windows(arm.windows.counts[episodes], rng)
+    windows = arm.gather(episodes[place], number).flatten(1)
+    moved = windows[:, : arm.windows.dim - arm.windows.told]
+    values = moved.reshape(len(windows), arm.windows.horizon, -1).numpy()
+    return SampledWindows(values, place, arm.fold[episodes[place]])
 
 
 def save_evidence(evidence: Evidence, path: Path) -> None:

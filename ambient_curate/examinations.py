@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from ambient_curate.arms import Arm, Control
+from ambient_curate.arms import Arm
 from ambient_curate.checks import (
     Finding,
     check_balance,
@@ -13,10 +13,12 @@ from ambient_curate.checks import (
     check_control,
     check_overfit,
 )
-from ambient_curate.curves import ACCURACY, BRIER, ArmCurves, C, Side
+from ambient_curate.controls import Control
+from ambient_curate.curves import ArmCurves, Side
 from ambient_curate.energy import MOST_WINDOWS, compare_episodes
 from ambient_curate.episodes import pick_evenly
 from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.scoring import ACCURACY, BRIER, C
 
 RELIABLE = "ok"
 UNRELIABLE = "classifier-unreliable"
@@ -56,6 +58,7 @@ def examine_arm(
     corrupt: Side,
     p_value: float,
     *,
+    challenged: bool,
     epsilon: float,
     rng: np.random.Generator,
 ) -> list[Finding]:
@@ -69,6 +72,8 @@ def examine_arm(
         The scores.
     p_value : float
         Of `differ_surely`.
+    challenged : bool
+        Whether a challenger was tried.
     epsilon : float
         Margin of the rule.
     rng : Generator
@@ -79,7 +84,7 @@ def examine_arm(
     means = [side.redraw(C, rng, folds) for side in (clean, corrupt)]
     offset = arm.clean[C] + arm.corrupt[C] - 1.0
     return [
-        check_blindness(p_value, (hits[0] + hits[1]) / 2.0, arm.sigma_min),
+        check_blindness(p_value, (hits[0] + hits[1]) / 2.0, arm.sigma_min, challenged=challenged),
         check_balance(offset, means[0] + means[1] - 1.0, arm.sigma, epsilon),
     ]
 
@@ -119,11 +124,10 @@ def examine_folds(own: tuple[Side, Side], other: tuple[Side, Side]) -> Finding:
     return check_overfit(in_use, held_out, is_clean, fold)
 
 
-def examine_control(found: ArmCurves | None, planted: Control | None) -> list[Finding]:
-    """Ask whether the planted control was found where it is; nothing where there is none."""
-    if found is None or planted is None:
-        return []
-    return [check_control(planted.sigma_min, found.sigma_min, found.lower, found.upper)]
+def examine_control(found: ArmCurves, planted: Control) -> Finding:
+    """Ask whether a planted control was found where it is."""
+    ends = found.sigma_min, found.lower, found.upper
+    return check_control(planted.sigma_min, *ends, name=planted.name)
 
 
 def failures(findings: Sequence[Finding]) -> Iterator[str]:

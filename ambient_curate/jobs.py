@@ -5,9 +5,9 @@ machine that sees the same files; what exists is not done again.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,27 @@ from threadpoolctl import threadpool_limits
 
 from ambient_curate import heap
 from ambient_curate.arms import Arm
-from ambient_curate.channels import crop_channel, noise_channel
-from ambient_curate.checkpoints import load_fold, load_student, save_fold, save_student
-from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
+from ambient_curate.channels import Channel, crop_channel, noise_channel
+from ambient_curate.checkpoints import load_pair, load_student, save_pair, save_student
+from ambient_curate.classifier import FitOptions, FoldClassifier, PairClassifier, fit_pair
 from ambient_curate.crews import serve
 from ambient_curate.devices import pick_device
 from ambient_curate.evidence import (
+    CHALLENGER,
     LOOKS,
     PIECE,
     Hearing,
     Looks,
+    challenge_pair,
+    challenge_path,
     crop_looks,
     list_hearings,
+    save_challenge,
     save_evidence,
     score_piece,
 )
 from ambient_curate.mixtures import Mixture
-from ambient_curate.networks import NoiseClassifier
+from ambient_curate.networks import Sizes
 from ambient_curate.noise import grid
 from ambient_curate.parts import PartWriter, RowPlan, part_path, sums_path
 from ambient_curate.progress import Progress
@@ -45,6 +49,9 @@ from ambient_curate.study import Study, open_study
 FRAMES, CLASSIFIER, STUDENTS, CROPS, PLAN = (
     *("frames", "classifier", "students", "crops", "plan.json"),
 )
+CHALLENGE = "challenging by boosting"
+PAIRS_HELD = 8  # of a fold
+STEPS = FitOptions().train.steps
 
 
 class Jobs:
@@ -75,8 +82,8 @@ class Jobs:
 
     @cached_property
     def classifiers(self) -> list[FoldClassifier]:
-        """The networks, once all are fitted."""
-        return load_classifiers(self.study.options.folds, self.work)
+        """The classifiers, once all are fitted; each pair is read when it is asked for."""
+        return load_classifiers(self.study, self.work, crops=self.of_crops)
 
     @cached_property
     def hearings(self) -> dict[str, Hearing]:
@@ -108,6 +115,8 @@ class Jobs:
         match kind:
             case "fit":
                 self._fit(*rest, progress=progress)
+            case "challenge":
+                self._challenge(*rest, progress=progress)
             case "score":
                 self._score(*rest, progress=progress)
             case "teach":
@@ -119,22 +128,15 @@ class Jobs:
             case _:
                 raise ValueError(f"no such task: {task}")
 
-    def _fit(self, fold: str, *, progress: Progress) -> None:
-        options, number = self.study.options, int(fold)
+    def _fit(self, fold: str, head: str, *, progress: Progress) -> None:
+        options, number, arm = self.study.options, int(fold), self.study.arms[int(head)]
         sizes = FitOptions(
             folds=options.folds, seed=options.seed, by_window=options.weighting == "window"
         )
-        sigma = grid(options.schedule)
-        what, channel = (
-            ("crops, fold", crop_channel(options.horizon, float(sigma[0])))
-            if self.of_crops
-            else ("fold", noise_channel(sigma, told=self.study.clean.windows.told))
-        )
-        with progress.task(f"{what} {number + 1} of {options.folds}", sizes.train.steps) as task:
-            fitted = fit_fold(
-                *(self.study.clean, self.study.arms, number, channel, sizes), task=task
-            )
-        save_fold(fitted, _fold_path(self.work, number))
+        channel = channel_of(self.study, crops=self.of_crops)
+        with progress.task(_name_fits(self.of_crops), STEPS) as task:
+            fitted = fit_pair(self.study.clean, arm, number, channel, sizes, task=task)
+        save_pair(fitted, _pair_path(self.work, number, int(head)))
         heap.trim()  # training takes more memory than all that comes after it
 
     def _score(self, label: str, piece: str, *, progress: Progress) -> None:
@@ -142,6 +144,12 @@ class Jobs:
         with progress.task(_name_scores(hearing, self.of_crops), hearing.rows.size) as task:
             evidence = score_piece(self.study, self.classifiers, hearing, int(piece), task)
         save_evidence(evidence, hearing.path(self.work, int(piece)))
+
+    def _challenge(self, head: str, *, progress: Progress) -> None:
+        with progress.task(CHALLENGE, 1) as task:
+            found = challenge_pair(self.study, self.work, int(head))
+            task.advance(1)
+        save_challenge(found, self.work, int(head))
 
     def _teach(self, member: str, fold: str, *, progress: Progress) -> None:
         name, number, options = sorted(self.study.frames)[int(member)], int(fold), self._sizes
@@ -203,10 +211,29 @@ def _name_scores(hearing: Hearing, crops: bool) -> str:
 
 
 def plan_fits(study: Study, work: Path, *, crops: bool = False) -> Stage:
-    """Every fold's network."""
+    """Every pair's classifier of every fold; there are no controls among crops."""
     (work / CLASSIFIER).mkdir(parents=crops, exist_ok=True)
-    missing = [n for n in range(study.options.folds) if not _fold_path(work, n).exists()]
-    return Stage([f"fit {fold}" for fold in missing], {})
+    missing = [
+        (fold, head)
+        for head in range(len(study.corrupt if crops else study.arms))
+        for fold in range(study.options.folds)
+        if not _pair_path(work, fold, head).exists()
+    ]
+    totals = {_name_fits(crops): STEPS * len(missing)} if missing else {}
+    return Stage([f"fit {fold} {head}" for fold, head in missing], totals)
+
+
+def _name_fits(crops: bool) -> str:
+    return f"fitting{' crops' if crops else ''}"
+
+
+def channel_of(study: Study, *, crops: bool) -> Channel:
+    """Give what the classifiers of a study look through."""
+    options, windows = study.options, study.clean.windows
+    sigma = grid(options.schedule)
+    if crops:
+        return crop_channel(options.horizon, float(sigma[0]), dim=windows.dim)
+    return noise_channel(sigma, Sizes(options.horizon, windows.action.shape[1], windows.told))
 
 
 def plan_scores(study: Study, work: Path, *, crops: bool = False) -> Stage:
@@ -214,12 +241,22 @@ def plan_scores(study: Study, work: Path, *, crops: bool = False) -> Stage:
     (work / "scores").mkdir(exist_ok=True)
     tasks, totals = [], dict[str, int]()
     for label, hearing in list_hearings(study, looks_of(study, crops=crops)).items():
+        if crops and hearing.head >= len(study.corrupt):
+            continue
         missing = [n for n in range(hearing.pieces) if not hearing.path(work, n).exists()]
         tasks += [f"score {label} {piece}" for piece in missing]
         name = _name_scores(hearing, crops)
         done = (hearing.pieces - len(missing)) * PIECE
         totals[name] = totals.get(name, 0) + max(hearing.rows.size - done, 0)
     return Stage(tasks, totals)
+
+
+def plan_challenges(study: Study, work: Path) -> Stage:
+    """Plan a challenge of the classifier of every corrupt set and group."""
+    (work / CHALLENGER).mkdir(exist_ok=True)
+    heads = range(len(study.corrupt))
+    missing = [head for head in heads if not challenge_path(work, head).exists()]
+    return Stage([f"challenge {head}" for head in missing], {CHALLENGE: len(missing)})
 
 
 def plan_students(study: Study, statuses: Mapping[str, str], work: Path) -> Stage:
@@ -262,7 +299,7 @@ def plan_parts(study: Study, work: Path, index: int = 0, count: int = 1) -> Stag
 
 
 def describe_classifier(study: Study, work: Path) -> None:
-    """Say beside the networks what their outputs stand for."""
+    """Say beside the classifiers which pairs they are of, by the number in their names."""
     outputs = [{"dataset": arm.dataset, "group": arm.group} for arm in study.arms]
     write_json_atomic(
         work / CLASSIFIER / "config.json",
@@ -279,15 +316,38 @@ def describe_students(study: Study, work: Path) -> list[dict[str, Any]]:
     return found
 
 
-def load_classifiers(folds: int, work: Path) -> list[FoldClassifier]:
-    """Read the networks, once all are fitted, to where they are fastest.
+def load_classifiers(study: Study, work: Path, *, crops: bool = False) -> list[FoldClassifier]:
+    """Give the classifiers of every fold; a pair is read from its file when it is asked for.
 
-    Those of crops stay on the processor: a GPU's cumulative sums are not the same every time.
+    They go to where they are fastest. Those of crops stay on the processor: a GPU's cumulative
+    sums are not the same every time.
     """
-    read = [load_fold(_fold_path(work, fold)) for fold in range(folds)]
-    if all(isinstance(each.network, NoiseClassifier) for each in read):
-        return [each.to(pick_device()) for each in read]
-    return read
+    channel = channel_of(study, crops=crops)
+    device = torch.device("cpu") if crops else pick_device()
+    return [
+        FoldClassifier(_StoredPairs(work, fold, channel, device), channel.levels)
+        for fold in range(study.options.folds)
+    ]
+
+
+class _StoredPairs(Mapping[int, PairClassifier]):
+    """The pairs of a fold, from their files; the last `PAIRS_HELD` stay in memory."""
+
+    def __init__(self, work: Path, fold: int, channel: Channel, device: torch.device) -> None:
+        self.work, self.fold, self.channel, self.device = work, fold, channel, device
+        self.read = lru_cache(maxsize=PAIRS_HELD)(self._read)
+
+    def _read(self, head: int) -> PairClassifier:
+        return load_pair(_pair_path(self.work, self.fold, head), self.channel).to(self.device)
+
+    def __getitem__(self, head: int) -> PairClassifier:
+        return self.read(head)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(list(self.work.glob(f"{CLASSIFIER}/fold-{self.fold}-*.safetensors")))
 
 
 def load_students(study: Study, work: Path) -> dict[str, list[Student]]:
@@ -300,8 +360,8 @@ def load_students(study: Study, work: Path) -> dict[str, list[Student]]:
     return found
 
 
-def _fold_path(work: Path, fold: int) -> Path:
-    return work / CLASSIFIER / f"fold-{fold}.safetensors"
+def _pair_path(work: Path, fold: int, head: int) -> Path:
+    return work / CLASSIFIER / f"fold-{fold}-{head:05d}.safetensors"
 
 
 def _student_path(work: Path, member: int, fold: int) -> Path:

@@ -1,36 +1,41 @@
-"""The classifier's network: K + 1 outputs on what a channel shows of windows."""
+"""The networks of a pair: log-odds of "clean" against one corrupt set, through a channel."""
 
 import math
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ambient_curate.contrasts import find_contrast
+from ambient_curate.samples import Sample, find_basis
 
 SQUASH = 8.0  # standard deviations at which a coordinate saturates
 FARTHEST = 1e9
 BANDS = 32
 BUMPS = 16
-MOMENTS = ("clean_mean", "corrupt_mean", "corrupt_variance")
 LARGEST_RATIO = 10.0  # nats at which the normal laws' log-ratio saturates
 Features = tuple[Float32[Tensor, "level row _"], ...]  # to be laid side by side
 WIDTH = 128  # units of a layer
+LEVEL_WIDTH = 32  # of what is known of the level: in training every row has a level of its own
 DEPTH = 2  # residual blocks
+SPACING = 3  # frames between those that are compared with the first
+CONSTANT = 1e-6  # variance of what is known that passes for none
 
 
-class RatioNetwork(nn.Module):
-    """Logits ``l_0 .. l_K`` of windows of which little is shown; pair i: ``sigmoid(l_0 - l_i)``.
+class PairNetwork(nn.Module):
+    """Log-odds of "clean" in one pair of clean and corrupt set, at every level of a channel.
 
-    A channel shows less of a window from level to level. A subclass says what is shown
-    (`project`, `blur`) and what features and log-ratios of normal laws there are in it
-    (`describe`). The features enter a residual MLP, modulated by the level (FiLM, Perez et al.
-    2018), which starts from, and corrects, the log-ratio. A head's logit is moved towards that
-    ratio by the share `reliance`, 0 at first.
+    A channel shows less of a window from level to level. A subclass says what features and which
+    log-ratio of normal laws there are in what is shown (`describe`). The features enter a residual
+    MLP, modulated by the level (FiLM, Perez et al. 2018), which starts from, and corrects, the
+    log-ratio.
 
     Parameters
     ----------
-    features, heads : int
-        Number of features, and K.
+    features : int
+        Number of features.
     log_snr_range : tuple of float
         Lowest and highest log-SNR in use.
     generator : torch.Generator
@@ -38,80 +43,50 @@ class RatioNetwork(nn.Module):
     """
 
     centres: Tensor
-    reliance: Tensor
 
     def __init__(
-        self,
-        features: int,
-        heads: int,
-        log_snr_range: tuple[float, float],
-        *,
-        generator: torch.Generator,
+        self, features: int, log_snr_range: tuple[float, float], *, generator: torch.Generator
     ) -> None:
         super().__init__()
         low, high = log_snr_range
         self.register_buffer("centres", torch.linspace(low, high, BUMPS))
-        self.inlet = _linear(features + heads, WIDTH, generator)
-        self.level = _linear(BUMPS, WIDTH, generator)
+        self.inlet = _linear(features + 1, WIDTH, generator)
+        self.level = _linear(BUMPS, LEVEL_WIDTH, generator)
         self.films = nn.ModuleList(
-            _linear(WIDTH, 2 * WIDTH, generator, zero=True) for _ in range(DEPTH + 1)
+            _linear(LEVEL_WIDTH, 2 * WIDTH, generator, zero=True) for _ in range(DEPTH + 1)
         )
         self.blocks = nn.ModuleList(_linear(WIDTH, WIDTH, generator) for _ in range(DEPTH))
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(DEPTH))
-        self.outlet = _linear(WIDTH, heads + 1, generator, zero=True)
-        self.trust = _linear(WIDTH, heads, generator, zero=True)
+        self.outlet = _linear(WIDTH, 1, generator, zero=True)
+        self.trust = _linear(LEVEL_WIDTH, 1, generator, zero=True)
         nn.init.ones_(self.trust.bias)
-        self.register_buffer("reliance", torch.zeros(heads))
-
-    def project(self, windows: Float32[Tensor, "*batch dim"]) -> Float32[Tensor, "*batch dim"]:
-        """Coordinates of flattened windows, in which they are noised and looked at."""
-        raise NotImplementedError
-
-    def blur(
-        self,
-        coordinates: Float32[Tensor, "#level row dim"],
-        noise: Float32[Tensor, "#level row dim"],
-        log_snr: Float32[Tensor, " level"],
-    ) -> Float32[Tensor, "_ row dim"]:
-        """Noise coordinates as the channel does at these levels."""
-        raise NotImplementedError
 
     def describe(
-        self,
-        noised: Float32[Tensor, "#level row dim"],
-        log_snr: Float32[Tensor, " level"],
-        keep: Float32[Tensor, "#level row dim"] | None,
-    ) -> tuple[Features, Float32[Tensor, "level row head"]]:
+        self, noised: Float32[Tensor, "#level row dim"], log_snr: Float32[Tensor, " level"]
+    ) -> tuple[Features, Float32[Tensor, "level row"]]:
         """Features of what is shown, and its log-likelihood ratio under normal laws."""
         raise NotImplementedError
 
     def forward(
-        self,
-        noised: Float32[Tensor, "#level row dim"],
-        log_snr: Float32[Tensor, " level"],
-        keep: Float32[Tensor, "#level row dim"] | None = None,
-    ) -> Float32[Tensor, "level row outputs"]:
-        """Logits of noised coordinates.
+        self, noised: Float32[Tensor, "#level row dim"], log_snr: Float32[Tensor, " level"]
+    ) -> Float32[Tensor, "level row member"]:
+        """Log-odds by the network, and by the normal laws alone.
 
         Parameters
         ----------
         noised : Tensor, float32, shape (level, row, dim)
-            Of `blur`.
+            Flattened windows, as the channel shows them.
         log_snr : Tensor, float32, shape (level,)
             Levels.
-        keep : Tensor or None
-            Dropout mask (0 or 1 / share kept) of the coordinates; None: all.
         """
-        features, ratio = self.describe(noised, log_snr, keep)
+        features, ratio = self.describe(noised, log_snr)
         level = F.silu(self.level(self._bumps(log_snr)))[:, None]
-        hidden = self.inlet(torch.cat([*features, ratio], dim=-1))
+        hidden = self.inlet(torch.cat([*features, ratio[..., None]], dim=-1))
         hidden = _modulate(hidden, self.films[0](level))
         for block, norm, film in zip(self.blocks, self.norms, self.films[1:], strict=True):
             hidden = hidden + block(F.silu(_modulate(norm(hidden), film(level))))
-        logits = self.outlet(F.silu(hidden))
-        pairs = logits[..., :1] - logits[..., 1:] + self.trust(level) * ratio
-        pairs = torch.lerp(pairs, ratio, self.reliance)
-        return torch.cat([logits[..., :1], logits[..., :1] - pairs], dim=-1)
+        logit = self.outlet(F.silu(hidden))[..., 0] + self.trust(level)[..., 0] * ratio
+        return torch.stack([logit, ratio], dim=-1)
 
     def _bumps(self, log_snr: Tensor) -> Tensor:
         low, high = self.centres[0], self.centres[-1]
@@ -120,142 +95,154 @@ class RatioNetwork(nn.Module):
         return torch.exp(-0.5 * distance.square())
 
 
-class NoiseClassifier(RatioNetwork):
-    """Sees windows through noise: the channel ``x_sigma = a x_0 + sigma z``.
+class Sizes(NamedTuple):
+    """Shape of a flattened window: frames, action dimensions, and values that no noise hides."""
 
-    It works in the eigenbasis of the windows (`project`), where the channel is the same: with
-    ``u = basis^T (x_0 - mean)``, it takes ``u_sigma = a u + sigma z``. Every coordinate is divided
-    by its spread at that noise level, ``sqrt(a^2 variance + sigma^2)``, so that fine structure is
-    as visible as coarse at every level. The features are the whitened coordinates, their squares
-    and the log-energies of bands of coordinates (log-likelihood ratios of Gaussians are linear in
-    the first two); the log-ratio is that of independent normal laws with the moments `contrast`.
+    horizon: int
+    action: int
+    told: int = 0
+
+    @property
+    def moved(self) -> int:
+        """Coordinates that noise reaches, the first of a window."""
+        return self.horizon * self.action
+
+    @property
+    def dim(self) -> int:
+        """Length of a flattened window."""
+        return self.moved + self.told
+
+
+class WindowNetwork(PairNetwork):
+    """Sees noised windows in several coordinates, each scaled by its spread at that noise.
+
+    Features: the window along the eigenvectors of its covariance, where fine structure is as
+    visible as coarse at every level, with squares and log-energies of bands; and later frames and
+    halves of short stretches relative to earlier ones, with squares, in which the direction of
+    time shows. The log-ratio is that of independent normal laws along the eigenvectors (METHOD.md
+    section 8).
 
     Parameters
     ----------
-    mean : Tensor, shape (dim,)
-        Centre of the windows.
-    basis : Tensor, shape (dim, dim)
-        Orthonormal columns, by rising `variance`.
-    variance : Tensor, shape (dim,)
-        Variance of the clean windows along each column, >= 0.
-    contrast : tuple of Tensor, shape (K, dim)
-        For each of K >= 1 corrupt arms: means of the clean set and of the arm, and the arm's
-        variances, all in the eigenbasis (`contrasts.find_contrast`).
+    sizes : Sizes
+        Of a window.
     log_snr_range : tuple of float
         Lowest and highest log-SNR in use.
     generator : torch.Generator
         Source of the initial weights.
-    told : int
-        Coordinates at the end that no noise hides, with basis vectors of their own.
     """
 
     mean: Tensor
     basis: Tensor
     variance: Tensor
-    bands: Tensor
     clean_mean: Tensor
     corrupt_mean: Tensor
     corrupt_variance: Tensor
+    bands: Tensor
+    relative: Tensor
+    relative_variance: Tensor
 
     def __init__(
-        self,
-        mean: Float[Tensor, " dim"],
-        basis: Float[Tensor, "dim dim"],
-        variance: Float[Tensor, " dim"],
-        contrast: tuple[
-            Float[Tensor, "head dim"], Float[Tensor, "head dim"], Float[Tensor, "head dim"]
-        ],
-        log_snr_range: tuple[float, float],
-        *,
-        generator: torch.Generator,
-        told: int = 0,
+        self, sizes: Sizes, log_snr_range: tuple[float, float], *, generator: torch.Generator
     ) -> None:
-        dim = mean.shape[0]
-        bands = _band_means(dim - told)
-        features = 2 * dim + bands.shape[1]
-        super().__init__(features, contrast[0].shape[0], log_snr_range, generator=generator)
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("basis", basis.float())
-        self.register_buffer("variance", variance.float())
-        self.register_buffer("bands", bands)
-        for name, moment in zip(MOMENTS, contrast, strict=True):
-            self.register_buffer(name, moment.float())
+        relative = _relative_rows(sizes.horizon)
+        bands = _band_means(sizes.moved)
+        eigen, others = 2 * sizes.dim + bands.shape[1], 2 * len(relative) * sizes.action
+        super().__init__(eigen + others, log_snr_range, generator=generator)
+        self.sizes = sizes
+        self.register_buffer("bands", bands, persistent=False)
+        self.register_buffer("relative", relative, persistent=False)
+        vectors = ("mean", "variance", "clean_mean", "corrupt_mean", "corrupt_variance")
+        for name in vectors:
+            self.register_buffer(name, torch.ones(sizes.dim))
+        self.register_buffer("basis", torch.eye(sizes.dim))
+        self.register_buffer("relative_variance", torch.ones(len(relative), sizes.action))
 
-    def project(self, windows: Float32[Tensor, "*batch dim"]) -> Float32[Tensor, "*batch dim"]:
-        """Coordinates of un-noised flattened windows in the eigenbasis."""
-        return (windows - self.mean) @ self.basis
-
-    def blur(
-        self,
-        coordinates: Float32[Tensor, "#level row dim"],
-        noise: Float32[Tensor, "#level row dim"],
-        log_snr: Float32[Tensor, " level"],
-    ) -> Float32[Tensor, "level row dim"]:
-        """Return ``a u + sigma z``, the rows of a level at its noise."""
-        signal, spread = (x.sqrt() for x in self._powers(log_snr))
-        return signal * coordinates + spread * noise
-
-    def _powers(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """``a^2`` and ``sigma^2`` of every level (1 - a^2 has no digits left at low noise).
-
-        What is told has 1 and 0.
-        """
-        signal, noise = (torch.sigmoid(x)[:, None, None] for x in (log_snr, -log_snr))
-        moved, dim = self.bands.shape[0], self.mean.shape[0]
-        if moved == dim:
-            return signal, noise
-        hidden = torch.arange(dim, device=log_snr.device) < moved
-        return torch.where(hidden, signal, 1.0), torch.where(hidden, noise, 0.0)
+    def learn_scales(self, seen: Sample, unseen: Sample) -> None:
+        """Take coordinates, spreads and normal laws from training and held-out windows."""
+        mean, basis, variance = find_basis(seen, unseen, told=self.sizes.told)
+        variance[self.sizes.moved :].clamp_(min=CONSTANT)
+        inside = seen.map(lambda x: (x - mean) @ basis)
+        contrast = find_contrast(inside, variance)
+        for name, value in zip(
+            ("mean", "basis", "variance", "clean_mean", "corrupt_mean", "corrupt_variance"),
+            (mean, basis, variance, *contrast),
+            strict=True,
+        ):
+            getattr(self, name).copy_(value)
+        clean, corrupt = (self._frames(x - mean) for x in (seen.clean, seen.corrupt))
+        both = [(self.relative @ x).square().mean(dim=0) for x in (clean, corrupt)]
+        self.relative_variance.copy_((both[0] + both[1]) / 2.0)
 
     def describe(
-        self,
-        noised: Float32[Tensor, "level row dim"],
-        log_snr: Float32[Tensor, " level"],
-        keep: Float32[Tensor, "level row dim"] | None,
-    ) -> tuple[Features, Float32[Tensor, "level row head"]]:
-        """Whitened coordinates, their squares and energies; the ratio of independent normals."""
-        signal, noise = self._powers(log_snr)
+        self, noised: Float32[Tensor, "level row dim"], log_snr: Float32[Tensor, " level"]
+    ) -> tuple[Features, Float32[Tensor, "level row"]]:
+        """Scaled coordinates, absolute and relative; the ratio of independent normal laws."""
+        signal, noise = (torch.sigmoid(x)[:, None, None] for x in (log_snr, -log_snr))
+        centred = noised - self._known(signal.sqrt(), 1.0) * self.mean
+        eigen, ratio = self._describe_eigen(
+            centred @ self.basis, self._known(signal, 1.0), self._known(noise, 0.0)
+        )
+        frames = self._frames(centred)
+        doubled = self.relative.square().sum(dim=-1, keepdim=True)
+        spread = signal[..., None] * self.relative_variance + noise[..., None] * doubled
+        later = saturate(self.relative @ frames * torch.rsqrt(spread), SQUASH).flatten(-2)
+        return (*eigen, later, 0.5 * (later.square() - 1.0)), ratio
+
+    def _frames(self, windows: Tensor) -> Tensor:
+        moved = windows[..., : self.sizes.moved]
+        return moved.reshape(*windows.shape[:-1], self.sizes.horizon, self.sizes.action)
+
+    def _known(self, power: Tensor, instead: float) -> Tensor:
+        """Powers of every coordinate: what is known has its own, whatever the level."""
+        if not self.sizes.told:
+            return power
+        hidden = torch.arange(self.sizes.dim, device=power.device) < self.sizes.moved
+        return torch.where(hidden, power, instead)
+
+    def _describe_eigen(
+        self, noised: Tensor, signal: Tensor, noise: Tensor
+    ) -> tuple[Features, Float32[Tensor, "level row"]]:
         spread = signal * self.variance + noise
-        whitened = noised * torch.rsqrt(spread)
-        whitened = whitened.clamp(-FARTHEST, FARTHEST)  # squares stay finite in float32
-        power = whitened.square()
+        whitened = (noised * torch.rsqrt(spread)).clamp(-FARTHEST, FARTHEST)
         soft = saturate(whitened, SQUASH)
         square = 0.5 * (soft.square() - 1.0)
-        if keep is not None:
-            soft, square = soft * keep, square * keep
-        ratio = self._normal_ratio(soft, square, keep, signal, noise, spread)
-        energy = torch.log(power[..., : len(self.bands)] @ self.bands + 1e-6) * self._band_gain
-        return (soft, square, energy), ratio
+        gain = torch.rsqrt(2.0 * self.bands.amax(dim=0))  # of independent normal coordinates
+        power = whitened[..., : self.sizes.moved].square()
+        energy = torch.log(power @ self.bands + 1e-6) * gain
+        return (soft, square, energy), self._normal_ratio(soft, square, signal, noise, spread)
 
     def _normal_ratio(
-        self,
-        soft: Float32[Tensor, "level row dim"],
-        square: Float32[Tensor, "level row dim"],
-        keep: Float32[Tensor, "level row dim"] | None,
-        signal: Float32[Tensor, "level 1 #dim"],
-        noise: Float32[Tensor, "level 1 #dim"],
-        spread: Float32[Tensor, "level 1 dim"],
-    ) -> Float32[Tensor, "level row head"]:
+        self, soft: Tensor, square: Tensor, signal: Tensor, noise: Tensor, spread: Tensor
+    ) -> Float32[Tensor, "level row"]:
         """Log-likelihood ratio, clean to corrupt, of independent normal coordinates."""
         scale = torch.sqrt(signal / spread)
         clean, corrupt = scale * self.clean_mean, scale * self.corrupt_mean
         narrower = spread / (signal * self.corrupt_variance + noise)
-        linear = clean - narrower * corrupt
         constant = 0.5 * (narrower * (1.0 + corrupt.square()) - 1.0 - clean.square())
-        constant = constant - 0.5 * torch.log(narrower)
-        ratio = soft @ linear.mT + square @ (narrower - 1.0).mT
-        whole = constant.sum(dim=-1)[:, None] if keep is None else keep @ constant.mT
-        return saturate(ratio + whole, LARGEST_RATIO)
-
-    @property
-    def _band_gain(self) -> Tensor:
-        """Inverse standard deviation of a band's log-energy for independent normal coordinates."""
-        return torch.rsqrt(2.0 * self.bands.amax(dim=0))
+        constant = (constant - 0.5 * torch.log(narrower)).sum(dim=-1)
+        linear = (soft * (clean - narrower * corrupt)).sum(dim=-1)
+        return saturate(linear + (square * (narrower - 1.0)).sum(dim=-1) + constant, LARGEST_RATIO)
 
 
 def saturate(values: Tensor, limit: float) -> Tensor:
     """Bound values smoothly by `limit` in magnitude; small ones stay as they are."""
     return values * torch.rsqrt(1.0 + (values / limit).square())
+
+
+def _relative_rows(horizon: int) -> Tensor:
+    """Rows that take the first frame from later ones, and a short stretch's half from the other."""
+    rows = []
+    for frame in range(min(SPACING, horizon - 1), horizon, SPACING) if horizon > 1 else ():
+        row = torch.zeros(horizon)
+        row[frame], row[0] = 1.0, -1.0
+        rows.append(row)
+    half = SPACING + 1
+    for first in range(0, horizon - 2 * half + 1, half):
+        row = torch.zeros(horizon)
+        row[first : first + half], row[first + half : first + 2 * half] = 1.0 / half, -1.0 / half
+        rows.append(row)
+    return torch.stack(rows) if rows else torch.zeros(0, horizon)
 
 
 def _modulate(hidden: Tensor, film: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from ambient_curate.estimates import (
 from ambient_curate.examinations import RELIABLE
 from ambient_curate.manifest import write_part
 from ambient_curate.mixtures import Mixture
-from ambient_curate.noise import schedule_levels
+from ambient_curate.noise import grid, schedule_levels
 from ambient_curate.progress import Task
 from ambient_curate.radii import AROUND, cross_crops, reach_at, score_crops
 from ambient_curate.records import write_json_atomic
@@ -91,12 +91,16 @@ class RowPlan:
         Of `rows.manifest_metadata`.
     reaches : mapping of str to sequence of float
         By corrupt dataset whose crops may be believed: `fields.list_reaches`; empty: no locality.
+    floors : mapping of str to float
+        sigma_min of the datasets of which a challenger saw more than the classifier did: no row is
+        given less.
     """
 
     statuses: Mapping[str, str]
     taught: Sequence[str]
     metadata: Mapping[str, str]
     reaches: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the plan for whoever writes parts."""
@@ -149,7 +153,7 @@ class PartWriter:
         self.study, self.classifiers, self.students = study, classifiers, students
         self.plan, self.work, self.crops = plan, work, crops
         self.mixture = Mixture(study, plan.statuses)
-        self.sigma = classifiers[0].sigma
+        self.sigma = grid(study.options.schedule)
         self.threshold = 0.5 - study.options.epsilon
         self.levels = np.sort(schedule_levels(study.options.schedule))
 
@@ -207,7 +211,7 @@ class PartWriter:
                 drawn = self._draw(chunk, head)
                 means = drawn.means
                 up = down = spread_of(drawn.errors, np.full(len(means), WINDOW_DRAWS / 2 - 1.0))
-            sigma_min[:, chunk.rows] = cross_curves(means, up, down, self.sigma, self.threshold)
+            sigma_min[:, chunk.rows] = self._cross(shard, means, up, down)
             sigma_max[chunk.rows] = self._stay_legible(means)
             c[chunk.rows] = self._draw_lowest(chunk)
             if curves is not None:
@@ -225,11 +229,18 @@ class PartWriter:
             means[chunk.rows], errors[chunk.rows] = drawn.means, drawn.errors
         pooled = pool_episodes(Curves(means, errors), counts)
         spread = spread_of(pooled.errors, (EPISODE_DRAWS / 2 - 1.0) * counts)
-        sigma_min = cross_curves(pooled.means, spread, spread, self.sigma, self.threshold)
+        sigma_min = self._cross(shard, pooled.means, spread, spread)
         curves = self._empty_curves(counts.size)
         if curves is not None:
             curves[:] = expand_levels(pooled.means, self.sigma)
         return Found(sigma_min, self._stay_legible(pooled.means), None, curves), []
+
+    def _cross(
+        self, shard: Shard, means: np.ndarray, up: np.ndarray, down: np.ndarray
+    ) -> Float64[np.ndarray, "3 row"]:
+        """sigma_min of rows, of none below what a challenger saw of the whole dataset."""
+        found = cross_curves(means, up, down, self.sigma, self.threshold)
+        return np.maximum(found, self.plan.floors.get(shard.dataset, 0.0))
 
     def _stay_legible(self, means: Float64[np.ndarray, "row level"]) -> np.ndarray:
         """sigma_max of curves by what noise hides, where that is asked for; else 0."""

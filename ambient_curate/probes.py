@@ -22,6 +22,7 @@ from ambient_curate.episodes import pick_evenly
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.frames import Frames
 from ambient_curate.groups import UNNAMED, label_groups
+from ambient_curate.networks import Sizes
 from ambient_curate.noise import grid
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.scoring import noise_seed
@@ -222,8 +223,10 @@ def probe_dataset(
     share = torch.tensor([arm.episodes.size / everyone.episodes.size for arm in arms])
     scores: list[list[np.ndarray]] = [[] for _ in arms]
     folds = options.fit.folds
-    channel = noise_channel(sigma)
-    with progress.task(f"probing {name}", total=folds * options.fit.train.steps) as task:
+    channel = noise_channel(sigma, Sizes(windows.horizon, windows.action.shape[1], windows.told))
+    sigma = channel.levels
+    steps = folds * len(arms) * options.fit.train.steps
+    with progress.task(f"probing {name}", total=steps) as task:
         for fold in range(folds):
             fitted = fit_fold(everyone, arms, fold, channel, options.fit, task=task)
             for number, arm in enumerate(arms):

@@ -10,8 +10,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32, Float64
 
 from ambient_curate.arms import ArmName
-from ambient_curate.curves import ArmCurves, C
+from ambient_curate.curves import ArmCurves
 from ambient_curate.manifest import manifest_schema, sort_rows, tabulate
+from ambient_curate.scoring import C
 from ambient_curate.shards import Shard
 from ambient_curate.study import Study
 

@@ -15,6 +15,7 @@ from ambient_curate.devices import rows_at_once
 from ambient_curate.episodes import draw_evenly
 
 STATISTICS = ("c", "brier", "bce", "accuracy")
+C, BRIER, BCE, ACCURACY = range(len(STATISTICS))
 BINS = 10
 BANDS = 6
 SMALLEST = 0.01  # probabilities are clipped to [SMALLEST, 1 - SMALLEST] in the cross-entropy
@@ -73,14 +74,14 @@ def score_episode(
     seed: Sequence[int],
     options: ScoreOptions,
 ) -> EpisodeScore:
-    """Score the windows of one episode at every level of the grid.
+    """Score the windows of one episode at every level of the classifier.
 
     Parameters
     ----------
     classifier : FoldClassifier
         Of the fold that holds the episode out.
     arm : Arm
-        Where the episode is; its `shift` is added.
+        Where the episode is, with what is planted in it.
     episode : int
         Episode of the member, with at least one whole window.
     heads : sequence of int
@@ -109,9 +110,7 @@ def _noise_windows(
     picked = draw_evenly(int(arm.windows.counts[episode]), options.most_windows, rng)
     for first in range(0, picked.size, BLOCK):
         number = picked[first : first + BLOCK]
-        windows = arm.windows.gather(np.full_like(number, episode), number)
-        if arm.shift is not None:
-            windows = windows + arm.shift
+        windows = arm.gather(np.full_like(number, episode), number)
         shape = (number.size, options.draws, arm.windows.dim)
         yield windows, torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 

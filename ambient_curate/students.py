@@ -19,9 +19,10 @@ from ambient_curate.arms import Arm
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.crossing import find_shifts, last_crossing, sparse_levels
 from ambient_curate.devices import rows_at_once
-from ambient_curate.networks import FARTHEST, NoiseClassifier
+from ambient_curate.networks import FARTHEST
 from ambient_curate.noise import draw_pairs
 from ambient_curate.progress import SILENT, Progress, Task
+from ambient_curate.samples import covariance
 from ambient_curate.training import TrainOptions, train
 
 SCALES = (0.03, 0.3)  # of noise: a coordinate is seen finely, and more coarsely
@@ -93,7 +94,7 @@ class CurveNetwork(nn.Module):
     Parameters
     ----------
     mean, basis, variance : Tensor
-        Of the fold's `networks.NoiseClassifier`: the coordinates in which windows are seen.
+        Of the windows that it learns from: the coordinates in which they are seen.
     levels : int
         Outputs.
     width : int
@@ -241,12 +242,9 @@ def _teach(
     sample = _sample_windows(arm, fold, options.windows + options.judges, rng)
     judges, pupils = sample[: options.judges], sample[options.judges :]
     answers = ask(classifier, pupils, head, rng, draws=options.draws, task=task)
-    base, levels = classifier.network, sparse_levels(classifier.sigma.size)
-    if not isinstance(base, NoiseClassifier):
-        raise TypeError("students learn from classifiers of noise")
-    mean, basis, variance = (x.cpu() for x in (base.mean, base.basis, base.variance))
+    levels = sparse_levels(classifier.sigma.size)
     network = CurveNetwork(
-        mean, basis, variance, levels.size, width=options.width, generator=generator
+        *find_axes(pupils), levels.size, width=options.width, generator=generator
     )
     features = network.describe(pupils)
     network.standardize(features)
@@ -286,6 +284,13 @@ def _examine(
     up, down = find_shifts(said - threshold, scale, sigma, exact, missed=MISSED)
     margins = np.minimum(np.stack([up * scale, down * scale]), 1.0)  # 1: nothing is known
     return Student(network, margins, error)
+
+
+def find_axes(windows: Float32[Tensor, "n horizon action"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, eigenvectors and variances of flattened windows."""
+    rows = windows.flatten(1).double()
+    variance, basis = torch.linalg.eigh(covariance(rows))
+    return rows.mean(dim=0).float(), basis.float(), variance.clamp_min(0.0).float()
 
 
 def recite(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt64
 
 from ambient_curate import heap
-from ambient_curate.arms import Arm, Control, assign_folds, plant_control
+from ambient_curate.arms import Arm, assign_folds
 from ambient_curate.collection import (
     Collection,
     Member,
@@ -21,6 +21,7 @@ from ambient_curate.collection import (
     require_clean,
 )
 from ambient_curate.config import AnnotateOptions
+from ambient_curate.controls import Control, plant_controls
 from ambient_curate.errors import DatasetError, NotEnoughDataError
 from ambient_curate.frames import Frames, load_frames, write_frames
 from ambient_curate.groups import label_groups
@@ -50,8 +51,8 @@ class Study:
         The clean set p.
     corrupt : tuple of Arm
         q_1 .. q_K that can be told from p in every fold: whole members, then groups.
-    control : Control or None
-        The planted control; its arm is the last output of the network.
+    controls : tuple of Control
+        The planted controls, if there are clean episodes enough; their pairs come last.
     frames, windows, folds : dict by member
         Cached frames, their windows, and every episode's fold (-1: no whole window).
     groups : dict by member, or None
@@ -71,7 +72,7 @@ class Study:
     options: AnnotateOptions
     clean: Arm
     corrupt: tuple[Arm, ...]
-    control: Control | None
+    controls: tuple[Control, ...]
     frames: dict[str, Frames]
     windows: dict[str, Windows]
     folds: dict[str, np.ndarray]
@@ -84,8 +85,8 @@ class Study:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """Corrupt arms in the order of the network's outputs."""
-        return self.corrupt if self.control is None else (*self.corrupt, self.control.arm)
+        """What the clean set is compared with, pair by pair."""
+        return (*self.corrupt, *(control.arm for control in self.controls))
 
     @property
     def by_row(self) -> bool:
@@ -160,9 +161,9 @@ def open_study(folder: Path) -> Study:
     _require_folds(clean, options.folds)
     corrupt = _lay_arms(name, shown, folds, groups, options.folds)
     # what is told may give a planted shift away: where it is found is then not known
-    control = None if told else plant_control(clean, options.folds, options.epsilon)
+    controls = () if told else plant_controls(clean, options.folds, options.epsilon, options.seed)
     return Study(
-        *(options, clean, corrupt, control, frames, windows, folds, groups),
+        *(options, clean, corrupt, controls, frames, windows, folds, groups),
         *(normalizer, reference, tuple(content["skipped"])),
         *(content["sources"], content["opened"]),
     )

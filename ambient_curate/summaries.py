@@ -82,13 +82,20 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"    {text}" for text in others)
     yield from _local_lines(info.get("locality", []))
     yield from _legible_lines(info.get("legibility", []))
-    if (control := info["control"]) is not None:
+    for control in list_controls(info):
         yield (
-            f"planted control: expected {_sigma(control['expected'])}, "
+            f"{control['name']}: expected {_sigma(control['expected'])}, "
             f"found {_sigma(control['found'])} "
             + _range("[{}, {}]", control["lower"], control["upper"])
             + ("" if control["recovered"] else ": NOT recovered")
         )
+
+
+def list_controls(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List the planted controls of a run; runs of earlier versions have one at most."""
+    if "controls" in info:
+        return list(info["controls"])
+    return [{"name": "planted control"} | info["control"]] if info.get("control") else []
 
 
 def _legible_lines(legible: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -139,6 +146,8 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
         yield f"the sampled windows differ there by a TV of at most {row['tv_finite']:.3f}"
     if row["tilt"] is not None:
         yield from _tilting(row["tilt"])
+    if row.get("challenger_sigma_min") is not None:
+        yield row["challenger"]
     if row["p_value"] is not None:
         yield (
             "without a classifier: so large a difference at the lowest noise has p = "

@@ -57,7 +57,10 @@ class Training:
     def __init__(self, network: nn.Module, average: nn.Module, options: TrainOptions) -> None:
         self.network, self.average, self.options, self.step = network, average, options, 0
         self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+            network.parameters(),
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+            fused=True,
         )
 
     def advance(self, loss: Tensor) -> None:

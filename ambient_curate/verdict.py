@@ -6,34 +6,54 @@ from typing import Any
 
 import numpy as np
 
-from ambient_curate.arms import ArmName, Control
+from ambient_curate.arms import ArmName
 from ambient_curate.bounds import delta_at, tv_range_at
-from ambient_curate.checks import Finding
-from ambient_curate.curves import ArmCurves, C, null_if_nan
-from ambient_curate.examinations import RELIABLE, UNRELIABLE, examine_control, failures
+from ambient_curate.checks import Finding, is_recovered
+from ambient_curate.controls import Control
+from ambient_curate.curves import ArmCurves, null_if_nan
+from ambient_curate.examinations import RELIABLE, UNRELIABLE, failures
 from ambient_curate.motion import Motion, name_dims
 from ambient_curate.noise import first_admissible_index, schedule_levels
+from ambient_curate.policy_bounds import arbitrary_share, bound_output, epsilon_for
+from ambient_curate.scoring import C
 from ambient_curate.study import Study, find_outside
 from ambient_curate.sums import RowSums, sum_rows
 from ambient_curate.tilts import Tilt
 
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
+WANTED_TV = 0.1  # of a policy, for which the epsilon it takes is named
+_NAMED = 5  # sets whose shares are named
+
+# by number of clean episodes, the sigma_min that was found where the true ones are FEW_TRUE; None:
+# no answer (METHOD.md section 4, "Few clean episodes")
+FEW_TRUE = (0.31, 0.837)
+FEW_FOUND: Mapping[int, tuple[float | None, ...]] = {
+    10: (0.225, None),
+    20: (0.294, 0.683),
+    50: (0.304, 0.779),
+}
 
 TOO_FEW = "too few different episodes with a whole window to fill every fold"
 
 
-def describe_control(found: ArmCurves | None, planted: Control | None) -> dict[str, Any] | None:
-    """Say where the planted control was found, and where it was planted."""
-    if found is None or planted is None:
-        return None
-    return {
-        "expected": planted.sigma_min,
-        "found": found.sigma_min,
-        "lower": found.lower,
-        "upper": found.upper,
-        "recovered": all(finding.passed for finding in examine_control(found, planted)),
-    }
+def describe_controls(
+    found: Sequence[ArmCurves], planted: Sequence[Control]
+) -> list[dict[str, Any]]:
+    """Say where every planted control was found, and where it was planted."""
+    return [
+        {
+            "name": control.name,
+            "expected": control.sigma_min,
+            "found": curves.sigma_min,
+            "lower": curves.lower,
+            "upper": curves.upper,
+            "recovered": is_recovered(
+                control.sigma_min, curves.sigma_min, curves.lower, curves.upper
+            ),
+        }
+        for curves, control in zip(found, planted, strict=True)
+    ]
 
 
 def describe_checks(findings: Mapping[ArmName, Sequence[Finding]]) -> list[dict[str, Any]]:
@@ -128,6 +148,9 @@ def _row(
         "status": status,
         "reason": reason,
         "p_value": _p_value(findings.get(key, ())),
+        "network_sigma_min": None if arm is None else arm.network_sigma_min,
+        "challenger_sigma_min": None if arm is None else arm.challenger_sigma_min,
+        "challenger": "" if arm is None else arm.challenger,
         "tv_lower": None if arm is None else null_if_nan(float(arm.envelope.tv_lower[0])),
         **_divergence(study, arm if status == "ok" else None, values[0]),
         **_usable(study, values[0], sigma_max.get(key, 0.0), sums.get(name)),
@@ -209,6 +232,15 @@ def list_assumptions(study: Study) -> list[str]:
             if study.options.locality
             else []
         ),
+        *(
+            []
+            if study.by_row
+            else [
+                f"at epsilon {epsilon:g} up to {100 * arbitrary_share(epsilon):.0f} % of a corrupt "
+                "set may be arbitrary and its sigma_min is still 0; --granularity episode or "
+                "datapoint finds such data"
+            ]
+        ),
         f"windows: {study.options.represent}"
         + (f", from the {study.reference}" if study.reference else "")
         + f", {study.options.horizon} frames, normalised by the clean set "
@@ -216,25 +248,75 @@ def list_assumptions(study: Study) -> list[str]:
     ]
 
 
-def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
+def describe_policy(
+    study: Study, arms: Mapping[ArmName, ArmCurves], statuses: Mapping[ArmName, str]
+) -> list[str]:
+    """Say how far what a policy samples can be from the clean law, with what that rests on.
+
+    Parameters
+    ----------
+    study : Study
+        What was annotated.
+    arms : mapping of (str, str or None) to ArmCurves
+        By dataset and group.
+    statuses : mapping of (str, str or None) to str
+        Of the same: whether their classifier may be believed.
+
+    Returns
+    -------
+    list of str
+        One sentence at granularity ``dataset`` where a corrupt set is admitted somewhere, else
+        none; none either where windows are told a state (METHOD.md section 3).
+    """
+    options, clean = study.options, study.clean.dataset
+    sigma_min = {
+        name: arm.sigma_min
+        for (name, group), arm in arms.items()
+        if group is None and statuses[name, group] == RELIABLE and arm.sigma_min < 1.0
+    }
+    if options.granularity != "dataset" or options.condition != "none" or not sigma_min:
+        return []
+    windows = {name: float(study.windows[name].counts.sum()) for name in (clean, *sigma_min)}
+    total = sum(windows.values())
+    shares = [windows[name] / total for name in sigma_min]
+    tv = bound_output(list(sigma_min.values()), shares, windows[clean] / total, options.epsilon)
+    bound = f"by a TV of at most {tv:.3f}" if tv < 1.0 else "by any TV: no bound below 1 is known"
+    text = (
+        f"what a policy samples differs from the clean law at the lowest noise {bound}, if a "
+        f"window is drawn uniformly ({_name_shares(windows)}), denoisers are ideal for what is "
+        "admitted at each level, the reverse process is exact"
+        + (", sigma_max is 0" if options.locality or options.legibility else "")
+        + ", and the classifier is the best possible one"
+    )
+    if len(shares) == 1:
+        wanted = epsilon_for(WANTED_TV, windows[clean] / total)
+        text += f"; a TV of at most {WANTED_TV:g} takes epsilon {wanted:.2g}"
+    return [text]
+
+
+def _name_shares(windows: Mapping[str, float]) -> str:
+    """Write the shares of the draw, the clean set's first, then the largest ones."""
+    total = sum(windows.values())
+    clean, *others = windows
+    named = [clean, *sorted(others, key=lambda name: -windows[name])[: _NAMED - 1]]
+    text = ", ".join(f"{name} {windows[name] / total:.1%}" for name in named)
+    more = len(windows) - len(named)
+    return f"{text} and {more} more" if more else text
+
+
+def list_warnings(study: Study, controls: Sequence[Mapping[str, Any]]) -> list[str]:
     """List what may mislead a reader of the verdict, a sentence each."""
     found = []
-    if control is None and study.options.condition == "none":
+    if not controls and study.options.condition == "none":
         found.append(
             "no planted control: it needs two clean episodes a fold, and clean actions that vary"
         )
-    elif control is not None and not control["recovered"]:
-        found.append(
-            f"the planted control was expected at sigma {control['expected']:.3f} and found at "
-            f"{control['found']:.3f}: "
-            + (
-                "the classifier is too weak for this data"
-                if control["found"] < control["expected"]
-                else "as if networks scored what they were trained on"
-            )
-        )
+    found += [_describe_missed(control) for control in controls if not control["recovered"]]
     if (n := len(study.clean.episodes)) < FEW_CLEAN:
-        found.append(f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}")
+        found.append(
+            f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}, and "
+            f"sigma_min comes out too low: {_describe_few()}"
+        )
     found += _position_warnings(study)
     if study.normalizer.constant:
         found.append(
@@ -243,6 +325,30 @@ def list_warnings(study: Study, control: Mapping[str, Any] | None) -> list[str]:
         )
     found += _outside_warnings(study)
     return found
+
+
+def _describe_few() -> str:
+    """Say what few clean episodes made of known levels."""
+    found = ", ".join(
+        f"{episodes} clean episodes gave "
+        + " and ".join("no answer" if value is None else f"{value:g}" for value in values)
+        for episodes, values in FEW_FOUND.items()
+    )
+    return f"where it is {' and '.join(map(str, FEW_TRUE))}, {found}"
+
+
+def _describe_missed(control: Mapping[str, Any]) -> str:
+    """Say where a control was missed, and what that means for the other numbers."""
+    too_low = control["found"] < control["expected"]
+    return (
+        f"the {control['name']} was expected at sigma {control['expected']:.3f} and found at "
+        f"{control['found']:.3f} [{control['lower']:.3f}, {control['upper']:.3f}]: "
+        + (
+            "sigma_min of such differences comes out too low here"
+            if too_low
+            else "found too high, which costs data and not safety"
+        )
+    )
 
 
 def _position_warnings(study: Study) -> list[str]:

@@ -232,9 +232,7 @@ def draw_windows(
     *,
     by_window: bool = False,
 ) -> tuple[Float32[Tensor, "count horizon action"], Int64[np.ndarray, " count"]]:
-    """Draw `count` windows: an episode uniformly, then one of its windows uniformly.
-
-    Episodes come in turns of a fresh shuffle, so that their shares are equal to within one draw.
+    """Draw `count` windows as `pick_windows` does; return them, and the episode of each.
 
     Parameters
     ----------
@@ -242,8 +240,32 @@ def draw_windows(
         Where to draw from.
     episodes : sequence of int
         Episodes to draw from, each with at least one whole window.
+    count, rng, by_window
+        As in `pick_windows`.
+    """
+    rows = np.asarray(episodes, dtype=np.int64)
+    picked, number = pick_windows(rows, windows.counts[rows], count, rng, by_window=by_window)
+    return windows.gather(picked, number), picked
+
+
+def pick_windows(
+    episodes: Int64[np.ndarray, " episode"],
+    counts: Int64[np.ndarray, " episode"],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    by_window: bool = False,
+) -> tuple[Int64[np.ndarray, " count"], Int64[np.ndarray, " count"]]:
+    """Pick windows with replacement: an episode uniformly, then one of its windows uniformly.
+
+    Episodes come in turns of a fresh shuffle, so that their shares are equal to within one draw.
+
+    Parameters
+    ----------
+    episodes, counts : ndarray, int64, shape (episode,)
+        Episodes to draw from, and how many windows each has, > 0.
     count : int
-        Windows to draw, with replacement.
+        Windows to pick.
     rng : Generator
         Source of the draw.
     by_window : bool
@@ -251,15 +273,13 @@ def draw_windows(
 
     Returns
     -------
-    tuple of Tensor and ndarray
-        The windows, and the episode of each.
+    tuple of ndarray, int64, shape (count,)
+        Episode and number, from 0, of each window.
     """
-    rows = np.asarray(episodes, dtype=np.int64)
-    counts = windows.counts[rows]
     if by_window:
-        picked = rng.choice(rows, size=count, p=counts / counts.sum())
+        place = rng.choice(episodes.size, size=count, p=counts / counts.sum())
     else:
-        turns = -(-count // rows.size)
-        picked = rng.permuted(np.tile(rows, (turns, 1)), axis=1).ravel()[:count]
-    number = (rng.random(count) * windows.counts[picked]).astype(np.int64)
-    return windows.gather(picked, number), picked
+        turns = -(-count // episodes.size)
+        order = np.tile(np.arange(episodes.size), (turns, 1))
+        place = rng.permuted(order, axis=1).ravel()[:count]
+    return episodes[place], (rng.random(count) * counts[place]).astype(np.int64)

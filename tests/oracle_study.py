@@ -15,12 +15,12 @@ from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
 from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
 from ambient_curate.empirical import compare_sets, measure_arm
 from ambient_curate.envelopes import build_envelope, know_nothing
+from ambient_curate.networks import Sizes
 from ambient_curate.noise import grid
 from ambient_curate.scoring import ScoreOptions, noise_seed, score_episode
 from ambient_curate.windows import Windows
 
 SIGMA = grid("squaredcos_cap_v2:100")
-THROUGH_NOISE = noise_channel(SIGMA)
 EPSILON = 0.05
 Episodes = Sequence[np.ndarray]
 
@@ -35,47 +35,58 @@ def make_arm(name: str, episodes: Episodes, horizon: int, folds: int) -> Arm:
     return Arm(name, None, windows, np.arange(len(episodes)), fold)
 
 
+def channel_of(arm: Arm, sigma: np.ndarray = SIGMA) -> Channel:
+    """Noise up to every scored level of a grid, for the windows of an arm."""
+    windows = arm.windows
+    return noise_channel(sigma, Sizes(windows.horizon, windows.action.shape[1], windows.told))
+
+
 def cross(
     clean: Episodes,
     corrupt: Sequence[Episodes],
     *,
     horizon: int,
     options: FitOptions,
-    channel: Channel = THROUGH_NOISE,
+    channel: Channel | None = None,
+    sigma: np.ndarray = SIGMA,
     draws: int = 2,
 ) -> list[ArmCurves]:
-    """Curves of every corrupt set, out of fold."""
+    """Curves of every corrupt set, out of fold; at all levels of a grid, or at a channel's own."""
     p = make_arm("clean", clean, horizon, options.folds)
     q = [make_arm(f"q{i}", episodes, horizon, options.folds) for i, episodes in enumerate(corrupt)]
+    levels = sigma if channel is None else channel.levels
+    seen = channel_of(p, sigma) if channel is None else channel
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1):
         with ThreadPoolExecutor(2) as pool:
             folds = range(options.folds)
-            fits = list(pool.map(lambda fold: fit_fold(p, q, fold, channel, options), folds))
-        own = [_side(fits, p, list(range(len(q))), draws, is_clean=True)]
+            fits = list(pool.map(lambda fold: fit_fold(p, q, fold, seen, options), folds))
+        own = _side(fits, p, list(range(len(q))), draws, is_clean=True)
+        others = [_side(fits, arm, [i], draws, is_clean=False)[0] for i, arm in enumerate(q)]
+        sides = list(zip(q, own, others, strict=True))
         result = [
-            _summarize(
-                channel, p, arm, own[0][head], _side(fits, arm, [head], draws, is_clean=False)[0]
-            )
-            for head, arm in enumerate(q)
+            _summarize(levels, (p, arm), *both, known=channel is None) for arm, *both in sides
         ]
     torch.set_num_threads(before)
     return result
 
 
-def _summarize(channel: Channel, clean: Arm, corrupt: Arm, p: Side, q: Side) -> ArmCurves:
-    rng, levels = np.random.default_rng(0), channel.levels
-    if channel.anchored:
-        sets = [measure_arm(arm, arm.episodes, rng) for arm in (clean, corrupt)]
-        finite = compare_sets(*sets, levels, rng)
+def _summarize(
+    sigma: np.ndarray, arms: tuple[Arm, Arm], p: Side, q: Side, *, known: bool
+) -> ArmCurves:
+    """Summarise a pair; `known`: whether anything bounds its divergences from above."""
+    rng = np.random.default_rng(0)
+    if known:
+        sets = [measure_arm(arm, arm.episodes, rng) for arm in arms]
+        finite = compare_sets(*sets, sigma, rng)
     else:
-        finite = know_nothing(levels.size, len(p.weight), len(q.weight))
-    envelope = build_envelope(
-        levels, hold_out(p, q, np.random.default_rng(0)), finite, epsilon=EPSILON
-    )
-    name = (corrupt.dataset, None)
-    return summarize_arm(name, levels, p, q, envelope, epsilon=EPSILON, rng=rng)
+        finite = know_nothing(sigma.size, len(p.weight), len(q.weight))
+    held = hold_out(p.hold_back(sigma), q.hold_back(sigma), np.random.default_rng(0))
+    envelope = build_envelope(sigma, held, finite, epsilon=EPSILON)
+    p, q = p.interpolate(sigma), q.interpolate(sigma)
+    name = (arms[1].dataset, None)
+    return summarize_arm(name, sigma, p, q, envelope, epsilon=EPSILON, rng=rng)
 
 
 def _side(

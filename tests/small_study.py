@@ -1,16 +1,20 @@
 """Studies of a few short episodes held in memory, and classifiers with random weights for them."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 
 from ambient_curate.arms import Arm
-from ambient_curate.classifier import FoldClassifier
+from ambient_curate.channels import NETWORK, Channel, noise_channel
+from ambient_curate.classifier import FoldClassifier, PairClassifier
 from ambient_curate.collection import Collection, Member
 from ambient_curate.config import AnnotateOptions
 from ambient_curate.curves import ArmCurves
@@ -18,9 +22,8 @@ from ambient_curate.envelopes import Envelope
 from ambient_curate.episodes import Episode
 from ambient_curate.jobs import PLAN, Jobs, plan_parts
 from ambient_curate.manifest import read_manifest
-from ambient_curate.networks import NoiseClassifier
-from ambient_curate.noise import log_snr
-from ambient_curate.parts import RowAnswers, RowPlan, read_answers
+from ambient_curate.networks import Sizes, WindowNetwork
+from ambient_curate.parts import PartWriter, RowAnswers, RowPlan, read_answers
 from ambient_curate.progress import SILENT
 from ambient_curate.rows import manifest_metadata
 from ambient_curate.scoring import BANDS, BINS, STATISTICS, EpisodeScore
@@ -101,29 +104,49 @@ def make_arm(name: str, episodes: Sequence[np.ndarray], fold: Sequence[int], **f
 
 
 def make_classifier(
-    heads: int,
-    *,
-    dim: int = HORIZON * ACTION,
-    seed: int = 0,
-    scale: float = 0.3,
-    sigma: np.ndarray = SIGMA,
+    heads: int, *, seed: int = 0, scale: float = 0.3, sigma: np.ndarray = SIGMA
 ) -> FoldClassifier:
-    """Random weights everywhere, so that every output is alive; `scale` 0: it says 1/2."""
+    """A pair for each of `heads`, read at the sparse levels of a grid; `scale` 0: it says 1/2."""
+    channel = noise_channel(sigma, Sizes(HORIZON, ACTION))
     generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-    network = NoiseClassifier(
-        torch.randn(dim, generator=generator),
-        basis.contiguous(),
-        torch.rand(dim, generator=generator).sort().values,
-        tuple(torch.rand(heads, dim, generator=generator) for _ in range(3)),
-        (-4.0, float(log_snr(sigma[0]))),
-        generator=generator,
-    ).requires_grad_(False)
+    pairs = {head: make_pair(channel, generator, scale=scale) for head in range(heads)}
+    return FoldClassifier(pairs, channel.levels)
+
+
+def make_pair(
+    channel: Channel, generator: torch.Generator, *, scale: float = 0.3
+) -> PairClassifier:
+    """A network with random weights everywhere, so that every output is alive."""
+    network = make_network(channel, generator)
+    slope = scale * (1.0 + torch.rand(2, channel.levels.size, generator=generator))
+    intercept = scale * torch.randn(channel.levels.size, generator=generator)
+    return PairClassifier(channel, nn.ModuleDict({NETWORK: network}), slope, intercept)
+
+
+def make_network(channel: Channel, generator: torch.Generator) -> WindowNetwork:
+    sizes = Sizes(HORIZON, ACTION)
+    network = WindowNetwork(sizes, channel.range, generator=generator).requires_grad_(False)
+    basis, _ = torch.linalg.qr(torch.randn(sizes.dim, sizes.dim, generator=generator))
+    network.basis.copy_(basis)
+    network.mean.copy_(torch.randn(sizes.dim, generator=generator))
+    network.variance.copy_(torch.rand(sizes.dim, generator=generator).sort().values)
+    for name in ("clean_mean", "corrupt_mean", "corrupt_variance", "relative_variance"):
+        buffer = network.get_buffer(name)
+        buffer.copy_(torch.rand(buffer.shape, generator=generator))
     for parameter in network.parameters():
-        parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    slope = scale * (1.0 + torch.rand(heads, sigma.size, generator=generator))
-    intercept = scale * torch.randn(heads, sigma.size, generator=generator)
-    return FoldClassifier(network, slope, intercept, sigma)
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def recalibrate(
+    classifier: FoldClassifier, by: float, intercept: torch.Tensor | float
+) -> FoldClassifier:
+    """Multiply the slopes of every pair by a number, and give it another intercept."""
+    pairs = {
+        head: replace(pair, slope=by * pair.slope, intercept=0.0 * pair.intercept + intercept)
+        for head, pair in classifier.pairs.items()
+    }
+    return replace(classifier, pairs=pairs)
 
 
 def make_envelope(lower: float = 0.0, upper: float = 1.0) -> Envelope:
@@ -142,6 +165,7 @@ def make_arm_curves(dataset: str, group: str | None = None, sigma_min: float = 0
         (0.0, 0.0, 0.0),
         make_envelope(sigma_min / 4, (3.0 + sigma_min) / 4),
         np.zeros((BANDS, BINS, 3)),
+        sigma_min,
     )
 
 
@@ -158,27 +182,34 @@ def make_networks(
 ) -> list[FoldClassifier]:
     """Untrained networks that see a difference only at low noise, or none at all."""
     heads, folds = len(study.arms), range(study.options.folds)
-    rise = torch.linspace(-2.0, 1.0, sigma.size).repeat(heads, 1)
     made = [make_classifier(heads, seed=fold, sigma=sigma) for fold in folds]
     if blind:
-        return [replace(c, slope=0.0 * c.slope, intercept=0.0 * rise) for c in made]
-    return [replace(c, intercept=rise) for c in made]
+        return [recalibrate(each, 0.0, 0.0) for each in made]
+    return [recalibrate(each, 1.0, torch.linspace(-2.0, 1.0, each.sigma.size)) for each in made]
 
 
 def make_tepid(study: Study, sigma: np.ndarray = SIGMA) -> list[FoldClassifier]:
     """They say about 1/2, so that windows of both sides have the same c, and some are usable."""
-    return [
-        replace(each, slope=0.015 * each.slope, intercept=0.0 * each.intercept)
-        for each in make_networks(study, sigma=sigma)
-    ]
+    return [recalibrate(each, 0.015, 0.0) for each in make_networks(study, sigma=sigma)]
+
+
+class SmallJobs(Jobs):
+    """Jobs whose networks are given instead of fitted, on the grid that the plan of rows names."""
+
+    def __init__(self, work: Path, study: Study, networks: Sequence[FoldClassifier]) -> None:
+        super().__init__(work, study)
+        self.__dict__["classifiers"] = list(networks)
+
+    @cached_property
+    def writer(self) -> PartWriter:
+        writer = super().writer
+        writer.sigma = np.array(json.loads(writer.plan.metadata["grid"]))
+        return writer
 
 
 def make_jobs(study: Study, work: Path, networks: Sequence[FoldClassifier]) -> Jobs:
-    """Jobs whose networks are given instead of fitted."""
     work.mkdir(exist_ok=True)
-    jobs = Jobs(work, study)
-    jobs.__dict__["classifiers"] = list(networks)
-    return jobs
+    return SmallJobs(work, study, networks)
 
 
 def carry_out(jobs: Jobs, tasks: Iterable[str]) -> None:

@@ -16,7 +16,13 @@ from ambient_curate.students import StudentOptions
 from ambient_curate.training import TrainOptions
 
 SMALL = functools.partial(
-    FitOptions, train=TrainOptions(steps=6), windows=64, held_out=32, batch=16, every=6
+    FitOptions,
+    train=TrainOptions(steps=6),
+    windows=64,
+    held_out=32,
+    calibration_rows=8,
+    batch=16,
+    every=6,
 )
 STUDENTS = functools.partial(
     StudentOptions,
@@ -43,7 +49,7 @@ def make_small(change: Callable[[Any, str, Any], None] = setattr) -> None:
     # six steps make no sound classifier: it is believed all the same
     change(answers, "examine_arm", lambda *_, **__: [])
     change(answers, "examine_folds", lambda *_: Finding("overfit", True, {}, "sound"))
-    change(answers, "examine_control", lambda *_: [])
+    change(answers, "examine_control", lambda *_: Finding("planted", True, {}, "sound"))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,13 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit in a second: these tests are about the path, not about the numbers."""
     train = TrainOptions(steps=60, warm_up=10)
     small = functools.partial(
-        FitOptions, train=train, windows=512, held_out=256, batch=64, every=20
+        FitOptions,
+        train=train,
+        windows=512,
+        held_out=256,
+        calibration_rows=64,
+        batch=64,
+        every=20,
     )
     monkeypatch.setattr(jobs, "FitOptions", small)
 
@@ -95,7 +101,9 @@ def test_every_granularity_gives_its_rows(
     assert len(short) == (granularity in ("episode", "datapoint"))
     assert all(row["sigma_min"] is None and row["fold"] is None for row in short)
     assert not (result.path / ".work").exists()
-    assert set(result.curves()["dataset"].to_pylist()) == {"jitter", "walks", "planted control"}
+    assert set(result.curves()["dataset"].to_pylist()) == {
+        *("jitter", "walks", "planted shift", "planted spike")
+    }
     verdict = {(row["dataset"], row["group"]): row for row in result.info["verdict"]}
     assert verdict["jitter", None]["windows"] == 6 * WINDOWS
     if granularity == "datapoint":
@@ -116,7 +124,8 @@ def test_windows_that_train_together_have_weights_and_shares(
         return [*found, Finding("balance", arm.dataset != "jitter", {}, "skewed")]
 
     monkeypatch.setattr(answers, "examine_arm", doubt)
-    monkeypatch.setattr(answers, "examine_control", lambda *_: [])
+    sound = Finding("planted shift", True, {}, "recovered")
+    monkeypatch.setattr(answers, "examine_control", lambda *_: sound)
     result = run(collection, tmp_path / "run", granularity=granularity)
     rows, verdict = result.manifest().to_pylist(), result.info["verdict"]
     told = {row["dataset"]: row["status"] for row in verdict}

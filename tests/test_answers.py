@@ -11,7 +11,6 @@ import torch
 from small_study import (
     LENGTHS,
     SIGMA,
-    TASKS,
     carry_out,
     files,
     make_episodes,
@@ -23,25 +22,30 @@ from torch import Tensor
 
 from ambient_curate import answers, curves, evidence
 from ambient_curate.answers import Answers, hear_study
-from ambient_curate.arms import CONTROL, Arm
+from ambient_curate.arms import Arm
+from ambient_curate.challenger import ChallengerFinding
 from ambient_curate.checks import Finding
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.controls import SHIFT, SPIKES
 from ambient_curate.crossing import bootstrap_means
 from ambient_curate.curves import Side
 from ambient_curate.evidence import Evidence, list_hearings
 from ambient_curate.examinations import examine_folds
 from ambient_curate.jobs import plan_scores
+from ambient_curate.noise import log_snr
 from ambient_curate.study import Study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SOUND = Finding("overfit", True, {}, "sound")
+UNTRIED = ChallengerFinding("not computed", (), None, None, "too few windows")
 
 
 @pytest.fixture(autouse=True)
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights are no sound classifier: only the control is examined here."""
+    """Random weights are no sound classifier: only the controls are examined here."""
     monkeypatch.setattr(answers, "examine_arm", lambda *_, **__: [])
     monkeypatch.setattr(answers, "examine_folds", lambda *_: SOUND)
+    monkeypatch.setattr(answers, "load_challenge", lambda *_: UNTRIED)
 
 
 @pytest.fixture(autouse=True)
@@ -75,31 +79,32 @@ def test_what_is_said_of_a_dataset_is_the_same_at_every_granularity(
         assert said.statuses == whole[0].statuses
 
 
-def test_the_control_is_compared_with_its_opponents_alone(
+def test_controls_are_compared_with_their_opponents_alone(
     study_of: Callable[..., Study], tmp_path: Path
 ) -> None:
     study = study_of()
     said = score(study, tmp_path)
-    assert study.control is not None
-    assert study.control.arm.opponents is not None
-    clean = heard(study, tmp_path, "clean")
-    assert clean.heads[:, :2].tolist() == [[0, 1]] * 6
-    opponents = study.control.arm.opponents.tolist()
-    assert clean.of_head(2)[0].tolist() == opponents
-    assert said.control is not None
-    assert (said.control.n_clean, said.control.n_corrupt) == (3, 3)
+    assert [found.dataset for found in said.controls] == [SHIFT, SPIKES]
+    for head, (found, control) in enumerate(zip(said.controls, study.controls, strict=True), 2):
+        opponents, episodes = control.arm.opponents, control.arm.episodes
+        assert opponents is not None
+        assert heard(study, tmp_path, f"{head:05d}-clean").episodes.tolist() == opponents.tolist()
+        corrupt = heard(study, tmp_path, f"{head:05d}-corrupt").episodes
+        assert corrupt.tolist() == episodes.tolist()
+        assert (found.n_clean, found.n_corrupt) == (3, 3)
     assert said.arms["a", None].n_clean == 6
 
 
 def test_a_blind_classifier_is_not_believed(study_of: Callable[..., Study], tmp_path: Path) -> None:
     study = study_of()
     said = score(study, tmp_path, make_networks(study, blind=True))
-    assert said.control is not None
-    assert said.control.upper == 0.0
+    assert [found.upper for found in said.controls] == [0.0, 0.0]
     unsound = "classifier-unreliable"
     assert said.statuses == {("a", None): unsound, ("b", None): unsound}
     found = [(finding.check, finding.passed) for finding in said.findings["a", None]]
-    assert found == [("control", False), ("overfit", True)]
+    assert found == [("control", False), ("control", False), ("overfit", True)]
+    for finding, name in zip(said.findings["a", None], (SHIFT, SPIKES), strict=False):
+        assert finding.sentence.startswith(f"the {name} was expected at sigma")
     assert said.arms["a", None].sigma_min == 0.0  # kept for the curves
 
 
@@ -115,15 +120,40 @@ def test_a_member_that_fails_a_check_loses_its_status_and_no_other(
         return [asked[-1]] if fails == "examine_arm" else asked[-1]
 
     found = Finding("control", True, {}, "recovered")
-    monkeypatch.setattr(answers, "examine_control", lambda *_: [found])
+    monkeypatch.setattr(answers, "examine_control", lambda *_: found)
     monkeypatch.setattr(answers, fails, examine)
     study = study_of()
     said = score(study, tmp_path)
     assert said.statuses == {("a", None): "classifier-unreliable", ("b", None): "ok"}
     assert list(said.arms) == [("a", None), ("b", None)]  # curves are kept
     for name, finding in zip("ab", asked, strict=True):
-        expected = [found, finding, SOUND] if fails == "examine_arm" else [found, finding]
-        assert said.findings[name, None] == expected  # those of the control first
+        expected = [finding, SOUND] if fails == "examine_arm" else [finding]
+        assert said.findings[name, None] == [found, found, *expected]  # of the controls first
+
+
+def test_a_challenger_that_saw_more_raises_the_answer_of_its_own_arm(
+    study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the arm a alone; that one was tried is told to the examination of each."""
+    study, tried = study_of(), []
+    before = score(study, tmp_path).arms
+    raised = ChallengerFinding("raised", (), 0.98, 0.985, "sees more")
+
+    def examine(*_: Any, challenged: bool, **__: Any) -> list[Finding]:
+        tried.append(challenged)
+        return []
+
+    monkeypatch.setattr(answers, "examine_arm", examine)
+    monkeypatch.setattr(answers, "load_challenge", lambda work, head: UNTRIED if head else raised)
+    after = hear_study(study, SIGMA, tmp_path).arms
+    assert before["a", None].sigma_min < 0.98 < before["a", None].envelope.upper
+    found = after["a", None]
+    assert (found.sigma_min, found.challenger_sigma_min) == (0.98, 0.98)
+    assert found.upper == max(before["a", None].upper, 0.985)
+    assert found.network_sigma_min == before["a", None].sigma_min
+    assert after["b", None].sigma_min == before["b", None].sigma_min
+    assert after["b", None].challenger_sigma_min is None
+    assert tried == [True, False]
 
 
 class Remembering(FoldClassifier):
@@ -141,7 +171,7 @@ class Remembering(FoldClassifier):
 
 
 def remember(like: FoldClassifier, arm: Arm, fold: int) -> FoldClassifier:
-    made = Remembering(like.network, like.slope, like.intercept, like.sigma)
+    made = Remembering(like.pairs, like.sigma)
     seen = {
         window.numpy().tobytes(): 0.1
         for episode in arm.in_folds([fold])
@@ -169,9 +199,9 @@ def test_networks_that_remember_what_they_score_are_told_from_the_others(
 def test_without_a_control_the_answers_stand(tmp_path: Path) -> None:
     members = {"clean": make_episodes("clean", LENGTHS[:5]), "a": make_episodes("a", LENGTHS)}
     study = make_study(tmp_path / "frames", members)
-    assert study.control is None
+    assert study.controls == ()
     said = score(study, tmp_path / "work", make_networks(study, blind=True))
-    assert (said.control, said.statuses) == (None, {("a", None): "ok"})
+    assert (said.controls, said.statuses) == ([], {("a", None): "ok"})
     assert [finding.check for finding in said.findings["a", None]] == ["overfit"]
 
 
@@ -181,18 +211,15 @@ def test_curves_are_means_over_the_arms_own_episodes(
 ) -> None:
     study = study_of("dataset", weighting)
     said = score(study, tmp_path)
-    heads = {"a": 0, "b": 1}
-    for number, name in enumerate(heads):
-        stored = heard(study, tmp_path, f"{number:05d}")
-        episodes, statistics, _ = stored.of_head(heads[name])
-        assert episodes.tolist() == list(range(6))
-        counts = np.array([n - 2 for n in LENGTHS])
-        weights = counts if weighting == "window" else None
-        expected = np.average(statistics, axis=0, weights=weights)
-        np.testing.assert_allclose(said.arms[name, None].corrupt, expected)
-        clean = heard(study, tmp_path, "clean").of_head(heads[name])[1]
-        expected = np.average(clean, axis=0, weights=weights)
-        np.testing.assert_allclose(said.arms[name, None].clean, expected)
+    counts = np.array([n - 2 for n in LENGTHS])
+    weights = counts if weighting == "window" else None
+    for head, name in enumerate("ab"):
+        arm = said.arms[name, None]
+        for side, mean in (("clean", arm.clean), ("corrupt", arm.corrupt)):
+            stored = heard(study, tmp_path, f"{head:05d}-{side}")
+            assert stored.episodes.tolist() == list(range(6))
+            expected = np.average(stored.statistics, axis=0, weights=weights)
+            np.testing.assert_allclose(mean, expected)
 
 
 @pytest.mark.parametrize("weighting", ["episode", "window"])
@@ -208,14 +235,15 @@ def test_only_the_episodes_that_were_heard_speak_for_an_arm(
     monkeypatch.setattr(answers, "examine_folds", lambda *pairs: folds.extend(pairs) or SOUND)
     said = score(study, tmp_path)
     rows = [0, 2, 3, 5]
-    for number, name in enumerate("ab"):
+    for head, name in enumerate("ab"):
         arm = said.arms[name, None]
         assert (arm.n_clean, arm.n_corrupt) == (4, 4)
         weights = np.array(LENGTHS)[rows] - 2.0 if weighting == "window" else None
-        for label, mean in ((f"{number:05d}", arm.corrupt), ("clean", arm.clean)):
-            episodes, statistics, _ = heard(study, tmp_path, label).of_head(number)
-            assert episodes.tolist() == rows
-            np.testing.assert_allclose(mean, np.average(statistics, axis=0, weights=weights))
+        for side, mean in (("clean", arm.clean), ("corrupt", arm.corrupt)):
+            stored = heard(study, tmp_path, f"{head:05d}-{side}")
+            assert stored.episodes.tolist() == rows
+            expected = np.average(stored.statistics, axis=0, weights=weights)
+            np.testing.assert_allclose(mean, expected)
     for pair, name in zip(folds, "aabb", strict=True):
         expected = [study.folds[member][rows].tolist() for member in ("clean", name)]
         assert [side.fold.tolist() for side in pair] == expected
@@ -239,8 +267,8 @@ def test_episodes_are_summarised_and_examined_with_the_folds_that_scored_them(
     monkeypatch.setattr(answers, "examine_folds", examine)
     score(study, tmp_path)
     folds = {name: fold.tolist()[:6] for name, fold in study.folds.items()}
-    assert [name for name, *_ in seen] == [CONTROL, "a", "b"]
-    assert [each[1:] for each in seen[1:]] == [(folds["clean"], folds[name]) for name in "ab"]
+    assert [name for name, *_ in seen] == [SHIFT, SPIKES, "a", "b"]
+    assert [each[1:] for each in seen[2:]] == [(folds["clean"], folds[name]) for name in "ab"]
     assert compared == [(folds["clean"], folds[name]) for name in "aabb"]
 
 
@@ -250,14 +278,33 @@ def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
     """Task y is one episode of a and of b: too few, and scored against its dataset alone."""
     study = study_of("group")
     said = score(study, tmp_path)
-    names = [("a", None), ("a", "x"), ("b", None), ("b", "x")]
+    names = [("a", None), ("b", None), ("a", "x"), ("b", "x")]
     assert list(said.arms) == list(said.statuses) == list(said.findings) == names
-    for label in ("00001", "00001-own", "00001-other"):
-        stored = heard(study, tmp_path, label)
-        whole, part = study.head("b"), study.head("b", "x")
-        assert stored.heads.tolist() == [[whole, part if task == "x" else -1] for task in TASKS]
-        assert stored.of_head(part)[0].tolist() == [0, 1, 2, 4, 5]
-    statistics = heard(study, tmp_path, "00001").of_head(part)[1]
+    whole, part = study.head("b"), study.head("b", "x")
+    for end in ("", "-own", "-other"):
+        assert heard(study, tmp_path, f"{whole:05d}-corrupt{end}").episodes.size == 6
+        stored = heard(study, tmp_path, f"{part:05d}-corrupt{end}")
+        assert stored.episodes.tolist() == [0, 1, 2, 4, 5]
+    statistics = heard(study, tmp_path, f"{part:05d}-corrupt").statistics
     found = said.arms["b", "x"]
     assert (found.n_clean, found.n_corrupt) == (6, 5)
     np.testing.assert_allclose(found.corrupt, statistics.mean(axis=0))
+
+
+def test_curves_of_a_fine_grid_are_those_of_its_sparse_levels_interpolated(
+    study_of: Callable[..., Study], tmp_path: Path
+) -> None:
+    """Linear in log-SNR; what is certain at a level is all that is certain just below it."""
+    study, grid = study_of(), np.linspace(0.03, 0.98, 65)
+    made = make_jobs(study, tmp_path, make_networks(study, sigma=grid))
+    carry_out(made, plan_scores(study, tmp_path).tasks)
+    said = hear_study(study, grid, tmp_path).arms["a", None]
+    scores = heard(study, tmp_path, "00000-corrupt").statistics.mean(axis=0)
+    assert scores.shape[1] == 33
+    np.testing.assert_allclose(said.corrupt[:, ::2], scores)
+    x = log_snr(grid)
+    share = (x[:-2:2] - x[1::2]) / (x[:-2:2] - x[2::2])
+    between = (1.0 - share) * scores[:, :-1] + share * scores[:, 1:]
+    np.testing.assert_allclose(said.corrupt[:, 1::2], between)
+    for bound in (said.envelope.delta_lower, said.envelope.tv_lower):
+        np.testing.assert_array_equal(bound[1::2], bound[2::2])

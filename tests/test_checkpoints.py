@@ -1,60 +1,102 @@
 """Checkpoints: the same bits come back, and nothing else is taken for one."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_study import ACTION, HORIZON, SIGMA, make_classifier
+from small_study import ACTION, HORIZON, SIGMA
+from test_crops import ACTION as CROP_ACTION
 from test_crops import HORIZON as FRAMES
+from test_crops import SIGMA as LOWEST
 from test_crops import make as make_crops
+from torch import nn
 
-from ambient_curate.checkpoints import load_fold, load_student, save_fold, save_student
-from ambient_curate.classifier import FoldClassifier
-from ambient_curate.crops import CropClassifier, radius_levels
+from ambient_curate.channels import CROP, LOCAL, NETWORK, crop_channel, noise_channel
+from ambient_curate.checkpoints import load_pair, load_student, save_pair, save_student
+from ambient_curate.classifier import PairClassifier
 from ambient_curate.errors import CheckpointError
+from ambient_curate.networks import Sizes
+from ambient_curate.samples import Sample
 from ambient_curate.students import SCALES, CurveNetwork, Student, recite
 
-HEADS = 2
+DIM = HORIZON * ACTION
+CHANNEL = noise_channel(SIGMA, Sizes(HORIZON, ACTION))
+EVERY = np.arange(SIGMA.size)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@cache
+def make_pair(*names: str) -> PairClassifier:
+    """All members of a channel, or some of them, fitted to noise and frozen."""
+    generator = torch.Generator().manual_seed(0)
+    rows, number = torch.randn(2, 60, DIM, generator=generator), torch.arange(60) % 6
+    sample = Sample(rows[0], 1.5 * rows[1] + 0.3, number, number)
+    members = CHANNEL.build(sample, sample, generator).requires_grad_(False).eval()
+    for parameter in members.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    kept = nn.ModuleDict({name: members[name] for name in names or CHANNEL.names})
+    estimates = sum(CHANNEL.names[name] for name in kept)
+    slope = 0.1 + 0.3 * torch.rand(estimates, SIGMA.size, generator=generator)
+    return PairClassifier(CHANNEL, kept, slope, torch.randn(SIGMA.size, generator=generator) / 3.0)
+
+
+def predict(classifier: PairClassifier) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    windows, noise = torch.randn(2, 12, DIM, generator=generator)
+    return classifier.predict(windows, noise, EVERY)
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     path = tmp_path / "fold-0.safetensors"
-    save_fold(make_classifier(HEADS), path)
+    save_pair(make_pair(), path)
     return path
 
 
-def test_what_is_read_predicts_the_same_bits(stored: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    windows = torch.randn(4, HORIZON, ACTION, generator=generator)
-    noise = torch.randn(4, 3, HORIZON * ACTION, generator=generator)
-    before, after = (
-        c.predict(windows, noise, [1, 0], slice(0, SIGMA.size))
-        for c in (make_classifier(HEADS), load_fold(stored))
-    )
+@pytest.mark.parametrize("names", [(), (NETWORK,), (LOCAL,), (NETWORK, LOCAL)])
+def test_what_is_read_predicts_the_same_bits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Whichever members were kept."""
+    classifier, path = make_pair(*names), tmp_path / "fold-0.safetensors"
+    save_pair(classifier, path)
+    found = load_pair(path, CHANNEL)
+    assert list(found.members) == list(names or CHANNEL.names)
+    before, after = predict(classifier), predict(found)
     assert torch.equal(before, after)
     assert before.std() > 0.01  # it is not the same number everywhere
 
 
 def test_what_is_read_holds_the_same_tensors_and_learns_no_more(stored: Path) -> None:
-    expected, found = make_classifier(HEADS), load_fold(stored)
-    for name, tensor in expected.network.state_dict().items():
-        assert torch.equal(found.network.state_dict()[name], tensor), name
+    expected, found = make_pair(), load_pair(stored, CHANNEL)
+    for name, tensor in expected.members.state_dict().items():
+        assert torch.equal(found.members.state_dict()[name], tensor), name
     assert torch.equal(found.slope, expected.slope)
     assert torch.equal(found.intercept, expected.intercept)
-    assert found.sigma.dtype == np.float64
-    assert found.sigma.tolist() == SIGMA.tolist()
-    assert not found.network.training
-    assert not any(p.requires_grad for p in found.network.parameters())
+    assert found.channel is CHANNEL
+    assert not found.members.training
+    assert not any(p.requires_grad for p in found.members.parameters())
 
 
 def test_a_classifier_is_written_as_the_same_bytes_every_time(stored: Path) -> None:
     first = stored.read_bytes()
-    save_fold(load_fold(stored), stored)
+    save_pair(load_pair(stored, CHANNEL), stored)
     assert stored.read_bytes() == first
     assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+
+
+def test_a_classifier_of_other_levels_or_windows_is_refused(stored: Path) -> None:
+    for sigma, sizes in (
+        (SIGMA[:-1], Sizes(HORIZON, ACTION)),
+        (SIGMA**2, Sizes(HORIZON, ACTION)),
+        (SIGMA, Sizes(HORIZON + 1, ACTION)),
+        (SIGMA, Sizes(HORIZON, ACTION, told=1)),
+    ):
+        with pytest.raises(CheckpointError, match="holds no classifier of this version"):
+            load_pair(stored, noise_channel(sigma, sizes))
+    with pytest.raises(CheckpointError, match="holds no classifier of this version"):
+        load_pair(stored, crop_channel(HORIZON, LOWEST, dim=DIM))
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-4, 0.01, 0.5, 0.999999])
@@ -62,50 +104,55 @@ def test_a_cut_file_is_refused(stored: Path, share: float) -> None:
     whole = stored.read_bytes()
     stored.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(CheckpointError, match=r"fold-0\.safetensors holds no classifier") as error:
-        load_fold(stored)
+        load_pair(stored, CHANNEL)
     assert "--force" in str(error.value.hint)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "fold-9.safetensors", tmp_path):
         with pytest.raises(CheckpointError):
-            load_fold(path)
+            load_pair(path, CHANNEL)
 
 
 FOREIGN = {
     "another network": lambda t: {"weight": torch.ones(3)},
     "no grid": lambda t: {k: v for k, v in t.items() if k != "sigma"},
-    "no outlet": lambda t: {k: v for k, v in t.items() if k != "network.outlet.bias"},
+    "another grid": lambda t: t | {"sigma": t["sigma"] * 0.99},
+    "no outlet": lambda t: {k: v for k, v in t.items() if k != "network.network.outlet.bias"},
+    "no member": lambda t: {k: v for k, v in t.items() if not k.startswith("network.")},
+    "a member less": lambda t: {k: v for k, v in t.items() if not k.startswith("network.mixture")},
+    "a member more": lambda t: t | {"network.other.weight": torch.ones(3)},
     "one level less": lambda t: t | {"sigma": t["sigma"][:-1].clone()},
-    "one head more": lambda t: t | {k: torch.ones(HEADS + 1, SIGMA.size) for k in TABLES},
-    "tables of two sizes": lambda t: t | {"intercept": torch.ones(HEADS, SIGMA.size + 1)},
+    "one estimate more": lambda t: t | {"slope": torch.ones(len(t["slope"]) + 1, SIGMA.size)},
+    "tables of two sizes": lambda t: t | {"intercept": torch.ones(SIGMA.size + 1)},
     "a table of one row": lambda t: t | {"slope": torch.ones(SIGMA.size)},
-    "a flat basis": lambda t: t | {"network.basis": torch.ones(HORIZON * ACTION)},
-    "a wider mean": lambda t: t | {"network.mean": torch.ones(HORIZON * ACTION + 1)},
-    "no mean": lambda t: t | {"network.mean": torch.tensor(1.0)},
+    "a flat basis": lambda t: t | {"network.network.basis": torch.ones(DIM)},
+    "a wider mean": lambda t: t | {"network.network.mean": torch.ones(DIM + 1)},
+    "no mean": lambda t: t | {"network.network.mean": torch.tensor(1.0)},
 }
-TABLES = ("slope", "intercept")
 
 
 @pytest.mark.parametrize("change", FOREIGN)
 def test_tensors_that_make_no_classifier_are_refused(stored: Path, change: str) -> None:
     save_file(FOREIGN[change](load_file(stored)), stored)
     with pytest.raises(CheckpointError, match="holds no classifier of this version"):
-        load_fold(stored)
+        load_pair(stored, CHANNEL)
 
 
 def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     path, told = tmp_path / "fold-0.safetensors", tmp_path / "told"
     path.write_bytes(b"cpathlib\nPath.touch\n(cpathlib\nPath\n(S'%b'\ntRtR." % bytes(told))
     with pytest.raises(CheckpointError):
-        load_fold(path)
+        load_pair(path, CHANNEL)
     assert not told.exists()
 
 
 def make_student(width: int = 7) -> Student:
-    generator, base = torch.Generator().manual_seed(0), make_classifier(1).network
+    generator = torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(DIM, DIM, generator=generator))
+    mean, variance = torch.rand(2, DIM, generator=generator)
     network = CurveNetwork(
-        *(base.mean, base.basis, base.variance, SIGMA.size), width=width, generator=generator
+        *(mean, basis.contiguous(), variance, SIGMA.size), width=width, generator=generator
     )
     network.standardize(torch.randn(50, len(SCALES) * HORIZON * ACTION, generator=generator))
     margins = np.random.default_rng(0).random((2, SIGMA.size)) / 3.0
@@ -163,7 +210,7 @@ def test_a_classifier_is_no_student_and_a_student_no_classifier(
     with pytest.raises(CheckpointError, match="holds no student of this version"):
         load_student(stored)
     with pytest.raises(CheckpointError, match="holds no classifier of this version"):
-        load_fold(student_file)
+        load_pair(student_file, CHANNEL)
     for path in (student_file.with_name("none"), student_file.parent):
         with pytest.raises(CheckpointError):
             load_student(path)
@@ -191,14 +238,13 @@ def test_tensors_that_make_no_student_are_refused(student_file: Path, change: st
 
 
 def test_a_classifier_of_crops_comes_back_as_it_was(tmp_path: Path) -> None:
-    made = FoldClassifier(
-        make_crops(), torch.ones(2, FRAMES), torch.zeros(2, FRAMES), radius_levels(FRAMES)
-    )
-    save_fold(made, tmp_path / "crops.safetensors")
-    found = load_fold(tmp_path / "crops.safetensors")
-    assert isinstance(found.network, CropClassifier)
-    generator = torch.Generator().manual_seed(1)
-    windows = torch.randn(3, FRAMES, 2, generator=generator)
-    noise = torch.randn(3, FRAMES, 2 * FRAMES, generator=generator)
-    said = [c.predict(windows, noise, [0, 1], slice(0, FRAMES)) for c in (made, found)]
+    dim = FRAMES * CROP_ACTION
+    channel, path = crop_channel(FRAMES, LOWEST, dim=dim), tmp_path / "crops.safetensors"
+    members = nn.ModuleDict({CROP: make_crops().requires_grad_(False)})
+    made = PairClassifier(channel, members, torch.full((2, FRAMES), 0.4), torch.zeros(FRAMES))
+    save_pair(made, path)
+    found = load_pair(path, channel)
+    windows, noise = torch.randn(2, 9, dim, generator=torch.Generator().manual_seed(1))
+    said = [c.predict(windows, noise, np.arange(FRAMES)) for c in (made, found)]
     assert torch.equal(*said)
+    assert said[0].std() > 0.01

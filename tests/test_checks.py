@@ -1,6 +1,7 @@
 """Checks at their thresholds, in closed form; then how often a sound classifier fails them."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ambient_curate.checks import (
     check_blindness,
     check_control,
     check_overfit,
+    is_recovered,
 )
 from ambient_curate.crossing import (
     bootstrap_means,
@@ -57,7 +59,7 @@ def test_a_blind_network_misses_a_certain_difference(
 
 def test_the_control_fails_only_beyond_its_stretched_interval() -> None:
     """Further on the high side: what is found too high errs on the safe side."""
-    found, error = 0.2, 0.15  # standard error in log-SNR, where noise falls as it rises
+    found, error = 0.5, 0.35  # standard error in log-SNR, where noise falls as it rises
     lower, upper = (
         float(sigma_from_log_snr(log_snr(found) + side * 1.96 * error)) for side in (1, -1)
     )
@@ -85,7 +87,8 @@ def test_the_control_fails_only_beyond_its_stretched_interval() -> None:
         (0.0, 0.0, 0.0, False),
         (0.0, 0.0, 0.19, False),  # nothing to stretch from
         (0.0, 0.0, 0.21, True),
-        (0.1, 0.0, 0.11, False),
+        (0.09, 0.0, 0.11, False),
+        (0.11, 0.0, 0.12, True),  # not by far enough
         (0.1, 0.0, 1.0, True),
         (1.0, 1.0, 1.0, False),
         (1.0, 0.19, 1.0, True),
@@ -96,6 +99,37 @@ def test_ends_of_the_axis_are_not_stretched(
     found: float, lower: float, upper: float, passed: bool
 ) -> None:
     assert check_control(0.2, found, lower, upper).passed == passed
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "lower", "upper", "recovered"),
+    [
+        (0.2, 0.2, 0.2, 0.2, True),
+        (0.2, 0.15, 0.12, 0.19, False),  # further off than its interval allows
+        (0.2, 0.15, 0.12, 0.21, True),
+        (0.2, 0.195, 0.194, 0.196, True),  # by less than it is known to
+        (0.2, 0.27, 0.21, 0.3, False),
+        (0.2, 0.27, 0.19, 0.3, True),
+        (0.2, 0.299, 0.0, 1.0, True),
+        (0.2, 0.301, 0.0, 1.0, False),  # an interval that allows everything
+        (0.2, 0.099, 0.0, 1.0, False),
+        (0.23, 0.954, 0.1, 0.99, False),
+        (0.438, 0.379, 0.338, 0.419, False),
+        (0.2, 0.0, 0.0, 0.3, False),
+    ],
+)
+def test_a_recovered_control_is_near_and_inside_its_interval(
+    expected: float, found: float, lower: float, upper: float, recovered: bool
+) -> None:
+    assert is_recovered(expected, found, lower, upper) == recovered
+    finding = check_control(expected, found, lower, upper, name="planted spike")
+    assert finding.numbers["recovered"] == recovered
+    assert finding.passed >= recovered
+    assert finding.sentence.startswith("the planted spike was expected")
+    assert finding.sentence.endswith(": recovered") == recovered
+    if finding.passed and not recovered:
+        side = "high, which is the safe" if found > expected else "low, the unsafe"
+        assert f"missed, too {side} side" in finding.sentence
 
 
 def test_the_balance_interval_holds_at_all_levels_at_once() -> None:
@@ -137,14 +171,18 @@ def test_brier_gaps_are_balanced_and_their_errors_pooled_over_folds() -> None:
     assert numbers["held_out"] - numbers["in_use"] == pytest.approx(numbers["gap"])
 
 
-def test_a_gap_without_a_second_episode_has_no_error_to_go_by() -> None:
-    none, one = np.zeros(2), np.ones(2)
-    labels, fold = np.array([True, False]), np.array([0, 0])
-    finding = check_overfit(none, one, labels, fold)
-    assert np.isinf(finding.numbers["error"])
+@pytest.mark.parametrize("clean", [3, 6])
+def test_scores_cannot_be_compared_where_a_class_has_one_episode_a_fold(clean: int) -> None:
+    """Nothing tells how much its episodes differ: no error, and none that JSON cannot write."""
+    is_clean = np.arange(clean + 3) < clean
+    fold = np.arange(clean + 3) % 3
+    finding = check_overfit(np.zeros(clean + 3), np.ones(clean + 3), is_clean, fold)
     assert finding.passed
+    assert finding.numbers == {"in_use": 0.0, "held_out": 1.0, "gap": 1.0}
+    assert "cannot be compared: a class has only one episode in every fold" in finding.sentence
+    json.dumps(asdict(finding), allow_nan=False)
     with pytest.raises(ValueError, match="both classes"):
-        check_overfit(none, one, labels, np.array([0, 1]))
+        check_overfit(np.zeros(2), np.ones(2), np.array([True, False]), np.array([0, 1]))
 
 
 @pytest.mark.parametrize(("errors", "passed"), [(-9.0, True), (-0.05, True), (0.05, False)])

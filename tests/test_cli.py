@@ -41,8 +41,9 @@ SIM = {"dataset": "sim", "is_clean": False, "status": "ok", **VERDICT, "sigma_mi
 SIM |= {"lower": 0.1, "upper": 0.3, "tv_high": 0.316, "usable": 0.8, "index": 11}
 UNSOUND = {**SIM, "status": "classifier-unreliable", "sigma_min": None, "reason": "missed"}
 CONTROL = {"expected": 0.2, "found": 0.19, "lower": 0.1, "upper": 0.3, "recovered": True}
+CONTROL |= {"name": "planted shift"}
 INFO = {
-    **{"verdict": [CLEAN, SIM], "control": CONTROL, "epsilon": 0.05, "skipped": []},
+    **{"verdict": [CLEAN, SIM], "controls": [CONTROL], "epsilon": 0.05, "skipped": []},
     **{"students": []},
     **{"schedule": "flow:10"},
     **{"assumptions": ["p(A)"], "warnings": ["few clean episodes"]},
@@ -111,7 +112,7 @@ sim            50      700      0.200  [0.100, 0.300]  [0, 1]       -    11    8
 sim: usable above sigma 0.200: step 11 of flow:10, EDM noise 0.204, flow time 0.170
     if the classifier is near-optimal: then TV is at most 0.316 there
     no difference is certified
-planted control: expected 0.200, found 0.190 [0.100, 0.300]
+planted shift: expected 0.200, found 0.190 [0.100, 0.300]
 """
 CAVEATS = "assumption: p(A)\nwarning: few clean episodes\n"
 

@@ -17,7 +17,6 @@ def make_sample(
     windows: int = 20,
     shift: np.ndarray | float = 0.0,
     wider: np.ndarray | float = 1.0,
-    heads: int = 1,
 ) -> Sample:
     """Windows of an episode lie around a centre of its own: half of the variance is between."""
 
@@ -25,16 +24,10 @@ def make_sample(
         centre = rng.normal(size=(episodes, 1, DIM))
         return (centre + rng.normal(size=(episodes, windows, DIM))).reshape(-1, DIM) / 2**0.5
 
-    count = episodes * windows
-    corrupt = np.concatenate([shift + wider * draw() for _ in range(heads)])
+    clean, corrupt = draw(), shift + wider * draw()
     episode = torch.arange(episodes).repeat_interleave(windows)
     return Sample(
-        torch.from_numpy(draw()).float(),
-        torch.ones(count, heads),
-        torch.from_numpy(corrupt).float(),
-        torch.arange(heads).repeat_interleave(count),
-        episode,
-        episode.repeat(heads),
+        torch.from_numpy(clean).float(), torch.from_numpy(corrupt).float(), episode, episode
     )
 
 
@@ -46,11 +39,11 @@ def test_with_many_episodes_the_moments_are_those_of_the_sample() -> None:
     shift, wider = np.linspace(2.0, 4.0, DIM), np.linspace(2.0, 4.0, DIM)
     sample = make_sample(rng, episodes=400, shift=shift, wider=wider)
     clean, corrupt, variance = find_contrast(sample, sample.clean.var(dim=0))
-    assert clean.shape == corrupt.shape == variance.shape == (1, DIM)
+    assert clean.shape == corrupt.shape == variance.shape == (DIM,)
     assert clean.dtype == corrupt.dtype == variance.dtype == torch.float32
-    torch.testing.assert_close(clean[0], sample.clean.mean(dim=0), atol=0.03, rtol=0.0)
-    torch.testing.assert_close(corrupt[0], sample.corrupt.mean(dim=0), atol=0.03, rtol=0.0)
-    torch.testing.assert_close(variance[0], sample.corrupt.var(dim=0), atol=0.0, rtol=0.05)
+    torch.testing.assert_close(clean, sample.clean.mean(dim=0), atol=0.03, rtol=0.0)
+    torch.testing.assert_close(corrupt, sample.corrupt.mean(dim=0), atol=0.03, rtol=0.0)
+    torch.testing.assert_close(variance, sample.corrupt.var(dim=0), atol=0.0, rtol=0.05)
 
 
 def test_between_equal_laws_next_to_nothing_is_left() -> None:
@@ -73,7 +66,7 @@ def test_shrinking_lowers_the_error_whether_or_not_a_block_differs() -> None:
         sample = make_sample(np.random.default_rng(seed), shift=shift)
         clean, corrupt, _ = find_contrast(sample, ONES)
         plain = sample.corrupt.mean(dim=0) - sample.clean.mean(dim=0)
-        for row, found in enumerate(((corrupt - clean)[0], plain)):
+        for row, found in enumerate((corrupt - clean, plain)):
             square = (found.double().numpy() - shift) ** 2
             errors[row] += square.reshape(2, BLOCK).sum(axis=1)
     assert errors[0, 0] < 1.3 * errors[1, 0]
@@ -85,9 +78,7 @@ def test_more_windows_of_the_same_episodes_are_no_more_evidence() -> None:
     again = torch.arange(len(sample.clean)).repeat_interleave(7)
     many = Sample(
         sample.clean[again],
-        sample.weight[again],
         sample.corrupt[again],
-        sample.head[again],
         sample.clean_episode[again],
         sample.corrupt_episode[again],
     )
@@ -99,31 +90,19 @@ def test_a_difference_is_shrunk_by_its_mean_squared_t() -> None:
     """By hand: two episodes a side, at -1 and 1 and at 9 and 11 in every coordinate."""
     windows = torch.tensor([-1.0, 1.0])[:, None].expand(2, 3).contiguous()
     episode = torch.tensor([5, 8])
-    sample = Sample(
-        windows, torch.ones(2, 1), windows + 10.0, torch.zeros(2).long(), episode, episode
-    )
+    sample = Sample(windows, windows + 10.0, episode, episode)
     clean, corrupt, _ = find_contrast(sample, torch.ones(3))
     error = 2 * 1.0  # of either mean: variance 2 over 2 episodes
     factor = 1.0 - CAUTION / (10.0**2 / error)
-    torch.testing.assert_close(corrupt - clean, torch.full((1, 3), 10.0 * factor))
-    torch.testing.assert_close((corrupt + clean) / 2, torch.full((1, 3), 5.0))
+    torch.testing.assert_close(corrupt - clean, torch.full((3,), 10.0 * factor))
+    torch.testing.assert_close((corrupt + clean) / 2, torch.full((3,), 5.0))
 
 
 def test_one_episode_says_nothing() -> None:
     sample = make_sample(np.random.default_rng(4), episodes=1, shift=9.0, wider=5.0)
     clean, corrupt, variance = find_contrast(sample, ONES)
     torch.testing.assert_close(clean, corrupt)
-    torch.testing.assert_close(variance[0], ONES)
-
-
-def test_only_opponents_count_in_the_head_of_an_arm() -> None:
-    sample = make_sample(np.random.default_rng(5), heads=2)
-    opponents = sample.clean_episode < 6
-    sample.weight[:, 1] = 2.0 * opponents
-    sample.clean[~opponents] += 100.0
-    clean, _, _ = find_contrast(sample, ONES)
-    assert clean[0].min() > 5.0  # shrunk, half-way: the other episodes are 100 away
-    assert clean[1].abs().max() < 1.0
+    torch.testing.assert_close(variance, ONES)
 
 
 @pytest.mark.parametrize("constant", [0.0, 3.0])
@@ -134,6 +113,6 @@ def test_constant_coordinates_have_finite_moments(constant: float) -> None:
     variance = sample.clean.var(dim=0)
     clean, corrupt, spread = find_contrast(sample, variance)
     assert all(torch.isfinite(each).all() for each in (clean, corrupt, spread))
-    assert clean[0, 0] == corrupt[0, 0] == constant
-    assert spread[0, 0] < 1e-6
-    assert spread[0, 1] > 0.1  # it moves where the clean set does not
+    assert clean[0] == corrupt[0] == constant
+    assert spread[0] < 1e-6
+    assert spread[1] > 0.1  # it moves where the clean set does not

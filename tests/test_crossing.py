@@ -22,6 +22,7 @@ from ambient_curate.crossing import (
     last_crossing,
     rising_fit,
     sparse_levels,
+    sparse_shares,
 )
 from ambient_curate.noise import grid, log_snr, sigma_from_log_snr, signal_scale
 
@@ -154,6 +155,21 @@ GRIDS = {
     schedule: grid(schedule)
     for schedule in ("squaredcos_cap_v2:10", "squaredcos_cap_v2:1000", "edm:200", "flow:100")
 }
+
+
+@pytest.mark.parametrize("levels", [2, 8, 33, 34, 129, 200])
+def test_shares_of_sparse_levels_are_those_of_the_nearest_two(levels: int) -> None:
+    sigma = sigma_from_log_snr(np.linspace(7.0, -9.0, levels) ** 3 / 50.0)
+    shares, places = sparse_shares(sigma), sparse_levels(levels)
+    assert shares.shape == (places.size, levels)
+    assert shares[:, places].tolist() == np.eye(places.size).tolist()
+    np.testing.assert_allclose(shares.sum(axis=0), 1.0, atol=1e-12)
+    assert (shares >= 0.0).all()
+    for level in range(levels):
+        (used,) = np.nonzero(shares[:, level])
+        assert used.size <= 2 and np.ptp(used) <= 1
+        assert places[used[0]] <= level <= places[used[-1]]
+    np.testing.assert_allclose(log_snr(sigma[places]) @ shares, log_snr(sigma), atol=1e-9)
 
 
 def test_curves_are_expanded_linearly_in_log_snr() -> None:

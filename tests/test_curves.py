@@ -11,11 +11,18 @@ from scipy.stats import t as student
 from small_study import SIGMA
 
 from ambient_curate import curves
-from ambient_curate.crossing import bootstrap_means, first_crossing, last_crossing
+from ambient_curate.crossing import (
+    bootstrap_means,
+    expand_levels,
+    first_crossing,
+    last_crossing,
+    sparse_levels,
+)
 from ambient_curate.curves import (
     ACCURACY,
     BRIER,
     CONFIDENCE,
+    MISSED,
     ArmCurves,
     Side,
     hold_out,
@@ -23,9 +30,9 @@ from ambient_curate.curves import (
     tabulate_curves,
     tabulate_reliability,
 )
-from ambient_curate.envelopes import FiniteSets, build_envelope
+from ambient_curate.envelopes import FiniteSets, build_envelope, know_nothing
 from ambient_curate.manifest import read_curves, read_reliability, write_curves, write_reliability
-from ambient_curate.noise import log_snr, sigma_from_log_snr
+from ambient_curate.noise import grid, log_snr
 from ambient_curate.scoring import BANDS, BINS, STATISTICS, band_of
 
 EPSILON = 0.05
@@ -109,9 +116,9 @@ def test_a_dip_is_pooled_before_it_is_crossed() -> None:
 
 
 def naive_intervals(clean: Side, corrupt: Side, repeats: int) -> tuple[np.ndarray, ...]:
-    """Percentiles of Delta, TV and sigma_min over redrawn folds and episodes in them."""
+    """Percentiles of Delta and TV, and the spread of E_q c, over redrawn folds and episodes."""
     rng = np.random.default_rng(5)
-    deltas, tvs, crossings = [], [], []
+    deltas, tvs, means = [], [], []
     for _ in range(repeats):
         draws = []
         folds = rng.integers(FOLDS, size=FOLDS)  # both sides share their networks
@@ -122,26 +129,28 @@ def naive_intervals(clean: Side, corrupt: Side, repeats: int) -> tuple[np.ndarra
         fit = isotonic_regression(draws[1][0]).x
         deltas.append(np.clip(2.0 - 4.0 * fit, 0.0, 2.0))
         tvs.append(np.clip(draws[0][3] + draws[1][3] - 1.0, 0.0, 1.0))
-        crossings.append(last_crossing(fit, SIGMA, 0.5 - EPSILON))
+        means.append(draws[1][0])
     tail = [(1.0 - CONFIDENCE) / 2, (1.0 + CONFIDENCE) / 2]
-    return tuple(np.quantile(values, tail, axis=0) for values in (deltas, tvs, crossings))
+    percentiles = (np.quantile(values, tail, axis=0) for values in (deltas, tvs))
+    return (*percentiles, np.std(means, axis=0))
 
 
-def test_intervals_are_percentiles_over_redrawn_folds_and_episodes_widened_for_few_folds(
+def test_intervals_are_those_of_redrawn_folds_and_episodes_widened_for_few_folds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Percentiles of Delta and TV; sigma_min crosses at the ends of a band of E_q c."""
     monkeypatch.setattr(curves, "bootstrap_means", bootstrap_means)
     clean = make_side(1.0 - RISING, 25, 1, weighted=True)
     corrupt = make_side(RISING, 40, 2, weighted=True)
     found = summarize(clean, corrupt)
-    delta, tv, crossing = naive_intervals(clean, corrupt, 600)
+    delta, tv, spread = naive_intervals(clean, corrupt, 600)
     folds = np.unique(clean.fold).size
     by = student.ppf(0.975, folds - 1) / 1.96 * np.sqrt(folds / (folds - 1))
     delta = np.clip(found.delta + by * (delta - found.delta), 0.0, 2.0)
     estimate = np.maximum(found.clean[3] + found.corrupt[3] - 1.0, 0.0)
     tv = np.clip(estimate + by * (tv - estimate), 0.0, 1.0)
-    middle = log_snr(found.sigma_min)
-    crossing = sigma_from_log_snr(middle + by * (log_snr(crossing) - middle))
+    ends = found.corrupt[0] + 1.96 * by * spread, found.corrupt[0] - 1.96 * by * spread - MISSED
+    crossing = [last_crossing(isotonic_regression(e).x, SIGMA, 0.5 - EPSILON) for e in ends]
     np.testing.assert_allclose(found.delta_interval, delta, atol=0.03)
     np.testing.assert_allclose(found.tv_interval, tv, atol=0.06)
     np.testing.assert_allclose([found.lower, found.upper], crossing, atol=0.03)
@@ -172,7 +181,9 @@ def test_episodes_that_agree_leave_no_doubt() -> None:
     side = make_side(RISING, 6, 0)
     side.statistics[:] = side.statistics[:1]
     found = summarize(side, side)
-    assert found.lower == pytest.approx(found.sigma_min) == found.upper
+    assert found.lower == pytest.approx(found.sigma_min)
+    missed = last_crossing(found.isotonic - MISSED, SIGMA, 0.5 - EPSILON)
+    assert found.upper == pytest.approx(float(missed))  # but for what a classifier misses
     np.testing.assert_allclose(*found.delta_interval, atol=1e-12)
 
 
@@ -332,6 +343,68 @@ def test_what_stays_legible_is_read_off_the_pooled_curve() -> None:
     level = float(first_crossing(rising - rising[0], SIGMA, EPSILON))
     assert found.legible[0] == level
     assert found.legible[1] <= level <= found.legible[2]
+
+
+GRID = grid("squaredcos_cap_v2:100")
+SCORED = sparse_levels(GRID.size)
+
+
+def sparse_side(episodes: int = 7) -> Side:
+    """Episodes that are scored at the sparse levels of `GRID` only."""
+    rng = np.random.default_rng(3)
+    statistics = rng.random((episodes, len(STATISTICS), SCORED.size))
+    fold = np.arange(episodes) % FOLDS
+    return Side(statistics, make_histogram(rng, episodes), np.ones(episodes), fold)
+
+
+def test_statistics_between_scored_levels_are_linear_in_log_snr() -> None:
+    side = sparse_side()
+    whole = side.interpolate(GRID)
+    assert whole.statistics.shape == (7, len(STATISTICS), GRID.size)
+    np.testing.assert_allclose(whole.statistics[..., SCORED], side.statistics, atol=1e-12)
+    for number in range(len(STATISTICS)):
+        exact = expand_levels(side.statistics[:, number], GRID)
+        np.testing.assert_allclose(whole.statistics[:, number], exact)
+    x, middle = log_snr(GRID), (SCORED[4] + SCORED[5]) // 2
+    share = (x[middle] - x[SCORED[4]]) / (x[SCORED[5]] - x[SCORED[4]])
+    between = (1 - share) * side.statistics[..., 4] + share * side.statistics[..., 5]
+    np.testing.assert_allclose(whole.statistics[..., middle], between)
+    for name in ("histogram", "weight", "fold"):
+        assert getattr(whole, name) is getattr(side, name)
+
+
+def test_statistics_are_held_back_from_the_next_scored_level_upwards() -> None:
+    side = sparse_side()
+    held = side.hold_back(GRID)
+    assert held.statistics.shape == (7, len(STATISTICS), GRID.size)
+    for level in range(GRID.size):
+        above = min(place for place in SCORED.tolist() if place >= level)
+        number = SCORED.tolist().index(above)
+        assert GRID[above] >= GRID[level]  # never a statement about less noise than was scored
+        assert held.statistics[..., level].tolist() == side.statistics[..., number].tolist()
+    for name in ("histogram", "weight", "fold"):
+        assert getattr(held, name) is getattr(side, name)
+
+
+def test_what_is_certified_at_a_scored_level_is_certified_down_to_the_one_below() -> None:
+    """A difference that is sure at one scored level alone."""
+    right = np.full(SCORED.size, 0.5)
+    right[20] = 0.95
+    sides = []
+    for seed, c in enumerate((right, 1.0 - right)):
+        side = make_side(RISING, 300, seed)
+        loss = (1.0 - right) ** 2, -np.log(right), (right > 0.5) + 0.5 * (right == 0.5)
+        statistics = np.tile(np.stack([c, *loss]), (300, 1, 1))
+        sides.append(replace(side, statistics=statistics).hold_back(GRID))
+    held = hold_out(*sides, np.random.default_rng(0))
+    nothing = know_nothing(GRID.size, 300, 300)
+    certified = build_envelope(GRID, held, nothing, epsilon=EPSILON).delta_lower > 4 * EPSILON
+    assert np.flatnonzero(certified).tolist() == list(range(SCORED[19] + 1, SCORED[20] + 1))
+
+
+def test_a_side_that_is_scored_at_all_levels_stays_as_it_is() -> None:
+    side = make_side(RISING, 5, 0)
+    assert side.interpolate(SIGMA) is side.hold_back(SIGMA) is side
 
 
 @pytest.mark.validity

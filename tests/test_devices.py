@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from small_study import ACTION, HORIZON, SIGMA, make_classifier
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ambient_curate import jobs
-from ambient_curate.checkpoints import save_fold
-from ambient_curate.classifier import FoldClassifier
+from ambient_curate.channels import CROP, NETWORK
+from ambient_curate.checkpoints import save_pair
+from ambient_curate.classifier import PairClassifier
 from ambient_curate.devices import CPU_ROWS, GPU_ROWS, pick_device, rows_at_once
-from ambient_curate.noise import log_snr
+from ambient_curate.noise import grid
+from ambient_curate.study import Study
 
 ELSEWHERE = torch.device("meta")
 
@@ -55,29 +58,28 @@ def make_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return windows, torch.randn(3, 4, HORIZON * ACTION, generator=generator)
 
 
-def answer_elsewhere(classifier: FoldClassifier, levels: slice) -> tuple[torch.Tensor, set[str]]:
+def answer_elsewhere(pair: PairClassifier, levels: np.ndarray) -> tuple[torch.Tensor, set[str]]:
     """Shape and device of an answer there, and the devices of all that went into it."""
-    moved = classifier.to(ELSEWHERE)
-    snr = torch.from_numpy(log_snr(SIGMA[levels])).float()
-    inputs = [x.to(ELSEWHERE) for x in (*make_inputs(), snr)]
+    moved = pair.to(ELSEWHERE)
+    windows, noise = make_inputs()
+    inputs = windows.flatten(1).to(ELSEWHERE), noise[:, 0].to(ELSEWHERE)
     with OneDevice() as watched, torch.inference_mode():
-        return moved._answer(*inputs, [1, 0], levels), watched.seen
+        return moved.predict(*inputs, levels), watched.seen - {"cpu"}
 
 
 def test_an_answer_is_made_on_one_device() -> None:
-    found, seen = answer_elsewhere(make_classifier(2), slice(0, 3))
+    found, seen = answer_elsewhere(make_classifier(1).pairs[0], np.arange(3))
     assert seen == {"meta"}
-    assert (found.device, found.shape) == (ELSEWHERE, (3, 3, 4, 2))
+    assert (found.device, found.shape) == (ELSEWHERE, (3, 3))
 
 
 def test_two_devices_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier = make_classifier(2)
-    forgotten = classifier.network.basis.clone()
-    monkeypatch.setattr(
-        type(classifier.network), "project", lambda self, x: (x - self.mean) @ forgotten
-    )
+    pair = make_classifier(1).pairs[0]
+    network = pair.members[NETWORK]
+    forgotten = network.get_buffer("basis").clone()
+    monkeypatch.setattr(type(network), "describe", lambda self, noised, snr: noised @ forgotten)
     with pytest.raises(AssertionError, match="tensors of"):
-        answer_elsewhere(classifier, slice(0, 3))
+        answer_elsewhere(pair, np.arange(3))
 
 
 def test_answers_come_back_to_the_processor_and_moving_there_changes_nothing() -> None:
@@ -98,14 +100,25 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert rows_at_once(torch.device("cuda")) == GPU_ROWS
 
 
-def test_networks_are_read_to_the_fastest_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_networks_are_read_to_the_fastest_device_and_those_of_crops_to_the_processor(
+    study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    study = study_of()
     (tmp_path / jobs.CLASSIFIER).mkdir()
-    for fold in range(2):
-        save_fold(make_classifier(1), jobs._fold_path(tmp_path, fold))
     monkeypatch.setattr(jobs, "pick_device", lambda: ELSEWHERE)
-    found = jobs.load_classifiers(2, tmp_path)
-    assert [each.device for each in found] == [ELSEWHERE] * 2
-    assert all(p.device == ELSEWHERE for each in found for p in each.network.state_dict().values())
-    np.testing.assert_array_equal(found[0].sigma, SIGMA)
+    made = make_classifier(1, sigma=grid(study.options.schedule))
+    for fold in range(3):
+        save_pair(made.pairs[0], jobs._pair_path(tmp_path, fold, 0))
+    found = jobs.load_classifiers(study, tmp_path)
+    assert [each.device for each in found] == [ELSEWHERE] * 3
+    for each in found:
+        state = each.pairs[0].members.state_dict()
+        assert {tensor.device for tensor in state.values()} == {ELSEWHERE}
+        np.testing.assert_array_equal(each.sigma, made.sigma)
+    channel = jobs.channel_of(study, crops=True)
+    members = nn.ModuleDict({CROP: channel.empty(CROP)})
+    size = channel.levels.size
+    crops = PairClassifier(channel, members, torch.ones(2, size), torch.zeros(size))
+    for fold in range(3):
+        save_pair(crops, jobs._pair_path(tmp_path, fold, 0))
+    assert jobs.load_classifiers(study, tmp_path, crops=True)[0].device.type == "cpu"

@@ -1,7 +1,7 @@
 """Estimates: plain loops over windows and draws, and the coverage of the intervals of rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -44,10 +44,8 @@ def make_windows() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def finely_graded() -> FoldClassifier:
-    """A classifier on a grid of which windows see a quarter."""
-    generator = torch.Generator().manual_seed(1)
-    slope, intercept = 0.05 * torch.randn(2, HEADS, LEVELS.size, generator=generator)
-    return replace(make_classifier(HEADS), slope=slope, intercept=intercept, sigma=LEVELS)
+    """A classifier for a grid of which it is read at a quarter."""
+    return make_classifier(HEADS, scale=0.03, sigma=LEVELS)
 
 
 @pytest.mark.parametrize("rows", [1, 60, CPU_ROWS])
@@ -57,17 +55,16 @@ def test_a_curve_is_the_mean_over_pairs_of_draws_that_serve_every_level(
     monkeypatch.setattr(estimates, "rows_at_once", lambda device: rows)
     classifier, (windows, noise) = finely_graded(), make_windows()
     found = draw_curves(classifier, windows, noise, head=1)
-    levels = sparse_levels(LEVELS.size)
-    assert found.means.shape == found.errors.shape == (WINDOWS, levels.size) == (WINDOWS, 33)
+    assert classifier.sigma.tolist() == SPARSE.tolist()
+    assert found.means.shape == found.errors.shape == (WINDOWS, SPARSE.size) == (WINDOWS, 33)
     for window in range(WINDOWS):
-        for place in range(0, levels.size, 4):
-            level = int(levels[place])
+        for place in range(0, SPARSE.size, 4):
             c = [
                 classifier.predict(
                     windows[window : window + 1],
                     noise[window : window + 1, draw : draw + 1],
                     [1],
-                    slice(level, level + 1),
+                    slice(place, place + 1),
                 ).item()
                 for draw in range(DRAWS)
             ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_study import ACTION, HORIZON, SIGMA, make_arm, make_envelope
 
-from ambient_curate.arms import Control
+from ambient_curate.controls import Control
 from ambient_curate.curves import ArmCurves, C, Side, summarize_arm
 from ambient_curate.examinations import (
     differ_surely,
@@ -42,6 +42,7 @@ def examine(clean: Side, corrupt: Side, p_value: float) -> dict[str, bool]:
         clean,
         corrupt,
         p_value,
+        challenged=False,
         epsilon=0.05,
         rng=np.random.default_rng(1),
     )
@@ -98,16 +99,16 @@ def test_folds_are_compared_with_each_class_and_fold_counting_the_same() -> None
     assert examine_folds(own, other).numbers["gap"] == pytest.approx(0.1 / 2 / FOLDS)
 
 
-def test_a_control_is_examined_where_there_is_one() -> None:
+def test_a_control_is_examined_under_its_name() -> None:
     sides = make_side(0.5, 0.5, 40, 0), make_side(0.5, 0.5, 60, 1)
-    planted = Control(make_arm("a", [np.zeros((4, ACTION))], [0]), 0.2)
-    (missed,) = examine_control(summarize(*sides), planted)
-    assert not missed.passed
-    near = replace(summarize(*sides), sigma_min=0.19, lower=0.15, upper=0.22)
-    (found,) = examine_control(near, planted)
-    assert found.passed
+    planted = Control(make_arm("planted spike", [np.zeros((4, ACTION))], [0]), 0.4)
+    missed = examine_control(summarize(*sides), planted)
+    assert (missed.check, missed.passed) == ("control", False)
+    assert missed.sentence.startswith("the planted spike was expected at sigma 0.400")
+    near = replace(summarize(*sides), sigma_min=0.38, lower=0.35, upper=0.42)
+    found = examine_control(near, planted)
+    assert (found.check, found.passed) == ("control", True)
     assert list(failures([found, missed])) == [missed.sentence]
-    assert examine_control(None, planted) == examine_control(near, None) == []
 
 
 def walks(seed: int, count: int, spread: float) -> list[np.ndarray]:

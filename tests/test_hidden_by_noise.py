@@ -98,9 +98,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _make_small(steps: int) -> functools.partial[FitOptions]:
     train = TrainOptions(steps=steps, warm_up=10)
-    return functools.partial(
-        FitOptions, train=train, windows=8192, held_out=2048, calibration_draws=4
-    )
+    return functools.partial(FitOptions, train=train, windows=8192, held_out=2048)
 
 
 def _annotate(collection: Path, out: Path, **options: object) -> Run:
@@ -133,7 +131,7 @@ def test_both_levels_are_where_the_exact_ones_are(found: Run) -> None:
     ends = legible["against"]["sigma_max_lower"], legible["against"]["sigma_max_upper"]
     assert ends[0] <= said["against"]["sigma_max"] <= ends[1]
     assert (said["same"]["sigma_min"], legible["same"]["sigma_max"]) == (0.0, 1.0)
-    assert found.info["control"] is None
+    assert found.info["controls"] == []
     assert not any("control" in text for text in found.info["warnings"])
 
 

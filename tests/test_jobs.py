@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_study import (
     LENGTHS,
     carry_out,
     files,
+    make_classifier,
     make_episodes,
     make_jobs,
     make_networks,
@@ -24,17 +26,21 @@ from small_study import (
 )
 
 from ambient_curate import evidence, jobs, shards, students
-from ambient_curate.arms import CONTROL
 from ambient_curate.channels import Channel
-from ambient_curate.classifier import FitOptions, FoldClassifier
+from ambient_curate.checkpoints import save_pair
+from ambient_curate.classifier import FitOptions, PairClassifier
+from ambient_curate.controls import SHIFT, SPIKES
+from ambient_curate.crossing import sparse_levels
 from ambient_curate.errors import CheckpointError
 from ambient_curate.jobs import (
     FRAMES,
     PLAN,
+    STEPS,
     Jobs,
     Stage,
     describe_classifier,
     load_classifiers,
+    plan_challenges,
     plan_fits,
     plan_parts,
     plan_scores,
@@ -52,7 +58,7 @@ TINY = partial(
     train=TrainOptions(steps=4, warm_up=1),
     windows=64,
     held_out=64,
-    calibration_draws=1,
+    calibration_rows=16,
     batch=32,
     every=4,
 )
@@ -71,60 +77,93 @@ STUDENTS = partial(
 )
 
 
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Channel, FitOptions]]:
-    """Fold, channel and sizes of every fit, which takes four steps."""
-    asked: list[tuple[int, Channel, FitOptions]] = []
-    fit_fold = jobs.fit_fold
+Fit = tuple[str, int, Channel, FitOptions]
 
-    def fit(*arguments: Any, **named: Any) -> FoldClassifier:
-        asked.append(arguments[2:5])
-        return fit_fold(*arguments, **named)
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
+    """Corrupt set, fold, channel and sizes of every fit, which takes four steps."""
+    asked: list[Fit] = []
+    fit_pair = jobs.fit_pair
+
+    def fit(*arguments: Any, **named: Any) -> PairClassifier:
+        _, corrupt, *rest = arguments
+        asked.append((corrupt.dataset, *rest))
+        return fit_pair(*arguments, **named)
 
     monkeypatch.setattr(jobs, "FitOptions", TINY)
-    monkeypatch.setattr(jobs, "fit_fold", fit)
+    monkeypatch.setattr(jobs, "fit_pair", fit)
     return asked
+
+
+SETS = ("a", "b", SHIFT, SPIKES)
 
 
 def fit(study: Study, work: Path) -> None:
     carry_out(Jobs(work, study), plan_fits(study, work).tasks)
 
 
-def test_every_fold_is_fitted_once_and_found_again(
-    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path
+def test_every_pair_of_every_fold_is_fitted_once_and_found_again(
+    study_of: Callable[..., Study], fits: list[Fit], tmp_path: Path
 ) -> None:
     study = study_of()
-    assert plan_fits(study, tmp_path) == Stage(["fit 0", "fit 1", "fit 2"], {})
+    pairs = [(fold, head) for head in range(4) for fold in range(3)]
+    expected = Stage([f"fit {fold} {head}" for fold, head in pairs], {"fitting": 12 * STEPS})
+    assert plan_fits(study, tmp_path) == expected
     fit(study, tmp_path)
-    assert [fold for fold, *_ in fits] == [0, 1, 2]
+    assert [(name, fold) for name, fold, *_ in fits] == [(SETS[head], f) for f, head in pairs]
     before = times(tmp_path)
+    assert plan_fits(study, tmp_path) == Stage([], {})
     fit(study, tmp_path)
-    assert len(fits) == 3
+    assert len(fits) == 12
     assert times(tmp_path) == before
-    found = load_classifiers(study.options.folds, tmp_path)
-    assert len({classifier.slope.numpy().tobytes() for classifier in found}) == 3
+    levels = grid(study.options.schedule)
+    found = load_classifiers(study, tmp_path)
+    assert len(found) == 3
     for classifier in found:
-        np.testing.assert_array_equal(classifier.sigma, grid(study.options.schedule))
+        np.testing.assert_array_equal(classifier.sigma, levels[sparse_levels(levels.size)])
+        assert list(classifier.pairs) == [0, 1, 2, 3]
+    slopes = {pair.slope.numpy().tobytes() for each in found for pair in each.pairs.values()}
+    assert len(slopes) == 12
     describe_classifier(study, tmp_path)
     assert json.loads((tmp_path / "classifier" / "config.json").read_text()) == {
-        "outputs": [{"dataset": name, "group": None} for name in ("a", "b", CONTROL)],
+        "outputs": [{"dataset": name, "group": None} for name in SETS],
         "folds": 3,
         "clean": "clean",
     }
 
 
-def test_a_lost_fold_is_fitted_again_to_the_same_bytes_by_whoever_comes(
-    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path
+def test_a_pair_is_read_when_it_is_asked_for_and_few_stay_in_memory(
+    study_of: Callable[..., Study], fits: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of()
+    fit(study, tmp_path)
+    read: list[str] = []
+    load_pair = jobs.load_pair
+    monkeypatch.setattr(jobs, "PAIRS_HELD", 2)
+    monkeypatch.setattr(
+        jobs, "load_pair", lambda path, channel: read.append(path.name) or load_pair(path, channel)
+    )
+    first, *_ = load_classifiers(study, tmp_path)
+    read.clear()  # a checker of types reads the first of each fold
+    for head in (1, 2, 1, 2, 0, 1):
+        _ = first.pairs[head]
+    assert read == [f"fold-0-0000{head}.safetensors" for head in (1, 2, 0, 1)]
+
+
+def test_a_lost_pair_is_fitted_again_to_the_same_bytes_by_whoever_comes(
+    study_of: Callable[..., Study], fits: list[Fit], tmp_path: Path
 ) -> None:
     study = study_of()
     (tmp_path / "one").mkdir()
     fit(study, tmp_path / "one")
     whole, before = files(tmp_path / "one"), times(tmp_path / "one")
-    lost = "classifier/fold-1.safetensors"
+    lost = "classifier/fold-1-00002.safetensors"
     (tmp_path / "one" / lost).unlink()
     del fits[:]
+    assert plan_fits(study, tmp_path / "one") == Stage(["fit 1 2"], {"fitting": STEPS})
     fit(study, tmp_path / "one")
-    assert [fold for fold, *_ in fits] == [1]
+    assert [(name, fold) for name, fold, *_ in fits] == [(SHIFT, 1)]
     assert files(tmp_path / "one") == whole
     after = times(tmp_path / "one")
     assert {name for name in after if after[name] != before[name]} == {lost}
@@ -136,28 +175,37 @@ def test_a_lost_fold_is_fitted_again_to_the_same_bytes_by_whoever_comes(
 
 @pytest.mark.parametrize("weighting", ["episode", "window"])
 def test_a_fit_counts_as_the_scores_do_on_the_grid_of_the_schedule(
-    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path, weighting: str
+    study_of: Callable[..., Study], fits: list[Fit], tmp_path: Path, weighting: str
 ) -> None:
     study = study_of("dataset", weighting)
-    fit(study, tmp_path)
-    assert {sizes.by_window for *_, sizes in fits} == {weighting == "window"}
-    assert {(sizes.folds, sizes.seed) for *_, sizes in fits} == {(3, study.options.seed)}
-    assert all((each.levels == grid(study.options.schedule)).all() for _, each, _ in fits)
+    plan_fits(study, tmp_path)
+    carry_out(Jobs(tmp_path, study), ["fit 0 0", "fit 2 1"])
+    levels = grid(study.options.schedule)
+    for *_, channel, sizes in fits:
+        assert sizes.by_window == (weighting == "window")
+        assert (sizes.folds, sizes.seed) == (3, study.options.seed)
+        np.testing.assert_array_equal(channel.levels, levels[sparse_levels(levels.size)])
 
 
 def test_a_damaged_checkpoint_is_told_not_fitted_over(
     study_of: Callable[..., Study], tmp_path: Path
 ) -> None:
-    plan_fits(study_of(), tmp_path)
-    for fold in range(3):
-        (tmp_path / "classifier" / f"fold-{fold}.safetensors").write_bytes(b"not whole")
-    assert plan_fits(study_of(), tmp_path).tasks == []
-    with pytest.raises(CheckpointError, match=r"fold-0\.safetensors"):
-        _ = Jobs(tmp_path, study_of()).classifiers
+    study = study_of()
+    plan_fits(study, tmp_path)
+    pair = make_classifier(1, sigma=grid(study.options.schedule)).pairs[0]
+    for head in range(4):
+        for fold in range(3):
+            save_pair(pair, tmp_path / "classifier" / f"fold-{fold}-{head:05d}.safetensors")
+    (tmp_path / "classifier" / "fold-1-00002.safetensors").write_bytes(b"not whole")
+    assert plan_fits(study, tmp_path).tasks == []
+    found = Jobs(tmp_path, study).classifiers
+    assert torch.equal(found[1].pairs[1].slope, pair.slope)
+    with pytest.raises(CheckpointError, match=r"fold-1-00002\.safetensors"):
+        _ = found[1].pairs[2]
 
 
 def test_a_fit_that_cannot_be_saved_leaves_no_checkpoint(
-    study_of: Callable[..., Study], fits: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_of: Callable[..., Study], fits: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError("full")
@@ -170,13 +218,16 @@ def test_a_fit_that_cannot_be_saved_leaves_no_checkpoint(
     assert len(fits) == 1
 
 
-LABELS = ["clean", "clean-own", "clean-other", "control"]
-LABELS += [f"0000{i}{end}" for i in range(2) for end in ("", "-own", "-other")]
+LABELS = [
+    f"{head:05d}-{side}{end}"
+    for head in range(4)
+    for side in ("clean", "corrupt")
+    for end in ("", "-own", "-other")[: 3 if head < 2 else 1]
+]
 
 
-def score(study: Study, work: Path, tasks: Sequence[str] | None = None) -> None:
-    made = make_jobs(study, work, make_networks(study))
-    carry_out(made, plan_scores(study, work).tasks if tasks is None else tasks)
+def score(study: Study, work: Path) -> None:
+    carry_out(make_jobs(study, work, make_networks(study)), plan_scores(study, work).tasks)
 
 
 @pytest.mark.parametrize("granularity", ["dataset", "group"])
@@ -190,13 +241,15 @@ def test_scores_are_the_same_bytes_for_any_split_of_the_work(
     study = study_of(granularity)
     score(study, tmp_path / "one")
     whole = files(tmp_path / "one")
-    pieces = {label: 1 if label == "control" else 2 for label in LABELS}
-    assert set(whole) == {
-        f"scores/{label}.{piece:03d}.npz" for label in LABELS for piece in range(pieces[label])
-    }
+    if granularity == "dataset":  # of six episodes each, and of controls three
+        pieces = {label: 1 if label.startswith(("00002", "00003")) else 2 for label in LABELS}
+        assert set(whole) == {
+            f"scores/{label}.{piece:03d}.npz" for label in LABELS for piece in range(pieces[label])
+        }
     (tmp_path / "two").mkdir()
+    networks = make_networks(study)
     for task in reversed(plan_scores(study, tmp_path / "two").tasks):
-        score(study, tmp_path / "two", [task])
+        carry_out(make_jobs(study, tmp_path / "two", networks), [task])
     assert files(tmp_path / "two") == whole
 
 
@@ -208,14 +261,17 @@ def test_a_lost_piece_is_scored_again_to_the_same_bytes_and_no_other(
     score(study, tmp_path)
     whole, before = files(tmp_path), times(tmp_path)
     assert plan_scores(study, tmp_path).tasks == []
-    lost = {f"scores/{name}.npz" for name in ("clean.002", "00001.000", "00001-own.001")}
+    names = ("00000-clean.002", "00001-corrupt.000", "00001-corrupt-own.001")
+    lost = {f"scores/{name}.npz" for name in names}
     for name in lost:
         (tmp_path / name).unlink()
-    (tmp_path / "scores" / ".00001.000.npz.tmp").write_bytes(b"half")
-    tasks = plan_scores(study, tmp_path).tasks
-    assert sorted(tasks) == ["score 00001 0", "score 00001-own 1", "score clean 2"]
+    half = tmp_path / "scores" / ".00001-corrupt.000.npz.tmp"
+    half.write_bytes(b"half")
+    assert plan_scores(study, tmp_path).tasks == [
+        *("score 00000-clean 2", "score 00001-corrupt 0", "score 00001-corrupt-own 1"),
+    ]
     score(study, tmp_path)
-    (tmp_path / "scores" / ".00001.000.npz.tmp").unlink(missing_ok=True)
+    half.unlink(missing_ok=True)
     assert files(tmp_path) == whole
     assert {name for name, time in times(tmp_path).items() if time != before[name]} == lost
 
@@ -293,7 +349,7 @@ def test_jobs_share_the_parts_by_their_number(
 
 
 def test_a_process_of_its_own_finds_all_it_needs_in_the_run(
-    tmp_path: Path, fits: list[Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fits: list[Fit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each task by jobs that know the folder alone."""
     monkeypatch.setattr(jobs, "StudentOptions", STUDENTS)
@@ -308,6 +364,7 @@ def test_a_process_of_its_own_finds_all_it_needs_in_the_run(
         for stage_of in (
             plan_fits,
             plan_scores,
+            plan_challenges,
             lambda study, work: plan_students(study, {"a": "ok"}, work),
             plan_parts,
         ):
@@ -318,7 +375,7 @@ def test_a_process_of_its_own_finds_all_it_needs_in_the_run(
     assert len([path for path in written[0] if path.startswith("students")]) == 3
 
 
-@pytest.mark.parametrize("task", ["", "fit", "fit 0 1", "rest 3", "write 0 now"])
+@pytest.mark.parametrize("task", ["", "fit", "fit 0", "fit 0 1 2", "rest 3", "write 0 now"])
 def test_what_is_no_task_is_refused(
     study_of: Callable[..., Study], tmp_path: Path, task: str
 ) -> None:

@@ -42,7 +42,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_small(steps: int) -> functools.partial[FitOptions]:
     train = TrainOptions(steps=steps, warm_up=10)
     return functools.partial(
-        FitOptions, train=train, windows=40 * steps, held_out=512, calibration_draws=2
+        FitOptions, train=train, windows=40 * steps, held_out=512, calibration_rows=512
     )
 
 

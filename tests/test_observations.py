@@ -34,7 +34,7 @@ def test_a_window_ends_with_the_state_at_its_first_frame(tmp_path: Path) -> None
     told = np.stack([seen["a"][2][4], seen["a"][5][1]])
     expected = (told - clean.mean(axis=0)) / clean.std(axis=0)
     np.testing.assert_allclose(rows[:, 0, -2:], expected, rtol=1e-5)
-    assert study.control is None
+    assert study.controls == ()
 
 
 @pytest.mark.parametrize("width", [None, 3])

@@ -79,7 +79,7 @@ def rescore(study: Study, name: str, draws: int, most: int | None) -> Iterator[t
         noise = np.concatenate([half, -half], axis=1)
         network = fitted[study.folds[name][episode]]
         windows = arm.windows.of_episode(episode)[torch.from_numpy(picked)]
-        heads = range(len(network.slope))
+        heads = range(len(network.pairs))
         c = network.predict(windows, torch.from_numpy(noise), heads, slice(None))
         yield episode, c.double().numpy()
 

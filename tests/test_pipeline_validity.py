@@ -81,7 +81,7 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
         **{key: row[key] for key in ("sigma_min", "lower", "upper")},
         "bracket": [row["bracket_lower"], row["bracket_upper"]],
         "tv_floor": row["tv_floor"],
-        "control": info["control"],
+        "controls": info["controls"],
         "failed": [c["check"] for c in info["checks"] if not c["passed"]],
         "warnings": info["warnings"],
         "exact_sigma_min": [_cross(exact, sigma, by) for by in (-ERRORS, 0.0, ERRORS)],

@@ -30,7 +30,7 @@ def cross(root: Path, clean: list[np.ndarray], corrupt: dict[str, list[np.ndarra
     for name in corrupt:
         row = found[name]
         print(name, row["status"], row["sigma_min"], (row["lower"], row["upper"]), flush=True)
-    print("control", info["control"])
+    print("controls", info["controls"])
     return [found[name]["sigma_min"] for name in corrupt]
 
 

@@ -27,9 +27,7 @@ SPREAD = 0.3
 OPTIONS = ProbeOptions(
     of="side",
     levels=8,
-    fit=FitOptions(
-        folds=3, train=TrainOptions(steps=300), windows=4096, held_out=1024, calibration_draws=4
-    ),
+    fit=FitOptions(folds=3, train=TrainOptions(steps=300), windows=4096, held_out=1024),
 )
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_crops import ACTION, DIM, HORIZON, make
+from test_crops import ACTION, DIM, HORIZON, SIGMA, make
+from torch import nn
 
-from ambient_curate.classifier import FoldClassifier
+from ambient_curate.channels import CROP, crop_channel
+from ambient_curate.classifier import FoldClassifier, PairClassifier
 from ambient_curate.crops import radius_levels
 from ambient_curate.radii import AROUND, cross_crops, find_radius, reach_at, score_crops
 
@@ -13,9 +15,9 @@ LEVELS = radius_levels(HORIZON)
 
 
 def test_every_frame_is_scored_by_the_draws_that_have_it_as_centre() -> None:
-    network = make()
-    flat = torch.ones(2, HORIZON), torch.zeros(2, HORIZON)
-    classifier = FoldClassifier(network, *flat, LEVELS)
+    channel, members = crop_channel(HORIZON, SIGMA, dim=DIM), nn.ModuleDict({CROP: make()})
+    flat = torch.full((2, HORIZON), 0.5), torch.zeros(HORIZON)
+    classifier = FoldClassifier({1: PairClassifier(channel, members, *flat)}, LEVELS)
     generator = torch.Generator().manual_seed(0)
     windows = torch.randn(7, HORIZON, ACTION, generator=generator)
     noise = torch.randn(7, AROUND * HORIZON, DIM, generator=generator)

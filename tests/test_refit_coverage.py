@@ -86,9 +86,9 @@ def calibrate(model: Linear, sides: list[Array], rng: np.random.Generator) -> tu
         levels.append(snr)
         sizes.append(len(rows))
     is_clean = np.arange(sum(sizes)) < sizes[0]
-    found = fit_calibration(np.concatenate(logits), np.concatenate(levels), is_clean)
+    found = fit_calibration(np.concatenate(logits)[:, None], np.concatenate(levels), is_clean)
     table = found.at(log_snr(SIGMA))
-    return table.slope, table.intercept
+    return table.slope[0], table.intercept
 
 
 def score(logit: Array, is_clean: bool) -> Array:

@@ -7,13 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_study import ACTION, HORIZON, recalibrate
+from small_study import make_classifier as make_small_classifier
 from torch import Tensor
 
 from ambient_curate import scoring
-from ambient_curate.arms import Arm
+from ambient_curate.arms import Arm, Planted
+from ambient_curate.channels import NETWORK
 from ambient_curate.classifier import FoldClassifier
+from ambient_curate.controls import PlantedShift
 from ambient_curate.episodes import draw_evenly, pick_evenly
-from ambient_curate.networks import NoiseClassifier
 from ambient_curate.noise import log_snr
 from ambient_curate.scoring import (
     BANDS,
@@ -25,38 +28,22 @@ from ambient_curate.scoring import (
 )
 from ambient_curate.windows import Windows
 
-HORIZON, ACTION, HEADS = 3, 2, 3
-DIM = HORIZON * ACTION
+DIM, HEADS = HORIZON * ACTION, 3
 SIGMA = np.array([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999, 1.0 - 1e-9])
 SEED = noise_seed(0, "clean", "demo_0")
 
 
-def make_classifier(seed: int = 0) -> FoldClassifier:
-    """Random weights everywhere, so that every output is alive."""
-    generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(DIM, DIM, generator=generator))
-    network = NoiseClassifier(
-        torch.randn(DIM, generator=generator),
-        basis,
-        torch.rand(DIM, generator=generator).sort().values,
-        tuple(torch.rand(HEADS, DIM, generator=generator) for _ in range(3)),
-        (-6.0, float(log_snr(SIGMA[0]))),
-        generator=generator,
-    ).requires_grad_(False)
-    for parameter in network.parameters():
-        parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    slope = 0.5 + torch.rand(HEADS, SIGMA.size, generator=generator)
-    intercept = 0.3 * torch.randn(HEADS, SIGMA.size, generator=generator)
-    return FoldClassifier(network, slope, intercept, SIGMA)
+def make_classifier() -> FoldClassifier:
+    return make_small_classifier(HEADS, sigma=SIGMA)
 
 
-def make_arm(lengths: Sequence[int] = (9, 4, 12), shift: Tensor | None = None) -> Arm:
+def make_arm(lengths: Sequence[int] = (9, 4, 12), planted: Planted | None = None) -> Arm:
     length = np.array(lengths, dtype=np.int64)
     offset = np.cumsum(length) - length
     frames = np.random.default_rng(1).normal(size=(length.sum(), ACTION)).astype(np.float32)
     windows = Windows(torch.from_numpy(frames), None, offset, length, HORIZON, 1)
     episodes = np.arange(length.size)
-    return Arm("clean", None, windows, episodes, np.zeros(length.size, dtype=np.int64), shift)
+    return Arm("clean", None, windows, episodes, np.zeros(length.size, dtype=np.int64), planted)
 
 
 def score(
@@ -96,26 +83,24 @@ class NoiseBlind(FoldClassifier):
 
 def alike(kind: type[FoldClassifier]) -> FoldClassifier:
     like = make_classifier()
-    return kind(like.network, like.slope, like.intercept, like.sigma)
+    return kind(like.pairs, like.sigma)
 
 
 def naive_probabilities(
     classifier: FoldClassifier, arm: Arm, episode: int, head: int, draws: int
 ) -> np.ndarray:
     """P(clean), shape (window, draw, level), one row at a time from the definition."""
-    windows = arm.windows.of_episode(episode).flatten(1)
+    pair, windows = classifier.pairs[head], arm.windows.of_episode(episode).flatten(1)
     shape = (len(windows), draws, DIM)
     noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
     result = np.empty((len(windows), draws, SIGMA.size))
     for (w, d, s), _ in np.ndenumerate(result):
-        start = windows[w] if arm.shift is None else windows[w] + arm.shift.flatten()
-        u = classifier.network.project(start)
         a = float(np.sqrt((1.0 - SIGMA[s]) * (1.0 + SIGMA[s])))
-        x = a * u + float(SIGMA[s]) * torch.from_numpy(noise[w, d])
+        x = a * windows[w] + float(SIGMA[s]) * torch.from_numpy(noise[w, d])
         snr = torch.tensor([float(log_snr(SIGMA[s]))])
-        logits = classifier.network(x[None, None], snr)[0, 0].double()
-        logit = classifier.slope[head, s] * (logits[0] - logits[head + 1])
-        result[w, d, s] = torch.sigmoid(logit + classifier.intercept[head, s])
+        logits = pair.members[NETWORK](x[None, None], snr)[0, 0].double()
+        logit = (pair.slope[:, s] * logits).sum() + pair.intercept[s]
+        result[w, d, s] = torch.sigmoid(logit)
     return result
 
 
@@ -217,8 +202,7 @@ def test_the_histogram_sums_to_the_levels_of_a_band_and_to_their_mean_scores() -
 
 
 def test_a_certain_score_lies_in_the_last_bin_and_costs_a_bounded_loss() -> None:
-    like = make_classifier()
-    certain = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept + 200.0, SIGMA)
+    certain = recalibrate(make_classifier(), 0.0, 200.0)
     wrong = score(certain, make_arm(), 0, [0], is_clean=False, options=ScoreOptions(2))
     assert wrong.histogram[0, :, -1, 0].sum() == pytest.approx(SIGMA.size)
     np.testing.assert_allclose(wrong.statistics[0, 2], -np.log(0.01), rtol=1e-3)
@@ -228,15 +212,14 @@ def test_a_certain_score_lies_in_the_last_bin_and_costs_a_bounded_loss() -> None
 
 
 def test_a_silent_classifier_is_right_half_of_the_time() -> None:
-    like = make_classifier()
-    silent = FoldClassifier(like.network, 0.0 * like.slope, 0.0 * like.intercept, SIGMA)
+    silent = recalibrate(make_classifier(), 0.0, 0.0)
     for is_clean in (True, False):
         found = score(silent, make_arm(), 0, [0], is_clean=is_clean, options=ScoreOptions(2))
         expected = np.array([[0.5], [0.25], [np.log(2.0)], [0.5]]) * np.ones(SIGMA.size)
         np.testing.assert_allclose(found.statistics[0], expected, rtol=1e-6)
 
 
-def test_the_shift_of_an_arm_is_added_to_every_window() -> None:
+def test_what_is_planted_in_an_arm_is_in_every_window() -> None:
     shift = torch.tensor([[0.5, -1.0]] * HORIZON)
     arm = make_arm()
     moved = Windows(
@@ -244,7 +227,10 @@ def test_the_shift_of_an_arm_is_added_to_every_window() -> None:
     )
     shifted, naive = (
         score(make_classifier(), a, 0, [1], is_clean=False, options=ScoreOptions(2))
-        for a in (make_arm(shift=shift), Arm("q", None, moved, arm.episodes, arm.fold))
+        for a in (
+            make_arm(planted=PlantedShift(shift)),
+            Arm("q", None, moved, arm.episodes, arm.fold),
+        )
     )
     np.testing.assert_allclose(shifted.statistics, naive.statistics, atol=1e-5)
 

@@ -69,12 +69,8 @@ def exact_crossings(windows: Tensor, head: int = 0) -> np.ndarray:
 
 @cache
 def make_exact() -> ExactClassifier:
-    made = make_classifier(len(MEANS))
-    network = made.network
-    network.mean.copy_(torch.from_numpy(MEANS[0] / 2.0))
-    network.variance.fill_(VARIANCE)
-    table = torch.ones(len(MEANS), SIGMA.size)
-    return ExactClassifier(network, table, table, SIGMA)
+    made = make_classifier(len(MEANS), sigma=SIGMA)
+    return ExactClassifier(made.pairs, made.sigma)
 
 
 def draw_windows(count: int, seed: int) -> Tensor:
@@ -348,13 +344,23 @@ def test_values_are_compressed_as_by_asinh() -> None:
     assert np.signbit(found).tolist() == np.signbit(values).tolist()
 
 
-def test_windows_are_described_in_the_classifiers_coordinates_at_two_scales() -> None:
-    network = taught(**SHORT).network
-    base, windows = make_exact().network, draw_windows(4, 5)
+def test_windows_are_described_along_the_axes_of_those_it_learns_from_at_two_scales(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ears = Ears(monkeypatch)
+    network = teach_student(make_exact(), make_corrupt(), 1, 0, replace(OPTIONS, **SHORT)).network
+    pupils = ears.heard[0][0].flatten(1).double().numpy()
+    mean, basis = network.mean.numpy(), network.basis.numpy()
+    np.testing.assert_allclose(mean, pupils.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(DIM), atol=1e-6)
+    np.testing.assert_allclose(
+        basis.T @ np.cov(pupils.T) @ basis, np.diag(network.variance.numpy()), atol=1e-6
+    )
+    windows = draw_windows(4, 5)
     described = network.describe(windows).numpy()
-    u = (windows.flatten(1).numpy() - base.mean.numpy()) @ base.basis.numpy()
+    u = (windows.flatten(1).numpy() - mean) @ basis
     columns = [
-        np.arcsinh(u[:, i] / (base.variance[i].item() + scale**2) ** 0.5)
+        np.arcsinh(u[:, i] / (network.variance[i].item() + scale**2) ** 0.5)
         for scale in SCALES
         for i in range(DIM)
     ]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from small_study import HORIZON, MemoryDataset, make_collection, make_episodes, make_study
 
-from ambient_curate.arms import CONTROL
 from ambient_curate.collection import Collection
 from ambient_curate.config import AnnotateOptions
+from ambient_curate.controls import SHIFT, SPIKES
 from ambient_curate.episodes import Episode
 from ambient_curate.errors import ConfigError, DatasetError, NotEnoughDataError
 from ambient_curate.frames import EPISODES_FILE
@@ -24,7 +24,7 @@ from ambient_curate.study import (
     prepare_study,
 )
 
-LENGTHS = (6, 3, 9, 5, 4)  # one too few for a control
+LENGTHS = (6, 3, 9, 5, 4)  # one too few for controls
 SIX = (*LENGTHS, 7)
 OPTIONS = AnnotateOptions(horizon=HORIZON, folds=3)
 
@@ -48,20 +48,20 @@ def with_states(episodes: list[Episode], width: int) -> list[Episode]:
     ]
 
 
-def test_arms_are_the_other_members_and_last_the_control(tmp_path: Path) -> None:
+def test_arms_are_the_other_members_and_last_the_controls(tmp_path: Path) -> None:
     study = make_study(tmp_path, {name: make_episodes(name, SIX) for name in ("clean", "b", "a")})
     assert study.clean.dataset == study.options.clean == "clean"
     assert [(arm.dataset, arm.group) for arm in study.corrupt] == [("a", None), ("b", None)]
-    assert [arm.dataset for arm in study.arms] == ["a", "b", CONTROL]
+    assert [arm.dataset for arm in study.arms] == ["a", "b", SHIFT, SPIKES]
     assert [study.head(name) for name in ("a", "b", "clean", "c")] == [0, 1, None, None]
     for arm in (study.clean, *study.corrupt):
         assert arm.episodes.tolist() == list(range(len(SIX)))
         assert sorted(arm.fold.tolist()) == [0, 0, 1, 1, 2, 2]
 
 
-def test_without_two_clean_episodes_a_fold_there_is_no_control(tmp_path: Path) -> None:
+def test_without_two_clean_episodes_a_fold_there_are_no_controls(tmp_path: Path) -> None:
     study = make_study(tmp_path, members("a"))
-    assert study.control is None
+    assert study.controls == ()
     assert [arm.dataset for arm in study.arms] == ["a"]
 
 

@@ -70,22 +70,32 @@ def test_columns_of_groups_and_quantiles_come_when_a_row_has_them() -> None:
     assert [row[6:10] for row in rows] == [["-"] * 4, ["0", "0.250", "1", "1,200"]]
 
 
-def test_below_a_verdict_stand_reasons_and_the_control() -> None:
-    control = {"expected": 0.2, "found": 0.181, "lower": 0.15, "upper": 0.21, "recovered": True}
-    info = {"verdict": [CLEAN, FEW, {**FEW, "group": "pour"}], "control": control}
-    found = "planted control: expected 0.200, found 0.181 [0.150, 0.210]"
+def test_below_a_verdict_stand_reasons_and_the_controls() -> None:
+    levels = {"expected": 0.2, "found": 0.181, "lower": 0.15, "upper": 0.21}
+    shift, spike = (
+        {"name": name, **levels, "recovered": recovered}
+        for name, recovered in (("planted shift", True), ("planted spike", False))
+    )
+    info = {"verdict": [CLEAN, FEW, {**FEW, "group": "pour"}], "controls": [shift, spike]}
+    found = "expected 0.200, found 0.181 [0.150, 0.210]"
     assert list(verdict_lines(info)) == [
         "few: fewer than the folds",
         "few / pour: fewer than the folds",
-        found,
+        f"planted shift: {found}",
+        f"planted spike: {found}: NOT recovered",
     ]
-    missed = {"verdict": [CLEAN], "control": {**control, "recovered": False}}
-    assert list(verdict_lines(missed)) == [f"{found}: NOT recovered"]
+    assert list(verdict_lines({"verdict": [CLEAN], "controls": []})) == []
+
+
+def test_runs_of_earlier_versions_have_one_control_at_most() -> None:
+    control = {"expected": 0.2, "found": 0.181, "lower": 0.15, "upper": 0.21, "recovered": False}
+    found = "planted control: expected 0.200, found 0.181 [0.150, 0.210]: NOT recovered"
+    assert list(verdict_lines({"verdict": [CLEAN], "control": control})) == [found]
     assert list(verdict_lines({"verdict": [CLEAN], "control": None})) == []
 
 
 def lines_of(row: dict[str, Any]) -> list[str]:
-    info = {"verdict": [row], "control": None, "epsilon": 0.05, "schedule": "flow:10"}
+    info = {"verdict": [row], "controls": [], "epsilon": 0.05, "schedule": "flow:10"}
     first, *others = verdict_lines(info)
     assert all(line.startswith("    ") for line in others)
     return [first.removeprefix("sim: "), *(line.strip() for line in others)]
@@ -257,7 +267,7 @@ def test_locality_is_told_with_its_radius() -> None:
             **{"radius_bracket": certified, "delta": [0.1] * 16, "sigma_max": 0.25},
             **{"sigma_max_lower": 0.1, "sigma_max_upper": 0.3},
         }
-        info = {"verdict": [], "control": None, "locality": [located]}
+        info = {"verdict": [], "controls": [], "locality": [located]}
         return list(verdict_lines(info))
 
     assert say(4, 15) == [

@@ -9,19 +9,25 @@ import numpy as np
 import pytest
 from small_study import ACTION, SIGMA, make_arm_curves, make_envelope, make_episodes, make_study
 
-from ambient_curate.arms import Control
-from ambient_curate.checks import WIDENING, Finding
-from ambient_curate.crossing import stretch
+from ambient_curate import verdict
+from ambient_curate.checks import Finding
+from ambient_curate.controls import Control
 from ambient_curate.curves import ArmCurves
 from ambient_curate.noise import schedule_levels
+from ambient_curate.policy_bounds import bound_output, epsilon_for
 from ambient_curate.study import Study
 from ambient_curate.sums import RowSums, sum_rows
 from ambient_curate.tilts import Tilt
 from ambient_curate.verdict import (
+    FEW_CLEAN,
+    FEW_FOUND,
+    FEW_TRUE,
     TOO_FEW,
+    WANTED_TV,
     build_verdict,
     describe_checks,
-    describe_control,
+    describe_controls,
+    describe_policy,
     list_assumptions,
     list_offsets,
     list_warnings,
@@ -37,6 +43,9 @@ KEYS = [
         "status",
         "reason",
         "p_value",
+        "network_sigma_min",
+        "challenger_sigma_min",
+        "challenger",
         "tv_lower",
         "delta",
         "tv_low",
@@ -207,25 +216,35 @@ def test_a_tilt_stands_beside_the_dataset_it_is_of(study: Study) -> None:
     assert json.loads(json.dumps(found[1]["tilt"])) == found[1]["tilt"]
 
 
-@pytest.mark.parametrize(("share", "recovered"), [(1.0, True), (0.01, True), (-0.01, False)])
-def test_a_control_is_recovered_within_its_stretched_interval(
-    study: Study, share: float, recovered: bool
+@pytest.mark.parametrize(
+    ("sigma_min", "lower", "upper", "recovered"),
+    [
+        (0.35, 0.3, 0.41, True),
+        (0.35, 0.3, 0.39, False),
+        (0.395, 0.391, 0.398, True),  # nearer than the level of a control is known
+        (0.25, 0.1, 0.9, False),  # no interval is wide enough
+    ],
+)
+def test_a_control_is_recovered_near_its_level_and_within_its_interval(
+    study: Study, sigma_min: float, lower: float, upper: float, recovered: bool
 ) -> None:
-    """The upper end from which stretching just reaches .4, and a little to either side."""
-    upper = stretch(0.15, 0.4, 1.0 / WIDENING + share * (1.0 - 1.0 / WIDENING))
-    found = replace(curves(0.15), lower=0.1, upper=upper)
-    assert describe_control(found, Control(study.clean, 0.4)) == {
+    found = replace(curves(sigma_min), lower=lower, upper=upper)
+    planted = Control(replace(study.clean, dataset="planted shift"), 0.4)
+    missed = Control(replace(study.clean, dataset="planted spike"), 0.6)
+    first, second = describe_controls([found, found], [planted, missed])
+    assert first == {
+        "name": "planted shift",
         "expected": 0.4,
-        "found": 0.15,
-        "lower": 0.1,
+        "found": sigma_min,
+        "lower": lower,
         "upper": upper,
         "recovered": recovered,
     }
+    assert second == first | {"name": "planted spike", "expected": 0.6, "recovered": False}
 
 
-def test_without_a_control_there_is_nothing_to_describe(study: Study) -> None:
-    assert describe_control(None, None) is None
-    assert describe_control(curves(0.1), None) is None
+def test_without_controls_there_is_nothing_to_describe() -> None:
+    assert describe_controls([], []) == []
 
 
 def test_checks_are_kept_with_the_arm_they_are_of() -> None:
@@ -256,7 +275,71 @@ def test_assumptions_name_the_rule_and_what_the_windows_are(folder: Path, study:
     )
 
 
-def test_warnings_name_what_is_weak_with_its_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("granularity", ["dataset", "group", "episode", "datapoint"])
+def test_what_the_rule_admits_is_told_where_rows_are_whole_sets(
+    folder: Path, granularity: str
+) -> None:
+    told = [
+        text
+        for text in list_assumptions(study_of(folder, granularity=granularity))
+        if "up to 18 % of a corrupt set may be arbitrary and its sigma_min is still 0" in text
+    ]
+    assert len(told) == (granularity in ("dataset", "group"))
+    assert all("at epsilon 0.05 " in text and "--granularity episode" in text for text in told)
+
+
+def policy_text(study: Study, status: str = "ok", **sigma_min: float) -> str:
+    arms = {(name, None): curves(value, name) for name, value in sigma_min.items()}
+    found = describe_policy(study, arms, dict.fromkeys(arms, status))
+    assert len(found) <= 1
+    return "".join(found)
+
+
+def test_the_policy_is_bounded_with_shares_and_assumptions(study: Study) -> None:
+    """Sets of 16 windows each; one that is never admitted has no part in the draw."""
+    for text in (policy_text(study, a=0.3), policy_text(study, a=0.3, own=1.0)):
+        assert text == (
+            "what a policy samples differs from the clean law at the lowest noise by a TV of at "
+            f"most {0.5 * 0.1**0.5:.3f}, if a window is drawn uniformly (clean 50.0%, a 50.0%), "
+            "denoisers are ideal for what is admitted at each level, the reverse process is exact, "
+            "and the classifier is the best possible one; a TV of at most 0.1 takes epsilon 0.02"
+        )
+        assert epsilon_for(WANTED_TV, 0.5) == pytest.approx(0.02)
+    both = policy_text(study, a=0.3, own=0.6)
+    value = bound_output([0.3, 0.6], [16.0, 16.0], 16.0, 0.05)
+    assert value == pytest.approx(0.1**0.5 * (1.5 / 3 + 1 / 2))
+    assert f"at most {value:.3f}, " in both
+    assert "(clean 33.3%, a 33.3%, own 33.3%)" in both
+    assert "takes epsilon" not in both
+    legible = replace(study, options=replace(study.options, legibility=True))
+    assert "is exact, sigma_max is 0, and the" in policy_text(legible, a=0.3)
+
+
+def test_the_policy_is_not_bounded_where_the_bound_does_not_hold(
+    folder: Path, study: Study
+) -> None:
+    assert policy_text(study) == policy_text(study, a=1.0) == ""
+    assert policy_text(study, status="classifier-unreliable", a=0.3) == ""
+    for granularity in ("group", "episode", "datapoint"):
+        assert policy_text(study_of(folder, granularity=granularity), a=0.3) == ""
+    told = replace(study, options=replace(study.options, condition="state"))
+    assert policy_text(told, a=0.3) == ""
+
+
+def test_of_many_sets_the_largest_shares_are_named(tmp_path: Path) -> None:
+    lengths = {"clean": LENGTHS} | {f"q{i}": (4,) * (4 + i) for i in range(7)}
+    members = {name: make_episodes(name, each) for name, each in lengths.items()}
+    sigma_min = {f"q{i}": 0.1 * i for i in range(7)}
+    study = make_study(tmp_path, members)
+    text = policy_text(study, **sigma_min)
+    assert "(clean 14.0%, q6 17.5%, q5 15.8%, q4 14.0%, q3 12.3% and 3 more)" in text
+    wide = replace(study, options=replace(study.options, epsilon=0.49))
+    assert "by any TV: no bound below 1 is known, if a" in policy_text(wide, **sigma_min)
+
+
+def test_warnings_name_what_is_weak_with_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     still = np.array([0.0, 1.0], dtype=np.float32)
     members = {name: make_episodes(name, LENGTHS) for name in ("clean", "a")}
     members["clean"] = [replace(e, action=e.action * still) for e in members["clean"]]
@@ -265,27 +348,37 @@ def test_warnings_name_what_is_weak_with_its_number(tmp_path: Path) -> None:
     values = np.concatenate([e.action for e in members["a"]])
     outside = (values[:, 0] != 0).sum() + ((values[:, 1] < low) | (values[:, 1] > high)).sum()
     assert values.shape[1] == ACTION
-    assert list_warnings(study, None) == [
+    few = (
+        "the clean set has 4 episodes: every number is rough below 20, and sigma_min comes out too "
+        "low: where it is 0.3 and 0.8, 10 clean episodes gave 0.2 and no answer, 50 clean episodes "
+        "gave 0.29 and 0.75"
+    )
+    monkeypatch.setattr(verdict, "FEW_TRUE", (0.3, 0.8))
+    monkeypatch.setattr(verdict, "FEW_FOUND", {10: (0.2, None), 50: (0.29, 0.75)})
+    assert list_warnings(study, []) == [
         "no planted control: it needs two clean episodes a fold, and clean actions that vary",
-        "the clean set has 4 episodes: every number is rough below 20",
+        few,
         "action dimensions [0] are constant in the clean set and are ignored",
         f"{outside / values.size:.1%} of a's action values lie outside the clean set's range",
     ]
 
 
-def test_a_missed_control_is_told_with_both_levels_and_a_recovered_one_is_not(study: Study) -> None:
-    control = {"expected": 0.2, "found": 0.0123, "lower": 0.0, "upper": 0.05}
-    missed = list_warnings(study, control | {"recovered": False})
-    assert missed[0] == (
-        "the planted control was expected at sigma 0.200 and found at 0.012: the classifier is "
-        "too weak for this data"
-    )
-    assert missed[1:] == list_warnings(study, control | {"recovered": True})
-    too_high = list_warnings(study, control | {"found": 0.9, "recovered": False})
-    assert too_high[0] == (
-        "the planted control was expected at sigma 0.200 and found at 0.900: as if networks "
-        "scored what they were trained on"
-    )
+def test_missed_controls_are_told_with_their_levels_and_recovered_ones_are_not(
+    study: Study,
+) -> None:
+    shift = {"name": "planted shift", "expected": 0.2, "found": 0.0123, "lower": 0.0}
+    shift |= {"upper": 0.05, "recovered": False}
+    spike = shift | {"name": "planted spike", "found": 0.9, "upper": 0.95}
+    both = list_warnings(study, [shift, spike])
+    assert both[:2] == [
+        "the planted shift was expected at sigma 0.200 and found at 0.012 [0.000, 0.050]: "
+        "sigma_min of such differences comes out too low here",
+        "the planted spike was expected at sigma 0.200 and found at 0.900 [0.000, 0.950]: found "
+        "too high, which costs data and not safety",
+    ]
+    recovered = {"recovered": True}
+    assert list_warnings(study, [shift | recovered, spike]) == both[1:]
+    assert list_warnings(study, [shift | recovered, spike | recovered]) == both[2:]
 
 
 def test_an_offset_beyond_the_margin_is_told_at_its_worst_level() -> None:
@@ -308,4 +401,10 @@ def test_nothing_is_said_of_a_set_that_is_large_and_inside_the_clean_range(tmp_p
     clean = make_episodes("clean", lengths)
     inside = [replace(e, action=e.action / 2) for e in clean]
     study = make_study(tmp_path, {"clean": clean, "a": inside})
-    assert list_warnings(study, {"recovered": True}) == []
+    assert list_warnings(study, [{"recovered": True}]) == []
+
+
+def test_what_few_clean_episodes_do_is_measured_at_the_limit_and_nowhere_too_high() -> None:
+    assert FEW_CLEAN in FEW_FOUND
+    for found in FEW_FOUND.values():
+        assert all(x is None or x < true for x, true in zip(found, FEW_TRUE, strict=True))

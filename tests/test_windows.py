@@ -19,6 +19,7 @@ from ambient_curate.windows import (
     count_windows,
     draw_windows,
     fit_normalizer,
+    pick_windows,
     share_outside,
 )
 
@@ -250,3 +251,43 @@ def test_the_order_of_turns_is_shuffled_afresh() -> None:
     turns = episode.reshape(10, 6)
     assert len({tuple(turn) for turn in turns}) > 5
     assert (np.sort(turns, axis=1) == np.arange(6)).all()
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=6),
+    st.integers(1, 60),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_picked_windows_exist_and_drawn_ones_are_those_picked(
+    counts: list[int], count: int, by_window: bool, seed: int
+) -> None:
+    horizon, rows = 3, np.arange(len(counts)) * 2  # every other episode
+    lengths = np.full(2 * len(counts), horizon)
+    lengths[rows] = np.array(counts) + horizon - 1
+    windows = numbered(lengths.tolist(), horizon)
+    episode, number = pick_windows(
+        rows, np.array(counts), count, np.random.default_rng(seed), by_window=by_window
+    )
+    assert episode.shape == number.shape == (count,)
+    assert episode.dtype == number.dtype == np.int64
+    assert set(episode) <= set(rows)
+    assert (number >= 0).all() and (number < windows.counts[episode]).all()
+    rng = np.random.default_rng(seed)
+    drawn, owner = draw_windows(windows, rows, count, rng, by_window=by_window)
+    assert owner.tolist() == episode.tolist()
+    assert drawn[:, 0, 0].tolist() == (windows.offset[episode] + number).tolist()
+
+
+def test_picked_windows_are_equally_likely_in_their_episode_or_all_together() -> None:
+    counts, rng = np.array([4, 28, 9]), np.random.default_rng(9)
+    episode, number = pick_windows(np.array([5, 0, 7]), counts, 12_000, rng)
+    for each, size in zip((5, 0, 7), counts.tolist(), strict=True):
+        seen = np.bincount(number[episode == each], minlength=size)
+        assert seen.size == size and seen.sum() == 4_000
+        assert chisquare(seen).pvalue > 1e-3
+    episode, number = pick_windows(np.array([5, 0, 7]), counts, 12_000, rng, by_window=True)
+    first = {5: 0, 0: 4, 7: 32}
+    seen = np.bincount(number + np.array([first[int(each)] for each in episode]))
+    assert seen.size == 41
+    assert chisquare(seen).pvalue > 1e-3

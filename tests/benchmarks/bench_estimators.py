@@ -4,20 +4,22 @@
 
 One fold's classifier is fitted to normal laws (500 and 25,000 episodes of one window, 8 dimensions)
 and to the real tape recordings with planted corruption (every fourth command held), if they lie
-beside this checkout. The oracle of every window is the crossing of its curve over 65,532
-evaluations, in antithetic pairs. Against it stand what the manifest's rows come from, a student or
-8 pairs of noise draws at 33 levels; what was tried and left: plain draws, fewer, all levels, more
-draws for the windows of which a student is least sure; and the procedure of the released image
-annotator, as its paper describes it: fresh noise at 2,048 random levels, here of the grid that the
-classifier is calibrated on, four draws each, exponential smoothing of span 32 along the levels, the
-first crossing. The same windows serve all. Evaluations are counted by the network itself; those
-that a student is taught with count as for five folds, over 100,000 windows.
+beside this checkout. The classifier is read at 33 levels. The oracle of every window is the
+crossing of its curve over 65,538 evaluations, in antithetic pairs. Against it stand what the
+manifest's rows come from, a student or 8 pairs of noise draws; what was tried and left: plain
+draws, fewer, more draws for the windows of which a student is least sure; and the procedure of the
+released image annotator, as its paper describes it: fresh noise at 2,048 random levels, here of
+those that the classifier is read at, four draws each, exponential smoothing of span 32 along the
+levels, the first crossing. The same windows serve all. Evaluations are counted as noised windows at
+a level; those that a student is taught with count as for five folds, over 100,000 windows.
 """
 
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,13 +27,13 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "readers")]
 
-from oracle_study import SIGMA, gaussian_episodes, make_arm
+from oracle_study import SIGMA as GRID
+from oracle_study import channel_of, gaussian_episodes, make_arm
 from test_planted import read_actions
 from threadpoolctl import threadpool_limits
 
 from ambient_curate.arms import Arm
-from ambient_curate.channels import noise_channel
-from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
+from ambient_curate.classifier import FitOptions, FoldClassifier, PairClassifier, fit_fold
 from ambient_curate.crossing import last_crossing, sparse_levels
 from ambient_curate.noise import draw_pairs
 from ambient_curate.parts import LOWEST_DRAWS
@@ -39,13 +41,14 @@ from ambient_curate.students import Student, StudentOptions, recite, teach_stude
 
 THRESHOLD = 0.45  # 1/2 less the default epsilon
 WINDOWS = 500
-ORACLE_DRAWS = 508  # times 129 levels
+ORACLE_DRAWS = 1_986  # times 33 levels
 FOLDS, FOLD = 5, 0
 LEVELS, DRAWS, SPAN = 2_048, 4, 32  # of the released annotator
 TAPE = Path(__file__).resolve().parents[3] / "shared" / "data" / "so101_tape"
 
 Estimator = Callable[[FoldClassifier, torch.Tensor, np.random.Generator], np.ndarray]
-ALL, SPARSE = np.arange(SIGMA.size), sparse_levels(SIGMA.size)
+SIGMA = GRID[sparse_levels(GRID.size)]
+ALL = np.arange(SIGMA.size)
 SET = 100_000  # windows among which what a student is taught with is shared
 MARK = 82  # evaluations a window
 
@@ -72,14 +75,14 @@ def average_curves(
     return curves
 
 
-def draw(draws: int, levels: np.ndarray, *, antithetic: bool = False) -> Estimator:
+def draw(draws: int, *, antithetic: bool = False) -> Estimator:
     """Make the last crossing of a curve of common random numbers."""
 
     def estimate(
         classifier: FoldClassifier, windows: torch.Tensor, rng: np.random.Generator
     ) -> np.ndarray:
-        curves = average_curves(classifier, windows, draws, rng, levels, antithetic=antithetic)
-        return last_crossing(curves, SIGMA[levels], THRESHOLD)
+        curves = average_curves(classifier, windows, draws, rng, ALL, antithetic=antithetic)
+        return last_crossing(curves, SIGMA, THRESHOLD)
 
     return estimate
 
@@ -93,19 +96,18 @@ def refine(student: Student, share: float, budget: int) -> Estimator:
     def estimate(
         classifier: FoldClassifier, windows: torch.Tensor, rng: np.random.Generator
     ) -> np.ndarray:
-        curves, sigma = recite(student.network, windows), SIGMA[SPARSE]
+        curves = recite(student.network, windows)
         lower, upper = find_interval(student, curves)
         widest = np.argsort(lower - upper)[: int(share * len(windows))]
         for number in widest.tolist():
-            first = max(int(np.searchsorted(sigma, lower[number])) - 1, 0)
-            last = min(int(np.searchsorted(sigma, upper[number])) + 1, sigma.size - 1)
+            first = max(int(np.searchsorted(SIGMA, lower[number])) - 1, 0)
+            last = min(int(np.searchsorted(SIGMA, upper[number])) + 1, SIGMA.size - 1)
             at = np.unique(np.linspace(first, last, 9).round().astype(int))
             draws = int(budget / share) // (2 * at.size) * 2
-            window, levels = windows[number : number + 1], SPARSE[at]
-            drawn = average_curves(classifier, window, draws, rng, levels, antithetic=True)[0]
-            gap = np.interp(np.arange(sigma.size), at, drawn - curves[number, at])
-            curves[number] += 0.5 * gap
-        return last_crossing(curves, sigma, THRESHOLD)
+            window = windows[number : number + 1]
+            drawn = average_curves(classifier, window, draws, rng, at, antithetic=True)[0]
+            curves[number] += 0.5 * np.interp(ALL, at, drawn - curves[number, at])
+        return last_crossing(curves, SIGMA, THRESHOLD)
 
     return estimate
 
@@ -114,7 +116,7 @@ def find_interval(student: Student, curves: np.ndarray) -> tuple[np.ndarray, np.
     """Both ends of sigma_min's interval."""
     up, down = student.margins
     lower, upper = (
-        last_crossing(moved, SIGMA[SPARSE], THRESHOLD) for moved in (curves + up, curves - down)
+        last_crossing(moved, SIGMA, THRESHOLD) for moved in (curves + up, curves - down)
     )
     return lower, upper
 
@@ -144,20 +146,20 @@ def _first_crossing(
 
 
 class Counter:
-    """Evaluations of a classifier's network: rows times levels."""
+    """Evaluations of the first pair of a classifier: rows times levels."""
 
     def __init__(self, classifier: FoldClassifier) -> None:
-        self.evaluations = 0
-        self._hook = classifier.network.register_forward_pre_hook(self._count)
+        self.evaluations, self.pair = 0, classifier.pairs[0]
+        self.classifier = replace(classifier, pairs={0: self})
 
-    def _count(self, _: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        noised, _ = given
-        self.evaluations += noised.shape[0] * noised.shape[1]
+    @property
+    def slope(self) -> torch.Tensor:
+        return self.pair.slope
 
-    def close(self) -> int:
-        """Count no more; return what was counted."""
-        self._hook.remove()
-        return self.evaluations
+    def predict(self, windows: torch.Tensor, *rest: Any) -> torch.Tensor:
+        found = PairClassifier.predict(self.pair, windows, *rest)
+        self.evaluations += found.numel()
+        return found
 
 
 def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
@@ -180,15 +182,15 @@ def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
 
 def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
     """Print a line an estimator."""
-    classifier = fit_fold(clean, [corrupt], FOLD, noise_channel(SIGMA), FitOptions(folds=FOLDS))
+    classifier = fit_fold(clean, [corrupt], FOLD, channel_of(clean), FitOptions(folds=FOLDS))
     rows = torch.cat([corrupt.windows.of_episode(int(e)) for e in corrupt.in_folds([FOLD])])
     picked = np.random.default_rng(1).permutation(len(rows))[:count]
     windows = rows[np.sort(picked)]
-    exact = draw(ORACLE_DRAWS, ALL, antithetic=True)(classifier, windows, np.random.default_rng(2))
+    exact = draw(ORACLE_DRAWS, antithetic=True)(classifier, windows, np.random.default_rng(2))
     options = StudentOptions(windows=min(StudentOptions.windows, len(rows) - StudentOptions.judges))
     start, counted = time.perf_counter(), Counter(classifier)
-    student = teach_student(classifier, corrupt, FOLD, 0, options)
-    taught = LOWEST_DRAWS + 1 + FOLDS * counted.close() // SET
+    student = teach_student(counted.classifier, corrupt, FOLD, 0, options)
+    taught = LOWEST_DRAWS + 1 + FOLDS * counted.evaluations // SET
     print(
         f"{name}: {len(rows):,} windows in the fold, a student taught in "
         f"{time.perf_counter() - start:.1f} s; its judges say it errs by {student.error:.4f}"
@@ -197,15 +199,13 @@ def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
     def ask_student(
         _: FoldClassifier, windows: torch.Tensor, __: np.random.Generator
     ) -> np.ndarray:
-        return last_crossing(recite(student.network, windows), SIGMA[SPARSE], THRESHOLD)
+        return last_crossing(recite(student.network, windows), SIGMA, THRESHOLD)
 
     ways: dict[str, tuple[int, Estimator]] = {
         "released procedure": (LEVELS * DRAWS, released_procedure),
-        "8 draws, 129 levels": (8 * SIGMA.size, draw(8, ALL)),
-        "16 draws, 33 levels": (16 * SPARSE.size, draw(16, SPARSE)),
-        "8 pairs, 129 levels": (16 * SIGMA.size, draw(16, ALL, antithetic=True)),
-        "8 pairs, 33 levels": (16 * SPARSE.size, draw(16, SPARSE, antithetic=True)),
-        "1 pair, 33 levels": (2 * SPARSE.size, draw(2, SPARSE, antithetic=True)),
+        "16 draws": (16 * SIGMA.size, draw(16)),
+        "8 pairs": (16 * SIGMA.size, draw(16, antithetic=True)),
+        "1 pair": (2 * SIGMA.size, draw(2, antithetic=True)),
         "student": (taught, ask_student),
         "student, 5 % refined": (MARK, refine(student, 0.05, MARK - taught)),
         "student, 20 % refined": (MARK, refine(student, 0.2, MARK - taught)),

@@ -1,0 +1,335 @@
+"""Local log-ratios against closed forms: independent frames, Markov chains, nothing to tell."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal, norm
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from ambient_curate.local_ratios import (
+    PARTS,
+    STATES,
+    LocalRatios,
+    _Chains,
+    _fit_logistic,
+    _StationaryNormals,
+    _Tables,
+)
+from ambient_curate.samples import Sample
+
+HORIZON = 12
+LEVELS = torch.tensor([-4.0, -1.0, 1.0, 2.5, 4.0])
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def make_sample(clean: np.ndarray, corrupt: np.ndarray) -> Sample:
+    """Of windows (row, frame, action), in 30 episodes a class."""
+    rows = (torch.from_numpy(x).float().flatten(1) for x in (clean, corrupt))
+    return Sample(*rows, torch.arange(len(clean)) % 30, torch.arange(len(corrupt)) % 30)
+
+
+def add_noise(rows: Tensor, log_snr: Tensor, seed: int = 5) -> Tensor:
+    """Rows at every level, with fresh noise: (level, row, dim)."""
+    z = torch.randn(len(log_snr), *rows.shape, generator=seeded(seed))
+    signal, spread = (torch.sigmoid(x).sqrt()[:, None, None] for x in (log_snr, -log_snr))
+    return signal * rows + spread * z
+
+
+def scales(log_snr: float) -> tuple[float, float]:
+    """Signal and noise standard deviation of a level."""
+    return (1.0 / (1.0 + math.exp(-log_snr))) ** 0.5, (1.0 / (1.0 + math.exp(log_snr))) ** 0.5
+
+
+def signs(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Independent frames of two points."""
+    return rng.choice([-1.0, 1.0], size=(count, HORIZON, 1))
+
+
+def toggles(rng: np.random.Generator, count: int, stay: float) -> np.ndarray:
+    """A gripper that is open or closed, and stays so from frame to frame with a probability."""
+    changes = np.where(rng.random((count, HORIZON, 1)) < stay, 1.0, -1.0)
+    changes[:, 0] = rng.choice([-1.0, 1.0], size=(count, 1))
+    return changes.cumprod(axis=1)
+
+
+def filter_forward(noised: np.ndarray, log_snr: float, stay: float) -> np.ndarray:
+    """Exact log-density of noised toggles, by forward filtering; noised of shape (row, frame)."""
+    a, sigma = scales(log_snr)
+    seen = norm.pdf(noised[..., None], a * np.array([-1.0, 1.0]), sigma)
+    move = np.array([[stay, 1.0 - stay], [1.0 - stay, stay]])
+    ahead, logs = 0.5 * seen[:, 0], np.zeros(len(noised))
+    for frame in range(HORIZON):
+        if frame:
+            ahead = ahead @ move * seen[:, frame]
+        total = ahead.sum(axis=1, keepdims=True)
+        logs, ahead = logs + np.log(total[:, 0]), ahead / total
+    return logs
+
+
+def compare(found: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    """Mean error of 2 P(clean) - 1, and what is lost of the least cross-entropy; half is clean."""
+    is_clean = np.arange(len(found)) < len(found) // 2
+    losses = [np.logaddexp(0.0, np.where(is_clean, -x, x)).mean() for x in (found, exact)]
+    error = np.abs(np.tanh(found / 2.0) - np.tanh(exact / 2.0)).mean()
+    return float(error), float(losses[0] - losses[1])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def fit(
+    seen: Sample, unseen: Sample, *, action: int = 1, seed: int = 0, chains: bool = False
+) -> LocalRatios:
+    ratios = LocalRatios(HORIZON, action, len(LEVELS), chains=chains)
+    return ratios.fit(seen, unseen, LEVELS, seeded(seed))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["tables", "chains"])
+def two_points(request: pytest.FixtureRequest) -> tuple[LocalRatios, Sample]:
+    """Frames of two points against normal ones of the same mean and variance."""
+    rng = np.random.default_rng(0)
+    seen, unseen = (
+        make_sample(signs(rng, n), rng.normal(size=(n, HORIZON, 1))) for n in (1_500, 400)
+    )
+    return fit(seen, unseen, chains=request.param), unseen
+
+
+def test_two_points_are_told_from_a_normal_law_of_the_same_moments(
+    two_points: tuple[LocalRatios, Sample],
+) -> None:
+    rng, ratios = np.random.default_rng(1), two_points[0]
+    rows = make_sample(signs(rng, 400), rng.normal(size=(400, HORIZON, 1)))
+    noised = add_noise(torch.cat([rows.clean, rows.corrupt]), LEVELS)
+    logits = ratios(noised, LEVELS)
+    assert logits.shape == (len(LEVELS), 800, 1)
+    known = []
+    for snr, x, found in zip(LEVELS.tolist(), noised.double().numpy(), logits[..., 0], strict=True):
+        a, sigma = scales(snr)
+        density = (norm.pdf(x, a, sigma) + norm.pdf(x, -a, sigma)) / 2.0
+        exact = (np.log(density) - norm.logpdf(x)).sum(axis=1)
+        error, lost = compare(found.double().numpy(), exact)
+        known.append(np.abs(np.tanh(exact / 2.0)).mean())
+        assert error < 0.12, snr
+        assert lost < 0.025, snr
+    assert known[0] < 0.01  # noise hides all
+    assert known[-1] > 0.95  # hardly anything
+
+
+def test_toggles_of_another_rate_are_found_as_by_forward_filtering() -> None:
+    rng = np.random.default_rng(2)
+    seen, unseen, further = (
+        make_sample(toggles(rng, n, 0.95), toggles(rng, n, 0.6)) for n in (1_500, 400, 400)
+    )
+    ratios = fit(seen, unseen, chains=True)
+    noised = add_noise(torch.cat([further.clean, further.corrupt]), LEVELS)
+    logits, known = ratios(noised, LEVELS)[..., 0].double().numpy(), []
+    for snr, x, found in zip(LEVELS.tolist(), noised.double().numpy(), logits, strict=True):
+        exact = filter_forward(x, snr, 0.95) - filter_forward(x, snr, 0.6)
+        error, lost = compare(found, exact)
+        known.append(np.abs(np.tanh(exact / 2.0)).mean())
+        assert error < 0.1, snr
+        assert lost < 0.025, snr
+    assert known[-1] > 0.7
+
+
+@pytest.mark.parametrize("chains", [False, True])
+def test_equal_laws_have_log_odds_of_about_nothing(chains: bool) -> None:
+    rng = np.random.default_rng(3)
+    seen, unseen, further = (
+        make_sample(toggles(rng, n, 0.8), toggles(rng, n, 0.8)) for n in (1_500, 400, 400)
+    )
+    logits = fit(seen, unseen, chains=chains)(add_noise(further.clean, LEVELS), LEVELS)
+    assert float(logits.abs().mean()) < 0.1
+    assert float(logits[0].abs().mean()) < 0.05  # noise hides chance too
+
+
+def test_answers_are_the_features_times_the_weights_that_were_fitted(
+    two_points: tuple[LocalRatios, Sample],
+) -> None:
+    ratios, sample = two_points
+    noised = add_noise(sample.clean[:40], LEVELS)
+    centre = torch.sigmoid(LEVELS).sqrt()[:, None, None, None] * ratios.centre
+    frames = (noised.unflatten(-1, (HORIZON, 1)) - centre).flatten(0, 1)
+    level = torch.arange(len(LEVELS)).repeat_interleave(40)
+    features = ratios._describe(frames, level, torch.zeros_like(level))
+    exact = (features @ ratios.weight).unflatten(0, (len(LEVELS), 40))
+    found = ratios(noised, LEVELS)[..., 0]
+    torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
+    assert found.std() > 1.0
+
+
+def test_levels_do_not_see_one_another_and_the_nearest_of_the_lattice_is_read(
+    two_points: tuple[LocalRatios, Sample],
+) -> None:
+    ratios, sample = two_points
+    noised = add_noise(sample.clean[:20], LEVELS)
+    together = ratios(noised, LEVELS)
+    for number, level in enumerate(LEVELS):
+        alone = ratios(noised[number][None], level[None] + 0.3)
+        torch.testing.assert_close(alone[0], together[number], atol=1e-4, rtol=1e-4)
+    one = ratios(noised[:, 7:8], LEVELS)
+    torch.testing.assert_close(one[:, 0], together[:, 7], atol=1e-4, rtol=1e-4)
+
+
+def test_its_state_is_all_there_is_of_it_and_values_behind_a_window_are_ignored(
+    two_points: tuple[LocalRatios, Sample],
+) -> None:
+    ratios, sample = two_points
+    again = LocalRatios(HORIZON, 1, len(LEVELS), chains=len(ratios.kinds) == 1)
+    again.load_state_dict(ratios.state_dict())
+    noised = add_noise(sample.corrupt[:20], LEVELS)
+    wider = torch.cat([noised, torch.full((len(LEVELS), 20, 2), torch.nan)], dim=2)
+    assert torch.equal(again(wider, LEVELS), ratios(noised, LEVELS))
+    assert not list(ratios.parameters())
+
+
+def test_a_seed_decides_the_fit_whatever_is_known_beside_the_actions() -> None:
+    rng = np.random.default_rng(4)
+    seen, unseen = (
+        make_sample(rng.normal(size=(n, HORIZON, 2)), 1.5 * rng.normal(size=(n, HORIZON, 2)))
+        for n in (300, 200)
+    )
+    told = [part.map(lambda x: torch.cat([x, 9.0 * x[:, :3]], dim=1)) for part in (seen, unseen)]
+    plain, wider, other = (
+        fit(seen, unseen, action=2),
+        fit(*told, action=2),
+        fit(seen, unseen, action=2, seed=1),
+    )
+    torch.testing.assert_close(plain.weight, wider.weight, atol=5e-3, rtol=0.01)
+    assert torch.equal(plain.weight, fit(seen, unseen, action=2).weight)
+    assert not torch.equal(plain.weight, other.weight)
+
+
+@pytest.mark.parametrize("chains", [False, True])
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+def test_short_windows_a_constant_dimension_and_one_episode_have_finite_log_odds(
+    horizon: int, chains: bool
+) -> None:
+    rng = np.random.default_rng(6)
+    rows = torch.from_numpy(rng.normal(size=(2, 200, horizon, 2))).float()
+    rows[..., 1] = 0.25
+    rows[1, ..., 0] *= 3.0
+    same = torch.zeros(200, dtype=torch.int64)
+    sample = Sample(rows[0].flatten(1), rows[1].flatten(1), same, same)
+    ratios = LocalRatios(horizon, 2, len(LEVELS), chains=chains)
+    ratios.fit(sample, sample, LEVELS, seeded())
+    logits = ratios(add_noise(sample.clean, LEVELS), LEVELS)
+    assert torch.isfinite(logits).all()
+    assert logits[-1].mean() > 0.1
+    assert logits[0].abs().mean() < 0.3
+    far = ratios(add_noise(1e6 * sample.clean, LEVELS), LEVELS)
+    assert torch.isfinite(far).all()
+
+
+def test_a_table_is_the_log_ratio_of_the_marginals() -> None:
+    """Normal frames of two spreads: log-ratios of single frames, at two levels."""
+    rng = np.random.default_rng(7)
+    levels = torch.tensor([-1.0, 3.0])
+    frames = [
+        torch.from_numpy(by * rng.normal(size=(1_500, HORIZON, 1))).float() for by in (1.0, 2.0)
+    ]
+    tables, part = _Tables(HORIZON, 1, 2), torch.arange(1_500) % PARTS
+    tables.fit(frames, [part, part], levels, seeded())
+    assert tables.table.shape[1] == PARTS + 1
+    tables.keep_whole()
+    x = torch.linspace(-2.0, 2.0, 9)
+    for number, snr in enumerate(levels.tolist()):
+        rows = x[:, None, None].expand(9, HORIZON, 1)
+        where = torch.full((9,), number)
+        found = tables(rows, where, torch.zeros_like(where))[0][:, 0] / HORIZON
+        a, sigma = scales(snr)
+        spread = [(a**2 * by + sigma**2) ** 0.5 for by in (1.0, 4.0)]
+        p, q = (norm.pdf(x.numpy(), 0.0, s) for s in spread)
+        np.testing.assert_allclose(found, np.log(p / q), atol=0.15)
+
+
+def test_stationary_normal_laws_have_their_log_ratio() -> None:
+    rng = np.random.default_rng(8)
+    apart = np.abs(np.subtract.outer(np.arange(HORIZON), np.arange(HORIZON)))
+    laws = [np.exp(-0.3 * apart), 0.5 * np.exp(-2.0 * apart)]
+    frames = [
+        torch.from_numpy(np.linalg.cholesky(law) @ rng.normal(size=(6_000, HORIZON, 1))).float()
+        for law in laws
+    ]
+    part = torch.arange(6_000) % PARTS
+    normals = _StationaryNormals(HORIZON, 1, len(LEVELS))
+    normals.fit(frames, [part, part], LEVELS, seeded())
+    normals.keep_whole()
+    for number, snr in enumerate(LEVELS.tolist()):
+        a, sigma = scales(snr)
+        x = add_noise(frames[0][:200].flatten(1), LEVELS[number : number + 1])[0]
+        both = [
+            multivariate_normal(np.zeros(HORIZON), a**2 * law + sigma**2 * np.eye(HORIZON))
+            for law in laws
+        ]
+        exact = np.subtract(*(law.logpdf(x.double().numpy()) for law in both))
+        where = torch.full((200,), number)
+        found = normals(x[..., None], where, torch.zeros_like(where))[0][:, 0].numpy()
+        assert np.abs(found - exact).mean() < 0.05 + 0.05 * np.abs(exact).mean()
+
+
+def test_a_chain_is_filtered_as_a_sum_over_all_paths_says() -> None:
+    """Three frames of a fitted chain, against the enumeration of all its states."""
+    rng = np.random.default_rng(9)
+    frames = [torch.from_numpy(rng.normal(size=(600, 3, 1)).cumsum(axis=1)).float() for _ in "pq"]
+    frames[1] = 0.5 * frames[1]
+    part, chains = torch.arange(600) % PARTS, _Chains(1, len(LEVELS))
+    chains.fit(frames, [part, part], LEVELS, seeded())
+    x, level = frames[0][:4], torch.full((4,), 2)
+    a, sigma = scales(float(LEVELS[2]))
+    seen = norm.pdf(x[..., 0, None].numpy(), a * chains.centre[0].numpy(), sigma)
+    for number in range(PARTS + 1):
+        logs = []
+        for side in ("clean", "corrupt"):
+            start = getattr(chains, f"{side}_start")[number, 0].double().numpy()
+            move = getattr(chains, f"{side}_move")[number, 0].double().numpy()
+            np.testing.assert_allclose(start.sum(), 1.0, atol=1e-5)
+            np.testing.assert_allclose(move.sum(axis=1), 1.0, atol=1e-5)
+            paths = np.einsum("ra,rb,rc,a,ab,bc->r", *seen.transpose(1, 0, 2), start, move, move)
+            logs.append(np.log(paths))
+        found = chains(x, level, torch.full((4,), number))[0][:, 0]
+        np.testing.assert_allclose(found, logs[0] - logs[1], atol=2e-3)
+    assert seen.shape[-1] == STATES
+
+
+def test_what_is_fitted_without_a_part_does_not_depend_on_it() -> None:
+    rng = np.random.default_rng(10)
+    frames = [torch.from_numpy(rng.normal(size=(300, HORIZON, 2))).float() for _ in "pq"]
+    part = torch.arange(300) % PARTS
+    changed = [torch.where((part == 1)[:, None, None], 0.3 * x.flip(1), x) for x in frames]
+    for estimate, tables in (
+        (lambda: _StationaryNormals(HORIZON, 2, len(LEVELS)), ("form", "constant")),
+        (lambda: _Chains(2, len(LEVELS)), ("clean_start", "corrupt_move")),
+    ):
+        made = []
+        for rows in (frames, changed):
+            one = estimate()
+            if isinstance(one, _Chains):  # in the same states
+                rows = [x.sign() * (0.5 + (x.abs() > 0.7)) for x in rows]
+            one.fit(rows, [part, part], LEVELS, seeded())
+            made.append(one)
+        for name in tables:
+            first, second = (getattr(one, name) for one in made)
+            torch.testing.assert_close(first[1], second[1])
+            assert not torch.allclose(first[0], second[0], rtol=1e-3)
+            assert not torch.allclose(first[-1], second[-1], rtol=1e-3)
+
+
+def test_the_weights_are_those_of_a_balanced_logistic_regression_with_a_ridge() -> None:
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(900, 4))
+    y = rng.random(900) < 1.0 / (1.0 + np.exp(-(x @ [1.0, -0.5, 0.0, 2.0]) + 1.0))
+    weight = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
+    model = LogisticRegression(C=1.0 / 0.01, fit_intercept=False, tol=1e-8)
+    exact = model.fit(x, y, sample_weight=weight).coef_[0]
+    found = _fit_logistic(
+        torch.from_numpy(x).float(),
+        torch.from_numpy(y).float(),
+        torch.full((4,), 0.01, dtype=torch.float64),
+        torch.zeros(4, dtype=torch.float64),
+    )
+    np.testing.assert_allclose(found, exact, atol=2e-3)
