@@ -54,9 +54,7 @@ class FitOptions:
     folds: int = 5
     seed: int = 0
     by_window: bool = False
-    train: TrainOptions = field(
-        default_factory=lambda: TrainOptions(steps=500, learning_rate=2e-3)
-    )
+    train: TrainOptions = field(default_factory=lambda: TrainOptions(steps=500, learning_rate=2e-3))
     windows: int = 16_384
     held_out: int = 1_024
     calibration_rows: int = 256

@@ -12,6 +12,7 @@ from ambient_curate.bounds import delta_from_mean, tv_from_accuracy
 from ambient_curate.certificates import Losses, delta_ratio
 from ambient_curate.challenger import ChallengerFinding
 from ambient_curate.crossing import (
+    avoid_levels,
     bootstrap_means,
     few_folds,
     find_legible,
@@ -28,9 +29,7 @@ from ambient_curate.scoring import ACCURACY, BCE, BINS, BRIER, SMALLEST, C, band
 
 CONFIDENCE = 0.95
 NORMAL = 1.96  # standard errors of a normal interval with that confidence
-MISSED = (
-    0.01  # by which E_q c of a fitted classifier lies above the best one's (METHOD.md section 4)
-)
+MISSED = 0.01  # by which a fitted classifier's E_q c exceeds the best one's (METHOD.md section 4)
 CERTIFIED = (
     "delta_lower",
     "delta_upper_empirical",
@@ -163,11 +162,12 @@ class ArmCurves:
         """
         if found.sigma_min is None or found.upper is None:
             return replace(self, challenger=found.sentence)
-        most = self.envelope.upper
+        ends = np.minimum([found.sigma_min, found.upper], self.envelope.upper)
+        sigma_min, upper = avoid_levels(ends, self.sigma).tolist()
         return replace(
             self,
-            sigma_min=max(self.sigma_min, min(found.sigma_min, most)),
-            upper=max(self.upper, min(found.upper, most)),
+            sigma_min=max(self.sigma_min, sigma_min),
+            upper=max(self.upper, upper),
             challenger_sigma_min=found.sigma_min,
             challenger=found.sentence,
         )

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ambient_curate.arms import Arm
+from ambient_curate.boosting import SampledWindows, draw_windows
 from ambient_curate.challenger import (
     ChallengerFinding,
     ChallengerLevel,
     NetworkScores,
-    SampledWindows,
     cross_challenger,
-    draw_windows,
 )
 from ambient_curate.classifier import FoldClassifier
 from ambient_curate.crossing import last_crossing, rising_fit, sparse_levels

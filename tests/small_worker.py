@@ -1,4 +1,4 @@
-"""Annotation in small: fits of six steps, students of little, many small parts.
+"""Annotation in small: networks of six steps alone, students of little, many small parts.
 
 `make_small` makes it so in this process and its workers. Run as a program this file is such a
 worker, or, with the words of a command line, the whole of ``ambient-curate``.
@@ -7,11 +7,17 @@ worker, or, with the words of a command line, the whole of ``ambient-curate``.
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from torch import Generator, nn
+
 from ambient_curate import annotation, answers, evidence, jobs, shards
+from ambient_curate.channels import NETWORK, Channel, noise_channel
 from ambient_curate.checks import Finding
 from ambient_curate.classifier import FitOptions
+from ambient_curate.networks import WindowNetwork
+from ambient_curate.samples import Sample
 from ambient_curate.students import StudentOptions
 from ambient_curate.training import TrainOptions
 
@@ -37,11 +43,26 @@ STUDENTS = functools.partial(
 )
 
 
+def leave_network(*arguments: Any) -> Channel:
+    """Make a channel of noise whose classifier is a network, with no other estimate beside it."""
+    channel = noise_channel(*arguments)
+
+    def build(seen: Sample, unseen: Sample, generator: Generator) -> nn.ModuleDict:
+        network = channel.empty(NETWORK)
+        assert isinstance(network, WindowNetwork)
+        made = WindowNetwork(network.sizes, channel.range, generator=generator)
+        made.learn_scales(seen, unseen)
+        return nn.ModuleDict({NETWORK: made})
+
+    return replace(channel, build=build)
+
+
 def make_small(change: Callable[[Any, str, Any], None] = setattr) -> None:
     """Change the sizes, by ``monkeypatch.setattr`` or for good."""
     change(jobs, "FitOptions", SMALL)
     change(jobs, "StudentOptions", STUDENTS)
     change(jobs, "TRUSTED", 1.0)
+    change(jobs, "noise_channel", leave_network)
     change(shards, "MOST_WINDOWS", 30)
     change(evidence, "PIECE", 4)
     change(jobs, "PIECE", 4)

@@ -7,19 +7,15 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, ttest_ind
 
+from ambient_curate.boosting import MOST_FOLDS, SampledWindows, challenge
 from ambient_curate.challenger import (
     ACCURACY,
-    BRIER,
-    MOST_FOLDS,
     C,
     ChallengerFinding,
     NetworkScores,
-    SampledWindows,
-    challenge,
     choose_levels,
     compare_by_episode,
     cross_challenger,
-    draw_windows,
 )
 from ambient_curate.crossing import last_crossing
 from ambient_curate.noise import log_snr, sigma_from_log_snr
@@ -93,20 +89,6 @@ def exact_crossing(scale: float) -> float:
     return float(last_crossing(np.array(curve), GRID, 0.5 - EPSILON))
 
 
-@pytest.mark.parametrize("most", [1, 7, 40, 1_000])
-def test_draw_is_even_and_without_repeats(most: int) -> None:
-    counts = np.array([1, 3, 30, 30])
-    episode, number = draw_windows(counts, np.random.default_rng(0), most)
-    assert len(set(zip(episode.tolist(), number.tolist(), strict=True))) == len(episode)
-    assert len(episode) == min(most, counts.sum())
-    assert (number >= 0).all()
-    assert (number < counts[episode]).all()
-    share = np.bincount(episode, minlength=4)
-    short = share < counts
-    if short.any():  # an episode that is not exhausted has as many as any other, but for one
-        assert share[short].min() >= share.max() - 1
-
-
 def test_p_value_is_welchs() -> None:
     rng = np.random.default_rng(3)
     clean, corrupt = 0.02 + 0.1 * rng.standard_normal(9), 0.05 + 0.3 * rng.standard_normal(31)
@@ -137,23 +119,6 @@ def test_reversed_time_is_told_apart_though_positions_tell_nothing() -> None:
     clean, corrupt = challenge(*pair(reach, reverse(reach)), 0.05, seed=0)
     assert 0.5 * (clean.statistics[ACCURACY].mean() + corrupt.statistics[ACCURACY].mean()) > 0.9
     assert corrupt.statistics[C].mean() < 0.2 < 0.8 < clean.statistics[C].mean()
-
-
-def test_statistics_are_of_the_episodes() -> None:
-    sides = pair(white(), white(1.3), sizes=(10, 12))
-    for side, result, right in zip(sides, challenge(*sides, 0.1, seed=0), (1.0, 0.0), strict=True):
-        assert result.episode.tolist() == np.unique(side.episode).tolist()
-        assert result.fold.tolist() == (result.episode % 3).tolist()
-        gap = result.statistics[C] - right
-        assert (result.statistics[BRIER] >= gap**2 - 1e-12).all()  # Jensen
-        assert (result.statistics[BRIER] <= np.abs(gap) + 1e-12).all()
-
-
-def test_same_bytes_for_a_seed() -> None:
-    sides = pair(white(), white(1.3), sizes=(10, 12))
-    first, second, other = (challenge(*sides, 0.1, seed=seed) for seed in (1, 1, 2))
-    assert first[0].statistics.tobytes() == second[0].statistics.tobytes()
-    assert first[0].statistics.tobytes() != other[0].statistics.tobytes()
 
 
 def test_episodes_learnt_by_heart_do_not_help() -> None:

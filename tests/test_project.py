@@ -53,10 +53,10 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_no_file_is_over_400_lines() -> None:
+def test_no_file_is_over_500_lines() -> None:
     files = [*modules(), *sorted((ROOT / "tests").rglob("*.py"))]
     lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in files}
-    assert {name: length for name, length in lengths.items() if length > 400} == {}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
 
 
 def test_no_module_of_the_contract_loads_torch() -> None:

@@ -5,20 +5,18 @@ moments: what differs is a shape, which has to be learnt.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torch import Generator, nn
+from small_worker import leave_network
 
 from ambient_curate import classifier, jobs
 from ambient_curate.annotation import annotate
 from ambient_curate.arms import Arm
 from ambient_curate.challenger import ChallengerFinding
-from ambient_curate.channels import NETWORK, Channel
 from ambient_curate.classifier import FitOptions
 from ambient_curate.results import Run
 from ambient_curate.samples import Sample, draw_sample
@@ -75,19 +73,9 @@ def test_a_network_of_ten_steps_is_not(
     Nothing else is in the classifier here, and no challenger is tried.
     """
     hardly = partial(FitOptions, train=TrainOptions(steps=10, warm_up=1), every=10)
-    channel_of = jobs.channel_of
-
-    def leave_network(*arguments: Any, **named: Any) -> Channel:
-        channel = channel_of(*arguments, **named)
-
-        def build(seen: Sample, unseen: Sample, generator: Generator) -> nn.ModuleDict:
-            return nn.ModuleDict({NETWORK: channel.build(seen, unseen, generator)[NETWORK]})
-
-        return replace(channel, build=build)
-
     untried = ChallengerFinding("not computed", (), None, None, "not tried")
     monkeypatch.setattr(jobs, "FitOptions", hardly)
-    monkeypatch.setattr(jobs, "channel_of", leave_network)
+    monkeypatch.setattr(jobs, "noise_channel", leave_network)
     monkeypatch.setattr(jobs, "challenge_pair", lambda *_: untried)
     status, checks = run(collection, tmp_path / "run")
     assert status == "classifier-unreliable"

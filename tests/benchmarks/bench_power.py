@@ -48,7 +48,7 @@ from ambient_curate.annotation import annotate
 from ambient_curate.windows import Normalizer
 
 HARD = ("near30", "fast10")  # few episodes, rather than the classifier, decide there
-KEY = ("experiment", "law", "seed", "schedule", "epsilon", "represent", "sets")
+KEY = ("experiment", "law", "seed", "schedule", "epsilon", "represent", "normalize", "sets")
 PERIOD = 5  # frames of a planted tremor
 Row = dict[str, Any]
 
@@ -103,7 +103,7 @@ def used_cpu() -> float:
 def list_rows(run: Finished, settings: argparse.Namespace) -> list[Row]:
     """What a run says of every corrupt set."""
     verdict = [row for row in run.info["verdict"] if not row["is_clean"]]
-    control = run.info["control"]
+    controls = run.info.get("controls", [])
     return [
         {
             "set": row["dataset"],
@@ -113,7 +113,7 @@ def list_rows(run: Finished, settings: argparse.Namespace) -> list[Row]:
             "network": row.get("network_sigma_min"),
             "challenger": row.get("challenger_sigma_min"),
             **{name: row[name] for name in ("sigma_min", "lower", "upper", "status", "reason")},
-            "control": control and [control[name] for name in ("expected", "found", "recovered")],
+            "controls": [[c[name] for name in ("name", "expected", "found")] for c in controls],
             "warnings": [text for text in run.info["warnings"] if row["dataset"] in text],
             "seconds": round(run.seconds, 1),
             "cpu_seconds": round(run.cpu_seconds, 1),
@@ -133,7 +133,13 @@ def run_family(family: Family, settings: argparse.Namespace, seed: int) -> Itera
         name = row.pop("set")
         law = family.corrupt[name]
         row |= {"experiment": "laws", "law": f"{family.name}/{name}", "seed": seed}
-        row |= {"represent": "absolute", "equal": law is clean, "truth": None, "oracle": None}
+        row |= {
+            "represent": "absolute",
+            "normalize": "gaussian",
+            "equal": law is clean,
+            "truth": None,
+            "oracle": None,
+        }
         if isinstance(clean, WindowLaw) and isinstance(law, WindowLaw):
             truth = find_truth(clean, law, scaling, grid, epsilon=epsilon)
             episodes = members["clean"], members[name]
@@ -212,14 +218,20 @@ def run_reversals(
     for represent in ("absolute", "relative"):
         for seed in settings.seeds:
             for group in groups:
-                about = {"experiment": name, "seed": seed, "represent": represent}
-                about |= {"sets": len(group), "schedule": settings.schedule}
+                how = {"represent": represent, "normalize": settings.normalize}
+                about = {
+                    "experiment": name,
+                    "seed": seed,
+                    **how,
+                    "sets": len(group),
+                    "schedule": settings.schedule,
+                }
                 wanted = [about | {"epsilon": settings.epsilon, "law": one} for one in group]
                 if found := find_done(wanted, done):
                     yield from found
                     continue
                 members = {"clean": clean} | {one: changed[one] for one in group}
-                run = annotate_members(members, settings, seed, represent=represent)
+                run = annotate_members(members, settings, seed, **how)
                 for row in list_rows(run, settings):
                     yield about | row | {"law": row.pop("set")}
 
@@ -239,6 +251,7 @@ def run_laws(settings: argparse.Namespace, done: list[Row]) -> Iterator[Row]:
     for family in choose_families(settings.laws, other=settings.other):
         for seed in settings.seeds:
             about = {"experiment": "laws", "seed": seed, "represent": "absolute"}
+            about |= {"normalize": "gaussian"}
             about |= {"schedule": settings.schedule, "epsilon": settings.epsilon}
             about |= {"sets": len(family.corrupt)}
             wanted = [about | {"law": f"{family.name}/{name}"} for name in family.corrupt]
@@ -361,6 +374,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="file of JSON lines, continued where it ends")
     parser.add_argument("--schedule", default="squaredcos_cap_v2:20")
     parser.add_argument("--epsilon", type=float, default=0.05)
+    parser.add_argument("--normalize", default="gaussian", help="of reversed copies")
     parser.add_argument("--workers", type=int, help="processes; one for each core by default")
     parser.add_argument("--reversed", type=Path, metavar="TAPE", help="a dataset to reverse")
     parser.add_argument("--stand-in", action="store_true", help="reverse motions of known kind")
