@@ -110,7 +110,13 @@ def is_recovered(expected: float, found: float, lower: float, upper: float) -> b
 
 
 def check_control(
-    expected: float, found: float, lower: float, upper: float, *, name: str = "planted control"
+    expected: float,
+    found: float,
+    lower: float,
+    upper: float,
+    *,
+    name: str = "planted control",
+    decides: bool = True,
 ) -> Finding:
     """Find that a planted control came out where it was not planted.
 
@@ -122,11 +128,13 @@ def check_control(
         Its sigma_min and the 95 % bootstrap interval around it, in [0, 1].
     name : str
         What was planted.
+    decides : bool
+        Whether one that is surely missed makes all answers void.
 
     Returns
     -------
     Finding
-        Not passed where `found` is off by more than `MOST_OFF` and `expected` lies above the
+        Not passed where it decides, `found` is off by more than `MOST_OFF` and `expected` lies above the
         interval, its upper end stretched `WIDENING` times away from `found` in log-SNR, or below
         the lower end stretched `HEIGHTENING` times; an end at 0 or 1 is not stretched. Too low is
         unsafe; too high costs data only, but far too high tells of networks that have met the
@@ -135,11 +143,11 @@ def check_control(
     """
     lowest, highest = stretch(found, lower, HEIGHTENING), stretch(found, upper, WIDENING)
     recovered = is_recovered(expected, found, lower, upper)
-    passed = abs(found - expected) <= MOST_OFF or bool(lowest <= expected <= highest)
+    held = abs(found - expected) <= MOST_OFF or bool(lowest <= expected <= highest)
     too_low = found < expected
     if recovered:
         ending = "recovered"
-    elif passed:
+    elif held:
         ending = f"missed, too {'low, the unsafe' if too_low else 'high, which is the safe'} side"
     else:
         ending = (
@@ -152,7 +160,8 @@ def check_control(
         f"({lower:.3f} to {upper:.3f}): {ending}"
     )
     numbers = {"expected": expected, "found": found, "lower": lower, "upper": upper}
-    return Finding("control", passed, numbers | {"recovered": float(recovered)}, sentence)
+    numbers |= {"recovered": float(recovered)}
+    return Finding("control", held or not decides, numbers, sentence)
 
 
 def check_balance(

@@ -13,7 +13,7 @@ from ambient_curate.checks import (
     check_control,
     check_overfit,
 )
-from ambient_curate.controls import Control
+from ambient_curate.controls import SHIFT, Control
 from ambient_curate.curves import ArmCurves, Side
 from ambient_curate.energy import MOST_WINDOWS, compare_episodes
 from ambient_curate.episodes import pick_evenly
@@ -127,7 +127,7 @@ def examine_folds(own: tuple[Side, Side], other: tuple[Side, Side]) -> Finding:
 def examine_control(found: ArmCurves, planted: Control) -> Finding:
     """Ask whether a planted control was found where it is."""
     ends = found.sigma_min, found.lower, found.upper
-    return check_control(planted.sigma_min, *ends, name=planted.name)
+    return check_control(planted.sigma_min, *ends, name=planted.name, decides=planted.name == SHIFT)
 
 
 def failures(findings: Sequence[Finding]) -> Iterator[str]:
