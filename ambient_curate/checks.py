@@ -134,12 +134,12 @@ def check_control(
     Returns
     -------
     Finding
-        Not passed where it decides, `found` is off by more than `MOST_OFF` and `expected` lies above the
-        interval, its upper end stretched `WIDENING` times away from `found` in log-SNR, or below
-        the lower end stretched `HEIGHTENING` times; an end at 0 or 1 is not stretched. Too low is
-        unsafe; too high costs data only, but far too high tells of networks that have met the
-        episodes they score. One that passes may still be missed: ``numbers["recovered"]`` is 1 or
-        0 by `is_recovered`; a recovered one passes.
+        Not passed where it decides, `found` is off by more than `MOST_OFF`, and `expected` lies
+        above the interval, its upper end stretched `WIDENING` times away from `found` in log-SNR,
+        or below the lower end stretched `HEIGHTENING` times; an end at 0 or 1 is not stretched.
+        Too low is unsafe; too high costs data only, but far too high tells of networks that have
+        met the episodes they score. One that passes may still be missed: ``numbers["recovered"]``
+        is 1 or 0 by `is_recovered`; a recovered one passes.
     """
     lowest, highest = stretch(found, lower, HEIGHTENING), stretch(found, upper, WIDENING)
     recovered = is_recovered(expected, found, lower, upper)

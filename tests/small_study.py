@@ -190,7 +190,7 @@ def make_networks(
 
 def make_tepid(study: Study, sigma: np.ndarray = SIGMA) -> list[FoldClassifier]:
     """They say about 1/2, so that windows of both sides have the same c, and some are usable."""
-    return [recalibrate(each, 0.05, 0.0) for each in make_networks(study, sigma=sigma)]
+    return [recalibrate(each, 0.07, 0.0) for each in make_networks(study, sigma=sigma)]
 
 
 class SmallJobs(Jobs):
