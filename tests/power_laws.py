@@ -1,29 +1,20 @@
-"""Laws of episodes whose windows have exact densities under noise, and what can be read of them.
+"""Laws of episodes whose windows have exact densities under noise.
 
 Three kinds: mixtures of normal laws of whole windows, independent frames of any marginal density,
-and a Markov chain of a few values beside a normal motion. `find_truth` gives sigma_min and Delta of
-two laws under a run's normaliser, `read_oracle` the sigma_min that a perfect classifier would have
-read from the run's own episodes. Families share a clean law: `FAMILIES` were in use when the
-classifier was designed, `OTHER_FAMILIES` were not. `Reaches` has no density; it is told from its
-reversal by speed alone.
+and a Markov chain of a few values beside a normal motion.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.special import expit, logsumexp, ndtr
+from scipy.special import logsumexp, ndtr
 from scipy.stats import expon, gamma
-
-from ambient_curate.crossing import last_crossing, rising_fit
-from ambient_curate.episodes import draw_evenly
-from ambient_curate.noise import log_snr, sigma_from_log_snr, ve_from_sigma
 
 Array = NDArray[np.float64]
 Episodes = list[Array]
@@ -70,9 +61,6 @@ class WindowLaw(Protocol):
     def log_density(self, x: Array, z: Array, noise_std: Array, scaling: Scaling) -> Array:
         """Log-density of ``x + noise_std z``, shape (window, level); `x` is normalised."""
         ...
-
-
-# ---- mixtures of normal windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,9 +291,6 @@ def rotating(radius: float, angle_rad: float, *, reverse: bool = False) -> Norma
     return NormalMixture([Component(1.0, np.zeros(2 * HORIZON), covariance)], 2, draw)
 
 
-# ---- independent frames
-
-
 @dataclass(frozen=True, eq=False)
 class Marginal:
     """Density of one value as a sum of normal ones, all of shape (node,); an `sd` may be 0."""
@@ -380,9 +365,6 @@ def clipped_value(bound: float) -> Marginal:
     share = np.concatenate([inside, np.full(2, ndtr(-bound))])
     mean = np.concatenate([bound * node, [-bound, bound]])
     return Marginal(share / share.sum(), mean, np.zeros_like(mean))
-
-
-# ---- a Markov chain beside a motion
 
 
 @dataclass(frozen=True, eq=False)
@@ -462,385 +444,3 @@ def cycling(p_on: float, p_back: float) -> WithChain:
     stay = 1.0 - p_on - p_back
     transition = np.array([[stay, p_on, p_back], [p_back, stay, p_on], [p_on, p_back, stay]])
     return WithChain(follow([steady(0.9, 1)]), np.array([-1.0, 0.0, 1.0]), transition)
-
-
-# ---- reversed motions without a density
-
-
-@dataclass(frozen=True)
-class Reaches:
-    """Moves from point to point that start fast and end slowly, or with `reverse` backwards.
-
-    A single frame has the same law in both.
-
-    Parameters
-    ----------
-    reverse : bool
-        Whether episodes are played backwards.
-    warp : float
-        Exponent of the time of a move, in (0, 1]; 1: as fast in the end as at the start.
-    tremor : float
-        Standard deviation of white noise on every value; points have one of 1.
-    actions, frames : int
-        Size of an episode.
-    """
-
-    reverse: bool = False
-    warp: float = 0.38
-    tremor: float = 0.03
-    actions: int = 4
-    frames: int = 120
-
-    def draw_episodes(self, rng: np.random.Generator, count: int) -> Episodes:
-        return [self._draw(rng)[:: -1 if self.reverse else 1] for _ in range(count)]
-
-    def _draw(self, rng: np.random.Generator) -> Array:
-        point, path = rng.standard_normal(self.actions), list[Array]()
-        skipped = int(rng.integers(40))  # an episode starts anywhere in a move
-        while len(path) < self.frames + skipped + 40:
-            following, count = rng.standard_normal(self.actions), int(rng.integers(15, 35))
-            time = (np.arange(count) / count) ** self.warp
-            share = time**3 * (10.0 - 15.0 * time + 6.0 * time**2)  # minimum jerk
-            path.extend(point + share[:, None] * (following - point))
-            point = following
-        episode = np.array(path[skipped : skipped + self.frames])
-        return np.asarray(episode + self.tremor * rng.standard_normal(episode.shape))
-
-
-# ---- families
-
-
-@dataclass(frozen=True, eq=False)
-class Family:
-    """A clean law, and the corrupt ones that are annotated with it in one collection."""
-
-    name: str
-    clean: EpisodeLaw
-    corrupt: Mapping[str, EpisodeLaw]
-    n_clean: int = N_CLEAN
-    n_corrupt: int = N_CORRUPT
-    counts: Mapping[str, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        counts = {"clean": self.n_clean} | dict.fromkeys(self.corrupt, self.n_corrupt)
-        object.__setattr__(self, "counts", counts)
-
-    def draw(self, seed: int) -> dict[str, Episodes]:
-        """Episodes of every member; a member's do not depend on which others there are."""
-        laws = {"clean": self.clean, **self.corrupt}
-        return {
-            name: law.draw_episodes(
-                np.random.default_rng([seed, crc32(f"{self.name}/{name}".encode())]),
-                self.counts[name],
-            )
-            for name, law in laws.items()
-        }
-
-    def only(self, names: Sequence[str]) -> "Family":
-        """The same, with some of the corrupt laws."""
-        return replace(self, corrupt={name: self.corrupt[name] for name in names})
-
-
-def _coefficients() -> Family:
-    others = {"phi8": 0.8, "phi97": 0.97, "phi6": 0.6}
-    corrupt = {name: autoregression(phi, 2) for name, phi in others.items()}
-    return Family("a", autoregression(0.9, 2), corrupt)
-
-
-def _covariances() -> Family:
-    motion = steady(0.95, 4)
-    corrupt = {
-        "jit1": jittered(motion, 0.2, 1),
-        "wide": autoregression(0.95, 4, sd=1.6),
-        "narrow": autoregression(0.95, 4, sd=0.6),
-    }
-    return Family("b", follow([motion]), corrupt)
-
-
-def _places() -> Family:
-    two = [[1, 1], [-1, -1]]
-    corrupt = {
-        "lacks": places([1, 0], two),
-        "third30": places([35, 35, 30], [*two, [1, -1]]),
-        "rare5": places([47.5, 47.5, 5], [*two, [1, -1]]),
-        "near30": places([35, 35, 30], [*two, [0.5, 0.5]]),
-    }
-    return Family("c", places([1, 1], two), corrupt)
-
-
-def _tails() -> Family:
-    corrupt = {f"t{df:g}": IndependentFrames(student_value(df), 2) for df in (4, 2.5)}
-    return Family("d", IndependentFrames(normal_value(), 2), corrupt)
-
-
-def _heavy() -> Family:
-    clean = IndependentFrames(student_value(3), 2)
-    moved = {"mu.1": 0.1, "mu.25": 0.25}
-    corrupt = {name: IndependentFrames(student_value(3, by), 2) for name, by in moved.items()}
-    return Family("d2", clean, {"same": clean, **corrupt})
-
-
-def _constants() -> Family:
-    motion = steady(0.7, 2)
-    clean, tau2, tau04 = (follow([replace(motion, constant=sd)]) for sd in (1.0, 2.0, 0.4))
-    corrupt = {"same": clean, "same2": clean, "tau2": tau2, "tau.4": tau04}
-    return Family("e", clean, corrupt)
-
-
-def _held() -> Family:
-    motion = steady(0.95, 2)
-    return Family("f", follow([motion]), {"held2": held(motion, 2), "held4": held(motion, 4)})
-
-
-def _gripper() -> Family:
-    rates = {"fast": (0.15, 0.15), "open": (0.02, 0.08), "fast10": (0.1, 0.1)}
-    corrupt = {name: gripper(3, 0.9, *both) for name, both in rates.items()}
-    return Family("g", gripper(3, 0.9, 0.05, 0.05), corrupt)
-
-
-def _fourteen() -> Family:
-    rng, actions = np.random.default_rng(5), 14
-    mixing = np.linalg.qr(rng.standard_normal((actions, actions)))[0]
-    mixing = mixing * np.exp(np.linspace(0.0, -2.5, actions))
-    direction = rng.standard_normal(actions)
-    shift = 0.5 * direction / np.linalg.norm(direction)
-    motion = replace(steady(0.95, actions), covariance=mixing @ mixing.T)
-    clean = follow([motion])
-    corrupt = {
-        "phi9": follow([replace(motion, phi=0.9)]),
-        "shift": follow([replace(motion, mean=shift)]),
-        "same": clean,
-    }
-    return Family("h", clean, corrupt, n_clean=20)
-
-
-def _lengths() -> Family:
-    short = replace(steady(0.6, 2, frames=24, sd=np.sqrt(0.5)), mean=np.array([0.6, 0.0]))
-    long = replace(steady(0.95, 2, frames=96), mean=np.array([-0.6, 0.0]))
-
-    def share(of_short: float) -> WindowLaw:
-        both = [replace(short, share=of_short), replace(long, share=1.0 - of_short)]
-        return follow(motion for motion in both if motion.share > 0.0)
-
-    clean = share(0.5)
-    return Family("i", clean, {"same": clean, "short8": share(0.8), "short1": share(1.0)})
-
-
-def _few(n_clean: int) -> Family:
-    motion = steady(0.95, 7, frames=31)
-    corrupt = {
-        "jit1": jittered(motion, np.sqrt(0.05), 1),
-        "phi9": follow([replace(motion, phi=0.9)]),
-    }
-    return Family(f"few{n_clean}", follow([motion]), corrupt, n_clean, n_corrupt=150)
-
-
-def _held_slower() -> Family:
-    motion = steady(0.9, 2)
-    return Family("hold", follow([motion]), {"held3": held(motion, 3)})
-
-
-def _frames() -> Family:
-    values = {"t3": student_value(3), "laplace": laplace_value(), "clipped": clipped_value(1.0)}
-    corrupt = {name: IndependentFrames(value, 3) for name, value in values.items()}
-    return Family("frames", IndependentFrames(normal_value(), 3), corrupt)
-
-
-def _switch() -> Family:
-    clean = gripper(5, 0.9, 0.05, 0.05)
-    closed, opened = gripper(5, 0.9, 0.2, 0.05), gripper(5, 0.9, 0.02, 0.1)
-    return Family("switch", clean, {"closed": closed, "open": opened, "same": clean})
-
-
-def _seven() -> Family:
-    motion = steady(0.95, 7)
-    corrupt = {
-        "jit1": jittered(motion, 0.3, 1),
-        "spikes": spiked(motion, 1.0, 20),
-        "pause": paused(motion, 1.0 / 3.0),
-    }
-    return Family("seven", follow([motion]), corrupt)
-
-
-def _late() -> Family:
-    together = 0.2 * np.eye(3) + 0.8
-    motion = replace(steady(0.9, 3), covariance=together)
-    return Family("late", follow([motion]), {"lag1": lagged(motion, 1), "lag3": lagged(motion, 3)})
-
-
-def _turns() -> Family:
-    clean = rotating(0.9, 0.05)
-    return Family("turn", clean, {"reversed": rotating(0.9, 0.05, reverse=True), "same": clean})
-
-
-def _cycle() -> Family:
-    clean = cycling(0.12, 0.03)
-    return Family("cycle", clean, {"reversed": cycling(0.03, 0.12), "same": clean})
-
-
-def _reaches() -> Family:
-    return Family(
-        "reach", Reaches(), {"reversed": Reaches(reverse=True), "same": Reaches()}, 30, 60
-    )
-
-
-FAMILIES: dict[str, Callable[[], Family]] = {
-    "a": _coefficients,
-    "b": _covariances,
-    "c": _places,
-    "d": _tails,
-    "d2": _heavy,
-    "e": _constants,
-    "f": _held,
-    "g": _gripper,
-    "h": _fourteen,
-    "i": _lengths,
-    "few10": lambda: _few(10),
-    "few20": lambda: _few(20),
-    "few50": lambda: _few(50),
-}
-OTHER_FAMILIES: dict[str, Callable[[], Family]] = {
-    "hold": _held_slower,
-    "frames": _frames,
-    "switch": _switch,
-    "seven": _seven,
-    "late": _late,
-    "turn": _turns,
-    "cycle": _cycle,
-    "reach": _reaches,
-}
-
-
-# ---- truths and readings
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """What is true of two laws, from Monte Carlo over their exact densities.
-
-    Parameters
-    ----------
-    sigma_min : float
-        Noise level above which Delta stays below ``4 epsilon``.
-    lower, upper : float
-        The same of the curve less and plus `ERRORS` standard errors.
-    sigma, delta : ndarray, float64, shape (level,)
-        Delta over noise levels.
-    """
-
-    sigma_min: float
-    lower: float
-    upper: float
-    sigma: Array
-    delta: Array
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What the exact likelihood ratio reads from given episodes.
-
-    Parameters
-    ----------
-    sigma_min : float
-        Last crossing of the isotonic fit of `corrupt`.
-    clean, corrupt : ndarray, float64, shape (level,)
-        Means of the probability of "clean" over the episodes of either set.
-    """
-
-    sigma_min: float
-    clean: Array
-    corrupt: Array
-
-
-def find_truth(
-    p: WindowLaw,
-    q: WindowLaw,
-    scaling: Scaling,
-    grid: Array,
-    *,
-    epsilon: float,
-    draws: int = 8_000,
-) -> Truth:
-    """Find sigma_min and Delta of two laws under a normaliser.
-
-    ``Delta = 2 E t^2`` under ``(p + q) / 2``, where ``t = (p - q) / (p + q)``.
-
-    Parameters
-    ----------
-    p, q : WindowLaw
-        Clean and corrupt.
-    scaling : Scaling
-        Normaliser of the run.
-    grid : ndarray, shape (level,)
-        Levels of the run: the truth lies between its ends.
-    epsilon : float
-        Margin of the rule.
-    draws : int
-        Windows of each law.
-    """
-    first, last = log_snr(grid[[0, -1]])
-    sigma = sigma_from_log_snr(np.linspace(first, last, TRUTH_LEVELS))
-    rng, squares = np.random.default_rng(99), []
-    for law in (p, q):
-        x = scaling.apply(law.draw_windows(rng, draws))
-        ratio = _log_ratio(p, q, x, rng.standard_normal(x.shape), sigma, scaling)
-        squares.append(2.0 * np.tanh(0.5 * ratio) ** 2)
-    delta = np.mean(squares, axis=(0, 1))
-    error = np.sqrt(np.var(squares, axis=1).mean(axis=0) / (2.0 * draws))
-    found, lower, upper = (
-        float(last_crossing(0.5 - (delta + by * error) / 4.0, sigma, 0.5 - epsilon))
-        for by in (0.0, -ERRORS, ERRORS)
-    )
-    return Truth(found, lower, upper, sigma, delta)
-
-
-def _log_ratio(
-    p: WindowLaw, q: WindowLaw, x: Array, z: Array, sigma: Array, scaling: Scaling
-) -> Array:
-    """Shape (window, level); exactly 0 for one and the same law."""
-    if p is q:
-        return np.zeros((len(x), sigma.size))
-    noise_std = ve_from_sigma(sigma)
-    p_log, q_log = (law.log_density(x, z, noise_std, scaling) for law in (p, q))
-    return np.asarray(p_log - q_log)
-
-
-def read_oracle(
-    p: WindowLaw,
-    q: WindowLaw,
-    clean: Episodes,
-    corrupt: Episodes,
-    scaling: Scaling,
-    grid: Array,
-    *,
-    epsilon: float,
-) -> Reading:
-    """Read sigma_min from a run's episodes with the exact likelihood ratio.
-
-    As a run does: all windows of an episode, at most 64, two draws of noise each, means over
-    windows and then over episodes, an isotonic fit, the last crossing.
-    """
-    rng = np.random.default_rng(7)
-    means = []
-    for episodes in (clean, corrupt):
-        x, owner = _windows_scored(episodes, scaling, rng)
-        c = expit(_log_ratio(p, q, x, rng.standard_normal(x.shape), grid, scaling))
-        of_episode = np.zeros((len(episodes), grid.size))
-        np.add.at(of_episode, owner, c)
-        means.append((of_episode / np.bincount(owner)[:, None]).mean(axis=0))
-    crossing = last_crossing(rising_fit(means[1]), grid, 0.5 - epsilon)
-    return Reading(float(crossing), *means)
-
-
-def _windows_scored(
-    episodes: Episodes, scaling: Scaling, rng: np.random.Generator
-) -> tuple[Array, NDArray[np.int64]]:
-    """Normalised windows, each as often as noise is drawn for it, and their episodes."""
-    windows, owner = [], []
-    for number, episode in enumerate(episodes):
-        starts = draw_evenly(len(episode) - HORIZON + 1, MOST_WINDOWS, rng)
-        stored = np.asarray(episode, dtype=np.float32).astype(np.float64)
-        windows.append(stored[starts[:, None] + np.arange(HORIZON)])
-        owner.append(np.full(len(starts), number))
-    x = scaling.apply(np.concatenate(windows))
-    return np.repeat(x, DRAWS, axis=0), np.repeat(np.concatenate(owner), DRAWS)

@@ -5,32 +5,36 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from power_laws import (
+from power_families import (
     FAMILIES,
-    HORIZON,
     OTHER_FAMILIES,
+    Family,
+    Reaches,
+)
+from power_laws import (
+    HORIZON,
     Array,
     Component,
     Episodes,
-    Family,
     IndependentFrames,
     Marginal,
     Motion,
     NormalMixture,
-    Reaches,
     Scaling,
     WindowLaw,
     WithChain,
     clipped_value,
     cycling,
-    find_truth,
     follow,
     laplace_value,
     normal_value,
-    read_oracle,
     rotating,
     steady,
     student_value,
+)
+from power_truths import (
+    find_truth,
+    read_oracle,
 )
 from scipy.integrate import quad
 from scipy.special import expit

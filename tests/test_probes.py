@@ -27,7 +27,9 @@ SPREAD = 0.3
 OPTIONS = ProbeOptions(
     of="side",
     levels=8,
-    fit=FitOptions(folds=3, train=TrainOptions(steps=300), windows=4096, held_out=1024),
+    fit=FitOptions(
+        folds=3, train=TrainOptions(steps=300), windows=2048, held_out=1024, calibration_rows=256
+    ),
 )
 
 

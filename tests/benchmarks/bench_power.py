@@ -31,14 +31,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from power_laws import (
+from power_families import (
     FAMILIES,
     OTHER_FAMILIES,
-    Episodes,
     Family,
     Reaches,
+)
+from power_laws import (
+    Episodes,
     Scaling,
     WindowLaw,
+)
+from power_truths import (
     find_truth,
     read_oracle,
 )
