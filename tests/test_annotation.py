@@ -9,10 +9,11 @@ from types import ModuleType
 import collection_writer
 import numpy as np
 import pytest
-from small_worker import make_small
+from small_worker import leave_network, make_small
 
 from ambient_curate import answers, jobs, parts
 from ambient_curate.annotation import annotate, annotate_share, merge
+from ambient_curate.channels import noise_channel
 from ambient_curate.checks import Finding
 from ambient_curate.classifier import FitOptions
 from ambient_curate.curves import ArmCurves
@@ -30,7 +31,7 @@ WINDOWS = LENGTH - HORIZON + 1
 
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fit in a second: these tests are about the path, not about the numbers."""
+    """Fit a network alone in a second: these tests are about the path, not about the numbers."""
     train = TrainOptions(steps=60, warm_up=10)
     small = functools.partial(
         FitOptions,
@@ -42,6 +43,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         every=20,
     )
     monkeypatch.setattr(jobs, "FitOptions", small)
+    monkeypatch.setattr(jobs, "noise_channel", leave_network)
 
 
 @pytest.fixture
@@ -74,8 +76,11 @@ def contents(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_every_granularity_gives_its_rows(
-    collection: Path, tmp_path: Path, granularity: str
+    collection: Path, tmp_path: Path, granularity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One of them by the whole classifier."""
+    if granularity == "datapoint":
+        monkeypatch.setattr(jobs, "noise_channel", noise_channel)
     result = run(
         collection,
         tmp_path / "run",
@@ -189,7 +194,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
         run(collection, tmp_path / "broken", granularity=granularity)
     assert not (tmp_path / "broken" / "run.json").exists()
     fits = contents(tmp_path / "broken" / ".work" / "classifier")
-    assert len(fits) == 4
+    assert len(fits) == 1 + 3 * 4  # two sets and two controls, in every fold
     resumed = run(collection, tmp_path / "broken", granularity=granularity)
     assert contents(resumed.path) == contents(plain.path)
     assert {f"classifier/{name}": digest for name, digest in fits.items()}.items() <= contents(

@@ -99,16 +99,20 @@ def test_folds_are_compared_with_each_class_and_fold_counting_the_same() -> None
     assert examine_folds(own, other).numbers["gap"] == pytest.approx(0.1 / 2 / FOLDS)
 
 
-def test_a_control_is_examined_under_its_name() -> None:
+@pytest.mark.parametrize(("name", "voids"), [("planted shift", True), ("planted spike", False)])
+def test_a_control_is_examined_under_its_name_and_only_a_missed_shift_voids_answers(
+    name: str, voids: bool
+) -> None:
     sides = make_side(0.5, 0.5, 40, 0), make_side(0.5, 0.5, 60, 1)
-    planted = Control(make_arm("planted spike", [np.zeros((4, ACTION))], [0]), 0.4)
+    planted = Control(make_arm(name, [np.zeros((4, ACTION))], [0]), 0.4)
     missed = examine_control(summarize(*sides), planted)
-    assert (missed.check, missed.passed) == ("control", False)
-    assert missed.sentence.startswith("the planted spike was expected at sigma 0.400")
+    assert (missed.check, missed.passed) == ("control", not voids)
+    assert missed.sentence.startswith(f"the {name} was expected at sigma 0.400")
+    assert missed.numbers["recovered"] == 0.0
     near = replace(summarize(*sides), sigma_min=0.38, lower=0.35, upper=0.42)
     found = examine_control(near, planted)
-    assert (found.check, found.passed) == ("control", True)
-    assert list(failures([found, missed])) == [missed.sentence]
+    assert (found.check, found.passed, found.numbers["recovered"]) == ("control", True, 1.0)
+    assert list(failures([found, missed])) == [missed.sentence] * voids
 
 
 def walks(seed: int, count: int, spread: float) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
+from small_worker import leave_network
 
 from ambient_curate import jobs
 from ambient_curate.annotation import annotate, annotate_share, merge
@@ -92,13 +93,15 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fit next to nothing: most of these tests are about the path."""
+    """Fit next to nothing, a network alone: most of these tests are about the path."""
     monkeypatch.setattr(jobs, "FitOptions", _make_small(20))
+    monkeypatch.setattr(jobs, "noise_channel", leave_network)
 
 
 def _make_small(steps: int) -> functools.partial[FitOptions]:
     train = TrainOptions(steps=steps, warm_up=10)
-    return functools.partial(FitOptions, train=train, windows=8192, held_out=2048)
+    rows = {"windows": 20 * steps, "held_out": 5 * steps, "calibration_rows": steps}
+    return functools.partial(FitOptions, train=train, **rows)
 
 
 def _annotate(collection: Path, out: Path, **options: object) -> Run:

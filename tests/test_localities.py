@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from planted_bits import draw_bits
+from small_worker import leave_network
 
 from ambient_curate import jobs
 from ambient_curate.annotation import annotate, annotate_share, merge
@@ -41,21 +42,22 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_small(steps: int) -> functools.partial[FitOptions]:
     train = TrainOptions(steps=steps, warm_up=10)
-    return functools.partial(
-        FitOptions, train=train, windows=40 * steps, held_out=512, calibration_rows=512
-    )
+    rows = {"windows": 40 * steps, "held_out": 512, "calibration_rows": 128}
+    return functools.partial(FitOptions, train=train, **rows)
 
 
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fit next to nothing: most of these tests are about the path."""
+    """Fit next to nothing, a network alone: most of these tests are about the path."""
     monkeypatch.setattr(jobs, "FitOptions", make_small(20))
+    monkeypatch.setattr(jobs, "noise_channel", leave_network)
 
 
 @pytest.fixture(scope="module")
 def found(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "FitOptions", make_small(100))
+        patch.setattr(jobs, "noise_channel", leave_network)
         return run(collection, tmp_path_factory.mktemp("found") / "run")
 
 
