@@ -342,6 +342,7 @@ def spikes_delta(distance: float, *, count: int = DIRECTIONS, share: float = SHA
     share : float
         Probability of a displacement, in (0, 1).
     """
+    from scipy.fft import next_fast_len
     from scipy.special import expit
 
     x = np.linspace(-distance - 9.0, distance + 9.0, 8001)
@@ -354,7 +355,7 @@ def spikes_delta(distance: float, *, count: int = DIRECTIONS, share: float = SHA
     size = int(2 * _LIMIT / _STEP) + 2
     law = np.bincount(below, q * (1.0 + below - lattice), size)
     law += np.bincount(below + 1, q * (lattice - below), size)
-    length = count * size
+    length = int(next_fast_len(count * size, real=True))
     summed = np.fft.irfft(np.fft.rfft(law / law.sum(), length) ** count, length)
     total = np.arange(length) * _STEP - count * _LIMIT
     return float(2.0 - 4.0 * (summed @ expit(-total)))
