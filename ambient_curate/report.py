@@ -26,7 +26,7 @@ from ambient_curate.reports.series import (
     threshold,
 )
 from ambient_curate.reports.traces import Gathered, gather
-from ambient_curate.results import Run
+from ambient_curate.results import Run, list_controls
 
 NAME = "report.html"
 COLUMNS = (
@@ -83,6 +83,7 @@ def write_report(
         notes.append(f"the curves of {left_out} more groups are in curves.parquet")
     text = page.render(
         info=run.info,
+        controls=list_controls(run.info),
         name=run.path.resolve().name,
         verdict=[_times(row) for row in run.info["verdict"]],
         command=_command(run.info),

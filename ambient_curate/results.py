@@ -1,5 +1,6 @@
 """The results of a finished run, read without loading what computed them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,10 @@ class Run:
 def open_run_results(path: Path | str) -> Run:
     """Open a finished run; `RunError` where there is none."""
     return Run(Path(path), read_run(path))
+
+
+def list_controls(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List the planted controls of a run; runs of earlier versions have one at most."""
+    if "controls" in info:
+        return list(info["controls"])
+    return [{"name": "planted control"} | info["control"]] if info.get("control") else []

@@ -6,6 +6,7 @@ from typing import Any
 from ambient_curate.comparison import MOVED, Comparison
 from ambient_curate.inspection import Inspection, MemberInspection
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
+from ambient_curate.results import list_controls
 from ambient_curate.verification import CHECKS, Verification
 
 Table = tuple[list[str], list[list[str]]]
@@ -89,13 +90,6 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
             + _range("[{}, {}]", control["lower"], control["upper"])
             + ("" if control["recovered"] else ": NOT recovered")
         )
-
-
-def list_controls(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """List the planted controls of a run; runs of earlier versions have one at most."""
-    if "controls" in info:
-        return list(info["controls"])
-    return [{"name": "planted control"} | info["control"]] if info.get("control") else []
 
 
 def _legible_lines(legible: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import torch
 from small_study import ACTION, HORIZON, SIGMA, make_arm
 
 from ambient_curate import empirical
+from ambient_curate.controls import PlantedShift
 from ambient_curate.empirical import LEVELS, compare_sets, measure_arm
 from ambient_curate.envelopes import MONTE_CARLO
 from ambient_curate.kernels import kernel_divergence
@@ -54,7 +55,7 @@ def test_there_are_never_more_windows_than_asked_for() -> None:
 
 
 def test_a_planted_shift_is_in_the_windows() -> None:
-    arm = marked_arm(shift=torch.full((HORIZON, ACTION), 7.0))
+    arm = marked_arm(planted=PlantedShift(torch.full((HORIZON, ACTION), 7.0)))
     measure, _ = measure_arm(arm, np.arange(4), np.random.default_rng(0))
     assert shares(measure, 7.0) == pytest.approx([0.25] * 4)
 
@@ -79,7 +80,7 @@ def test_a_level_takes_the_bound_of_the_nearest_one_below(monkeypatch: pytest.Mo
     rng = np.random.default_rng(0)
     clean, corrupt = (
         measure_arm(marked_arm(**fields), np.arange(4), rng)
-        for fields in ({}, {"shift": torch.full((HORIZON, ACTION), 0.3)})
+        for fields in ({}, {"planted": PlantedShift(torch.full((HORIZON, ACTION), 0.3))})
     )
     found = compare_sets(clean, corrupt, SIGMA, np.random.default_rng(5))
     at = [0, 3, 7]

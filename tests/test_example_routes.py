@@ -44,7 +44,7 @@ def test_routes_are_named_by_the_end_they_go_round() -> None:
 def test_both_probes_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit = FitOptions(train=TrainOptions(steps=100), windows=2048, held_out=512, calibration_draws=2)
+    fit = FitOptions(train=TrainOptions(steps=100), windows=2048, held_out=512)
     options = ProbeOptions(levels=6, most_windows=8, fit=fit)
     monkeypatch.setattr(routes, "survey_probes", partial(survey_probes, options=options))
     main(["--out", str(tmp_path / "out"), "--quick"])

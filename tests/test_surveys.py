@@ -30,7 +30,7 @@ from ambient_curate.training import TrainOptions
 
 FAST = ProbeOptions(
     levels=4,
-    fit=FitOptions(train=TrainOptions(steps=60), windows=512, held_out=256, calibration_draws=2),
+    fit=FitOptions(train=TrainOptions(steps=60), windows=512, held_out=256),
 )
 
 
