@@ -89,10 +89,10 @@ def interrupt_at(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MOMENTS = (
-    *("reading clean", "reading noisy", "fold 1 of 3", "fold 3 of 3", "scoring noisy"),
+    *("reading clean", "reading noisy", "fitting", "scoring noisy"),
     *("teaching noisy", "annotating noisy"),
 )
-QUICK = [("dataset", "reading noisy"), ("dataset", "fold 1 of 3")]
+QUICK = [("dataset", "reading noisy"), ("dataset", "fitting")]
 QUICK += [("datapoint", "annotating noisy")]
 SLOW = [("episode", m) for m in MOMENTS if m != "teaching noisy"]
 SLOW += [("dataset", "scoring noisy"), *(("datapoint", m) for m in MOMENTS[:-1])]

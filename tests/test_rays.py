@@ -256,6 +256,6 @@ def test_a_run_on_a_cluster_writes_the_bytes_of_one_process(tmp_path: Path) -> N
             assert path.read_bytes() == (other.path / folder / path.name).read_bytes(), path
     assert one.info["verdict"] == other.info["verdict"]
     assert not (other.path / ".work").exists()
-    for name in ("fold 1 of 3", "annotating jitter"):
+    for name in ("fitting", "annotating jitter"):
         steps = [sum(n for d, _, n in p.steps if d == name) for p in (plain, remote)]
         assert steps[0] == steps[1] > 0
