@@ -124,4 +124,6 @@ def test_the_annotation_finds_what_the_spectra_predict(finished_demo: tuple[Path
         ratio = ve_from_sigma(found[name]["sigma_min"]) / predicted
         assert 0.7 < ratio < 1.4, name  # the motions are not Gaussian; neighbours are 2 apart
         assert found[name]["status"] == "ok"
-    assert [control["recovered"] for control in run.info["controls"]] == [True, True]
+    shift, spike = run.info["controls"]
+    assert shift["recovered"]
+    assert abs(spike["found"] - spike["expected"]) < 0.1  # hard: often found too low, and said so
