@@ -184,9 +184,7 @@ class _Answering:
     def _side(self, label: str) -> Side:
         hearing = self.hearings[label]
         arm, scores = hearing.arm, hearing.read(self.work)
-        weight = np.ones(scores.episodes.size)
-        if self.study.options.weighting == "window":
-            weight = arm.windows.counts[scores.episodes].astype(np.float64)
+        weight = hearing.weigh(self.study.options.weighting)
         return Side(scores.statistics, scores.histogram, weight, arm.fold[scores.episodes])
 
 

@@ -131,6 +131,12 @@ class Hearing:
         """Where the scores of a piece lie."""
         return work / "scores" / f"{self.label}.{piece:03d}.npz"
 
+    def weigh(self, weighting: str) -> Float64[np.ndarray, " episode"]:
+        """Give what each episode counts for in a mean: the same, or its number of windows."""
+        if weighting == "window":
+            return self.arm.windows.counts[self.arm.episodes[self.rows]].astype(np.float64)
+        return np.ones(self.rows.size)
+
     def read(self, work: Path) -> Evidence:
         """Read the scores of all pieces."""
         parts = [load_evidence(self.path(work, piece)) for piece in range(self.pieces)]
@@ -244,10 +250,7 @@ def challenge_pair(study: Study, work: Path, head: int) -> ChallengerFinding:
     sides, curve = [], np.empty(0)
     for number, side in enumerate((CLEAN, CORRUPT)):
         hearing = hearings[name_side(head, side)]
-        scores = hearing.read(work)
-        weight = np.ones(scores.episodes.size)
-        if study.options.weighting == "window":
-            weight = hearing.arm.windows.counts[scores.episodes].astype(np.float64)
+        scores, weight = hearing.read(work), hearing.weigh(study.options.weighting)
         network = NetworkScores(scores.statistics[:, BRIER], scores.statistics[:, ACCURACY], weight)
         rng = np.random.default_rng([*seed, number])
         sides.append((_sample_windows(hearing.arm, scores.episodes, rng), network))

@@ -1,10 +1,11 @@
 """The challenger against closed forms, scipy, equal laws, and data too small for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from boosted_windows import HORIZON, Law, Pair, pair, sample, white
 from scipy.stats import chi2, ttest_ind
 
 from ambient_curate.boosting import MOST_FOLDS, SampledWindows, challenge
@@ -22,17 +23,8 @@ from ambient_curate.noise import log_snr, sigma_from_log_snr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-HORIZON, EPSILON = 8, 0.05
+EPSILON = 0.05
 GRID = sigma_from_log_snr(np.linspace(float(log_snr(0.025)), float(log_snr(0.998)), 33))
-Law = Callable[[np.random.Generator, int, int], np.ndarray]
-Pair = tuple[SampledWindows, SampledWindows]
-
-
-def white(scale: float = 1.0) -> Law:
-    """Windows of independent frames."""
-    return lambda rng, episodes, windows: (
-        scale * rng.standard_normal((episodes, windows, HORIZON, 2))
-    )
 
 
 def personal(rng: np.random.Generator, episodes: int, windows: int) -> np.ndarray:
@@ -50,19 +42,6 @@ def reach(rng: np.random.Generator, episodes: int, windows: int) -> np.ndarray:
 
 def reverse(law: Law) -> Law:
     return lambda rng, episodes, windows: law(rng, episodes, windows)[:, :, ::-1]
-
-
-def sample(
-    law: Law, rng: np.random.Generator, episodes: int, windows: int = 16, folds: int = 3
-) -> SampledWindows:
-    values = law(rng, episodes, windows).astype(np.float32)
-    episode = np.repeat(np.arange(episodes), windows)
-    return SampledWindows(values.reshape(-1, *values.shape[2:]), episode, episode % folds)
-
-
-def pair(p: Law, q: Law, seed: int = 0, sizes: tuple[int, int] = (21, 30), folds: int = 3) -> Pair:
-    rng = np.random.default_rng(seed)
-    return sample(p, rng, sizes[0], folds=folds), sample(q, rng, sizes[1], folds=folds)
 
 
 def network(side: SampledWindows, brier: float = 0.25, accuracy: float = 0.5) -> NetworkScores:
