@@ -20,6 +20,7 @@ from ambient_curate.progress import Task
 from ambient_curate.samples import Sample, draw_sample
 from ambient_curate.training import TrainOptions, train
 
+JUDGED = 512  # held-out windows of a class that decide when training ends
 NEEDED = 2e-4  # nats by which an estimate must lower the held-out loss to be kept
 
 
@@ -298,9 +299,10 @@ class _Judge:
     """Held-out windows, noised once: when a network's training ends."""
 
     def __init__(self, sample: Sample, channel: Channel, generator: torch.Generator) -> None:
-        parts = [_blur(rows, channel, generator) for rows in (sample.clean, sample.corrupt)]
+        rows = [side[:JUDGED] for side in (sample.clean, sample.corrupt)]
+        parts = [_blur(side, channel, generator) for side in rows]
         self.noised, self.level = (torch.cat(part) for part in zip(*parts, strict=True))
-        self.is_clean = np.arange(len(self.level)) < len(sample.clean)
+        self.is_clean = np.arange(len(self.level)) < len(rows[0])
         self.anchored = channel.anchored
 
     def loss(self, network: PairNetwork) -> float:

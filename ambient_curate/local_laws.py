@@ -22,14 +22,8 @@ STATES = 12  # of a Markov chain
 BORROWED = 0.03  # share of the other set's transitions in a chain
 ROWS = 600  # windows of a class that a table is made of at a level
 THINNED = 7  # every so-manyth value tells a scale
-FILTERS = (
-    (1.0,),  # a frame
-    (-1.0, 1.0),  # a step
-    (1.0, -2.0, 1.0),  # a bend
-    (-0.5, -0.5, 0.5, 0.5),  # Haar steps of two frames
-    (-0.25,) * 4 + (0.25,) * 4,  # and of four
-    (0.25,) * 4,  # a mean of four
-)
+UNLIKELY = -20.0  # nats: products of `RESCALED` likelihoods stay where floats are fast
+RESCALED = 4  # frames after which the likelihoods of a chain are scaled to a sum of 1
 
 
 class LocalLaw(nn.Module):
@@ -51,8 +45,23 @@ class LocalLaw(nn.Module):
         """Forget what leaves a part out."""
         raise NotImplementedError
 
-    def forward(self, frames: Tensor, level: Tensor, part: Tensor) -> list[Tensor]:
-        """Log-ratios, each (row, dimension), of noised frames at levels of the lattice."""
+    def forward(
+        self,
+        frames: Float32[Tensor, "level row frame action"],
+        levels: Int64[Tensor, " level"],
+        part: int,
+    ) -> list[Tensor]:
+        """Log-ratios, each (level, row, dimension), of noised frames.
+
+        Parameters
+        ----------
+        frames : Tensor, float32, shape (level, row, frame, action)
+            Less the signal's share of the centre.
+        levels : Tensor, int64, shape (level,)
+            Places in the lattice.
+        part : int
+            Which part was left out; `PARTS`, or -1: none.
+        """
         raise NotImplementedError
 
 
@@ -99,40 +108,51 @@ class Tables(LocalLaw):
         """Forget the tables that leave a part out."""
         self.table = self.table[:, -1:].contiguous()
 
-    def forward(self, frames: Tensor, level: Tensor, part: Tensor) -> list[Tensor]:
-        """Sum over the frames, (row, dimension) for every statistic."""
-        parts, columns = self.table.shape[1:3]
-        flat, first, result = self.table.flatten(), 0, []
+    def forward(self, frames: Tensor, levels: Tensor, part: int) -> list[Tensor]:
+        """Sum over the frames, (level, row, dimension) for every statistic."""
+        _, parts, columns, bins = self.table.shape
+        first = (levels * parts + part % parts) * columns
+        of = first[:, None] + torch.arange(columns, device=levels.device)
+        place, scale, row = self.place[levels], self.scale[levels], (of * bins).int()
+        flat, done, result = self.table.flatten(), 0, []
         for values in _statistics(frames):
-            last = first + values.shape[-1]
-            place, scale = (x[level, first:last][:, None] for x in (self.place, self.scale))
-            at = _to_bin((values - place) / scale)
-            low = at.floor().clamp(0, BINS - 2)
-            row = ((level * parts + part) * columns)[:, None] + torch.arange(
-                first, last, device=level.device
-            )
-            index = row[:, None] * BINS + low.long()
-            ratio = torch.lerp(flat[index], flat[index + 1], at - low)
-            result.append(ratio.sum(dim=1))
-            first = last
+            mine = slice(done, done + values.shape[-1])
+            own, spread, start = (x[:, None, None, mine] for x in (place, scale, row))
+            index = _to_bin((values - own) / spread).round_().int().add_(start)
+            ratio = flat.index_select(0, index.flatten()).view(index.shape)
+            result.append(ratio.sum(dim=2))
+            done = mine.stop
         return result
 
 
 def _statistics(frames: Float32[Tensor, "*batch frame action"]) -> list[Tensor]:
-    """Filter frames, multiply neighbouring steps, take the log-speed: (..., time, dimension)."""
+    """Filter frames, multiply neighbouring steps, take the log-speed: (..., time, dimension).
+
+    The filters: a frame, a step, a bend, Haar steps of two frames and of four, a mean of four.
+    """
     horizon = frames.shape[-2]
-    shown = []
-    for taps in FILTERS:
-        length = horizon - len(taps) + 1
-        if length > 0:
-            parts = [tap * frames[..., i : i + length, :] for i, tap in enumerate(taps)]
-            shown.append(torch.stack(parts).sum(dim=0))
+    shown = [frames]
     if horizon > 1:
-        step = torch.diff(frames, dim=-2)
-        shown.append(torch.log(step.square().mean(dim=-1, keepdim=True) + 1e-6))
-        if horizon > 2:
-            shown.append(step[..., 1:, :] * step[..., :-1, :])
+        step = _ahead(frames, 1) - _behind(frames, 1)
+        speed = torch.log(step.square().mean(dim=-1, keepdim=True) + 1e-6)
+        shown += [step, speed]
+    if horizon > 2:
+        shown += [_ahead(step, 1) - _behind(step, 1), _ahead(step, 1) * _behind(step, 1)]
+    if horizon > 3:
+        two = _ahead(frames, 1) + _behind(frames, 1)
+        four = 0.25 * (_ahead(two, 2) + _behind(two, 2))
+        shown += [four, 0.5 * (_ahead(two, 2) - _behind(two, 2))]
+    if horizon > 7:
+        shown.append(_ahead(four, 4) - _behind(four, 4))
     return shown
+
+
+def _ahead(frames: Tensor, count: int) -> Tensor:
+    return frames[..., count:, :]
+
+
+def _behind(frames: Tensor, count: int) -> Tensor:
+    return frames[..., :-count, :]
 
 
 def _pick_by_part(
@@ -161,14 +181,9 @@ def _tabulate(clean: Tensor, corrupt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _density(values: Float32[Tensor, "part row time dim"]) -> Float32[Tensor, "part dim bin"]:
     """Smoothed histograms, of sum 1."""
     parts, _, _, dims = values.shape
-    at = _to_bin(values)
-    low = at.floor().clamp(0, BINS - 2)
-    share = at - low
     row = torch.arange(parts)[:, None, None, None] * dims + torch.arange(dims)
-    cell = (row * BINS + low.long()).flatten()
-    counts = torch.zeros(parts * dims * BINS)
-    counts.index_add_(0, cell, (1.0 - share).flatten())
-    counts.index_add_(0, cell + 1, share.flatten())
+    cell = row * BINS + _to_bin(values).round().long()
+    counts = torch.bincount(cell.flatten(), minlength=parts * dims * BINS).float()
     counts = counts.view(parts, dims, BINS) / (values.shape[1] * values.shape[2])
     frequency = torch.fft.rfftfreq(2 * BINS, d=2.0 * LIMIT / (BINS - 1))
     kernel = torch.exp(-2.0 * (math.pi * frequency * SMOOTHING).square())
@@ -222,16 +237,11 @@ class StationaryNormals(LocalLaw):
         """Forget the laws that leave a part out."""
         self.form, self.constant = (x[-1:].contiguous() for x in (self.form, self.constant))
 
-    def forward(self, frames: Tensor, level: Tensor, part: Tensor) -> list[Tensor]:
-        """Log-ratios (row, dimension)."""
-        ratio = frames.new_empty(len(frames), frames.shape[2])
-        key = part * self.form.shape[1] + level
-        for number in torch.unique(key).tolist():
-            mine, (k, at) = key == number, divmod(number, self.form.shape[1])
-            rows = frames[mine].permute(2, 0, 1)  # (action, row, frame)
-            square = ((rows @ self.form[k, at]) * rows).sum(dim=-1)
-            ratio[mine] = square.T + self.constant[k, at]
-        return [ratio]
+    def forward(self, frames: Tensor, levels: Tensor, part: int) -> list[Tensor]:
+        """Log-ratios (level, row, dimension)."""
+        rows = frames.permute(0, 3, 1, 2)  # (level, action, row, frame)
+        square = ((rows @ self.form[part, levels]) * rows).sum(dim=-1)
+        return [square.mT + self.constant[part, levels][:, None]]
 
 
 def _without(frames: Tensor, part: Tensor, number: int) -> Tensor:
@@ -304,38 +314,43 @@ class Chains(LocalLaw):
             for name in (f"{side}_start", f"{side}_move"):
                 setattr(self, name, getattr(self, name)[-1:].contiguous())
 
-    def forward(self, frames: Tensor, level: Tensor, part: Tensor) -> list[Tensor]:
-        """Log-ratios (row, dimension), by the forward recursion."""
-        log_snr = self.snr[level]
-        ratio = frames.new_empty(len(frames), frames.shape[2])
-        for k in torch.unique(part).tolist():
-            mine = part == k
-            seen = self._emissions(frames[mine], log_snr[mine])
-            clean, corrupt = (
-                _forward(seen, getattr(self, f"{side}_start")[k], getattr(self, f"{side}_move")[k])
-                for side in ("clean", "corrupt")
-            )
-            ratio[mine] = (clean - corrupt).T
-        return [ratio]
+    def forward(self, frames: Tensor, levels: Tensor, part: int) -> list[Tensor]:
+        """Log-ratios (level, row, dimension), by the forward recursion."""
+        start, move = (
+            torch.stack([getattr(self, f"{side}_{name}")[part] for side in ("clean", "corrupt")])
+            for name in ("start", "move")
+        )
+        clean, corrupt = _forward(self._emissions(frames, levels), start, move)
+        return [(clean - corrupt).T.reshape(*frames.shape[:2], -1)]
 
     def _emissions(
-        self, frames: Tensor, log_snr: Tensor
-    ) -> Float32[Tensor, "frame action row state"]:
+        self, frames: Tensor, levels: Tensor
+    ) -> Float32[Tensor, "frame action state row"]:
         """Likelihoods of the states, but for a factor of each frame."""
-        signal, noise = (torch.sigmoid(x)[:, None, None, None] for x in (log_snr, -log_snr))
-        logs = -0.5 * (frames[..., None] - signal.sqrt() * self.centre).square() / noise
-        logs = logs - logs.amax(dim=-1, keepdim=True)
-        return torch.exp(logs).permute(1, 2, 0, 3).contiguous()
+        snr = self.snr[levels].repeat_interleave(frames.shape[1])
+        precision, centre = torch.exp(snr), self.centre[..., None]
+        values = (
+            frames.flatten(0, 1).permute(1, 2, 0)
+            * torch.exp(0.5 * snr)
+            * torch.rsqrt(torch.sigmoid(-snr))
+        )
+        logs = values[:, :, None] * centre
+        logs.addcmul_(precision, centre.square(), value=-0.5)
+        return torch.exp_(logs.sub_(logs.amax(dim=2, keepdim=True)).clamp_min_(UNLIKELY))
 
 
-def _forward(seen: Tensor, start: Tensor, move: Tensor) -> Float32[Tensor, "action row"]:
-    """Log-likelihood of noised chains, but for the factors left out of `seen`."""
-    ahead, logs = start[:, None] * seen[0], torch.zeros(())
-    for frame in range(len(seen)):
-        if frame:
-            ahead = torch.bmm(ahead, move) * seen[frame]
-        total = ahead.sum(dim=-1, keepdim=True) + 1e-30
-        logs, ahead = logs + torch.log(total[..., 0]), ahead / total
+def _forward(
+    seen: Float32[Tensor, "frame action state row"],
+    start: Float32[Tensor, "law action state"],
+    move: Float32[Tensor, "law action state state"],
+) -> Float32[Tensor, "law action row"]:
+    """Log-likelihoods of noised chains, but for the factors left out of `seen`."""
+    ahead, logs = start[..., None], seen.new_zeros(())
+    for frame, likelihood in enumerate(seen):
+        ahead = (torch.matmul(move.mT, ahead) if frame else ahead) * likelihood
+        if (frame + 1) % RESCALED == 0 or frame + 1 == len(seen):
+            total = ahead.sum(dim=2, keepdim=True).clamp_min(1e-36)
+            logs, ahead = logs + torch.log(total[:, :, 0]), ahead / total
     return logs
 
 

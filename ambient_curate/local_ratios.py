@@ -6,10 +6,12 @@ of simple statistics, of stationary normal laws, and of Markov chains.
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +25,7 @@ BOUND = 10.0  # nats at which a log-ratio saturates
 RIDGES = (3e-2, 3e-3)  # tried in turn; the held-out loss decides
 STIFFNESS = (0.3, 1.0, 0.03)  # of the ridge: sums over dimensions, single ones, intercepts
 KNOTS = 4  # of the splines in log-SNR
+LEVELS_EACH = 2  # at which a window is noised, for the weights
 
 
 class LocalRatios(nn.Module):
@@ -42,6 +45,7 @@ class LocalRatios(nn.Module):
 
     centre: Tensor
     snr: Tensor
+    splines: Tensor
     weight: Tensor
 
     def __init__(self, horizon: int, action: int, levels: int, *, chains: bool = False) -> None:
@@ -49,14 +53,15 @@ class LocalRatios(nn.Module):
         self.horizon, self.action = horizon, action
         self.register_buffer("centre", torch.zeros(action))
         self.register_buffer("snr", torch.zeros(levels))
+        self.register_buffer("splines", torch.zeros(levels, KNOTS + 1))
         kinds: list[LocalLaw] = [Chains(action, levels)]
         if not chains:
             kinds = [Tables(horizon, action, levels), StationaryNormals(horizon, action, levels)]
         self.kinds = nn.ModuleList(kinds)
         sizes = [size for kind in kinds for size in kind.sizes]
         self.sizes = sizes
-        count = len(sizes) + sum(sizes)
-        self.register_buffer("weight", torch.zeros((count + 1) * (KNOTS + 1) - 2))
+        self.ratios = len(sizes) + sum(sizes)
+        self.register_buffer("weight", torch.zeros((self.ratios + 1) * (KNOTS + 1) - 2))
 
     def _kinds(self) -> list["LocalLaw"]:
         return [kind for kind in self.kinds if isinstance(kind, LocalLaw)]
@@ -84,24 +89,24 @@ class LocalRatios(nn.Module):
             Source of the noise.
         """
         self.snr.copy_(log_snr)
+        self.splines.copy_(_make_splines(log_snr))
         self.centre.copy_(self._frames(seen.clean).mean(dim=(0, 1)))
         frames = [self._centred(x[:MOST]) for x in (seen.clean, seen.corrupt)]
         episodes = [e[:MOST] for e in (seen.clean_episode, seen.corrupt_episode)]
         part = [torch.unique(e, return_inverse=True)[1] % PARTS for e in episodes]
         for kind in self._kinds():
             kind.fit(frames, part, log_snr, generator)
-        rows = self._noise(torch.cat(frames), torch.cat(part), log_snr, generator, repeats=2)
-        y = torch.cat([torch.ones(len(frames[0])), torch.zeros(len(frames[1]))]).repeat(2)
         held = [self._centred(x[: MOST // 2]) for x in (unseen.clean, unseen.corrupt)]
-        whole = torch.full((sum(map(len, held)),), PARTS)
-        others = self._noise(torch.cat(held), whole, log_snr, generator, repeats=2)
-        label = torch.cat([torch.ones(len(held[0])), torch.zeros(len(held[1]))]).repeat(2)
-        self.weight.copy_(self._weigh((rows, y), (others, label)))
+        whole = [torch.full((len(x),), PARTS) for x in held]
+        rows = [
+            self._noise(some, parts, generator) for some, parts in ((frames, part), (held, whole))
+        ]
+        self.weight.copy_(self._weigh(*rows))
         for kind in self._kinds():
             kind.keep_whole()
         return self
 
-    def _weigh(self, seen: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor]) -> Tensor:
+    def _weigh(self, seen: "_Rows", unseen: "_Rows") -> Float32[Tensor, " weight"]:
         splines, single, every = KNOTS + 1, sum(self.sizes), len(self.sizes)
         kinds = (every * splines, single * splines, splines - 2)
         stiffness = torch.cat(
@@ -110,65 +115,62 @@ class LocalRatios(nn.Module):
         best, weight = math.inf, torch.zeros(sum(kinds), dtype=torch.float64)
         found = weight
         for ridge in RIDGES:
-            weight = _fit_logistic(*seen, ridge * stiffness, weight)
-            loss = _loss_of(unseen[0] @ weight.float(), unseen[1])
+            weight = _fit_logistic(seen, ridge * stiffness, weight)
+            loss = _loss_of(unseen.features @ weight.float(), unseen.is_clean)
             if loss < best:
                 best, found = loss, weight
-        return found
+        return found.float()
 
     def _noise(
-        self,
-        frames: Tensor,
-        part: Tensor,
-        log_snr: Tensor,
-        generator: torch.Generator,
-        *,
-        repeats: int,
-    ) -> Float32[Tensor, "row feature"]:
-        """Features of windows noised at levels that are drawn for each."""
-        frames, part = frames.repeat(repeats, 1, 1), part.repeat(repeats)
-        level = torch.randint(len(log_snr), (len(frames),), generator=generator)
-        snr = log_snr[level][:, None, None]
-        noise = torch.randn(frames.shape, generator=generator)
-        noised = torch.sigmoid(snr).sqrt() * frames + torch.sigmoid(-snr).sqrt() * noise
-        return self._describe(noised, level, part)
+        self, frames: Sequence[Tensor], part: Sequence[Tensor], generator: torch.Generator
+    ) -> "_Rows":
+        """Noise clean and corrupt windows at `LEVELS_EACH` levels each, and describe them."""
+        features, is_clean = [], []
+        for side, (rows, parts) in enumerate(zip(frames, part, strict=True)):
+            for number in torch.unique(parts).tolist():
+                described = self._describe(rows[parts == number], number, generator)
+                features.append(described)
+                is_clean.append(torch.full((len(described),), float(side == 0)))
+        return _Rows(torch.cat(features), torch.cat(is_clean))
 
     def _describe(
-        self, frames: Tensor, level: Int64[Tensor, " row"], part: Int64[Tensor, " row"]
+        self, rows: Tensor, part: int, generator: torch.Generator
     ) -> Float32[Tensor, "row feature"]:
-        """Log-ratios times splines in the log-SNR."""
-        ratios, splines = self._read(frames, level, part), self._splines()[level]
-        return torch.cat([(ratios[:, :, None] * splines[:, None]).flatten(1), splines[:, 2:]], 1)
+        """Log-ratios of noised rows, as many of them at every level, times splines in log-SNR."""
+        levels = torch.arange(len(self.snr))
+        count = -(-LEVELS_EACH * len(rows) // len(levels))
+        order = torch.randperm(len(rows), generator=generator)
+        index = order[torch.arange(count * len(levels)) % len(rows)].view(count, -1).T
+        noise = torch.randn((*index.shape, *rows.shape[1:]), generator=generator)
+        signal, spread = (
+            torch.sigmoid(x).sqrt()[:, None, None, None] for x in (self.snr, -self.snr)
+        )
+        ratios = self._read(signal * rows[index] + spread * noise, levels, part)
+        splines = self.splines[:, None]
+        weighted = (ratios[..., None] * splines[:, :, None]).flatten(2)
+        return torch.cat([weighted, splines[..., 2:].expand(-1, count, -1)], dim=2).flatten(0, 1)
 
     def _read(
-        self, frames: Tensor, level: Int64[Tensor, " row"], part: Int64[Tensor, " row"]
-    ) -> Float32[Tensor, "row ratio"]:
+        self, frames: Float32[Tensor, "level row frame action"], levels: Tensor, part: int
+    ) -> Float32[Tensor, "level row ratio"]:
         """Log-ratios, summed over the dimensions and each."""
-        ratios = [ratio for kind in self._kinds() for ratio in kind(frames, level, part)]
+        ratios = [ratio for kind in self._kinds() for ratio in kind(frames, levels, part)]
         each = [saturate(ratio, BOUND) for ratio in ratios]
-        sums = [saturate(ratio.sum(dim=1, keepdim=True), BOUND) for ratio in each]
-        return torch.cat([*sums, *each], dim=1)
-
-    def _splines(self) -> Float32[Tensor, "level spline"]:
-        snr = self.snr.double().cpu().numpy()
-        knots = np.linspace(snr.min(), snr.max(), KNOTS)
-        return torch.from_numpy(spline_basis(snr, knots)).float().to(self.snr.device)
+        sums = [saturate(ratio.sum(dim=2, keepdim=True), BOUND) for ratio in each]
+        return torch.cat([*sums, *each], dim=2)
 
     def forward(
         self, noised: Float32[Tensor, "level row dim"], log_snr: Float32[Tensor, " level"]
     ) -> Float32[Tensor, "level row 1"]:
         """Log-odds of noised windows at levels of the lattice; see `networks.PairNetwork`."""
-        nearest = (log_snr[:, None] - self.snr).abs().argmin(dim=1)
-        level = nearest[:, None].expand(noised.shape[:2]).flatten()
-        start = torch.sigmoid(self.snr[level]).sqrt()[:, None, None] * self.centre
-        frames = self._frames(noised).flatten(0, 1) - start
-        ratios = self._read(frames, level, torch.zeros_like(level))
-        splines = self._splines()
-        size = ratios.shape[1], splines.shape[1]
-        heights, offset = self.weight[: size[0] * size[1]], self.weight[size[0] * size[1] :]
-        at_level = splines @ heights.reshape(size).T
-        logit = (ratios * at_level[level]).sum(dim=1) + (splines[:, 2:] @ offset)[level]
-        return logit.reshape(*noised.shape[:2], 1)
+        levels = (log_snr[:, None] - self.snr).abs().argmin(dim=1)
+        splines = self.splines[levels]
+        sizes = [self.ratios * splines.shape[1], splines.shape[1] - 2]
+        heights, offset = torch.split(self.weight, sizes)
+        weight = heights.view(self.ratios, -1) @ splines.T  # (ratio, level)
+        start = torch.sigmoid(self.snr[levels]).sqrt()[:, None, None, None] * self.centre
+        ratios = self._read(self._frames(noised) - start, levels, -1)
+        return ratios @ weight.T[..., None] + (splines[:, 2:] @ offset)[:, None, None]
 
     def _frames(self, windows: Tensor) -> Tensor:
         moved = self.horizon * self.action
@@ -178,16 +180,25 @@ class LocalRatios(nn.Module):
         return self._frames(windows) - self.centre
 
 
+def _make_splines(log_snr: Float32[Tensor, " level"]) -> Float64[Tensor, "level spline"]:
+    snr = log_snr.double().numpy()
+    return torch.from_numpy(spline_basis(snr, np.linspace(snr.min(), snr.max(), KNOTS)))
+
+
+class _Rows(NamedTuple):
+    """What weights are fitted on."""
+
+    features: Float32[Tensor, "row feature"]
+    is_clean: Float32[Tensor, " row"]
+
+
 def _fit_logistic(
-    rows: Float32[Tensor, "n feature"],
-    y: Float32[Tensor, " n"],
-    penalty: Float64[Tensor, " feature"],
-    start: Float64[Tensor, " feature"],
+    seen: _Rows, penalty: Float64[Tensor, " feature"], start: Float64[Tensor, " feature"]
 ) -> Float64[Tensor, " feature"]:
     """Balanced logistic regression without an intercept, with a ridge for every feature."""
     from scipy.optimize import minimize
 
-    weight, sign = _balanced(y), 2.0 * y - 1.0
+    rows, weight, sign = seen.features, _balanced(seen.is_clean), 2.0 * seen.is_clean - 1.0
     ridge = penalty.numpy()
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:

@@ -17,7 +17,7 @@ BANDS = 32
 BUMPS = 16
 LARGEST_RATIO = 10.0  # nats at which the normal laws' log-ratio saturates
 Features = tuple[Float32[Tensor, "level row _"], ...]  # to be laid side by side
-WIDTH = 128  # units of a layer
+WIDTH = 64  # units of a layer
 LEVEL_WIDTH = 32  # of what is known of the level: in training every row has a level of its own
 DEPTH = 2  # residual blocks
 SPACING = 3  # frames between those that are compared with the first
@@ -50,16 +50,29 @@ class PairNetwork(nn.Module):
         super().__init__()
         low, high = log_snr_range
         self.register_buffer("centres", torch.linspace(low, high, BUMPS))
-        self.inlet = _linear(features + 1, WIDTH, generator)
-        self.level = _linear(BUMPS, LEVEL_WIDTH, generator)
-        self.films = nn.ModuleList(
-            _linear(LEVEL_WIDTH, 2 * WIDTH, generator, zero=True) for _ in range(DEPTH + 1)
-        )
-        self.blocks = nn.ModuleList(_linear(WIDTH, WIDTH, generator) for _ in range(DEPTH))
-        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(DEPTH))
-        self.outlet = _linear(WIDTH, 1, generator, zero=True)
-        self.trust = _linear(LEVEL_WIDTH, 1, generator, zero=True)
-        nn.init.ones_(self.trust.bias)
+        self.shapes = [
+            (LEVEL_WIDTH, BUMPS),
+            (2 * WIDTH * (DEPTH + 1) + 1, LEVEL_WIDTH),  # FiLM of every layer, and the trust
+            (WIDTH, features + 1),
+            *[(WIDTH, WIDTH)] * DEPTH,
+            (1, WIDTH),
+        ]
+        layers = [_draw_layer(shape, generator) for shape in self.shapes]
+        for modulated in (1, -1):  # nothing is modulated, and the normal ratio is trusted, at first
+            layers[modulated].zero_()
+        layers[1][-1] = 1.0
+        self.weights = nn.Parameter(torch.cat(layers))
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Matrix and offset of every layer: views of `weights`."""
+        counts = [rows * (columns + 1) for rows, columns in self.shapes]
+        found = []
+        for part, (rows, columns) in zip(
+            torch.split(self.weights, counts), self.shapes, strict=True
+        ):
+            matrix, offset = torch.split(part, [rows * columns, rows])
+            found.append((matrix.view(rows, columns), offset))
+        return found
 
     def describe(
         self, noised: Float32[Tensor, "#level row dim"], log_snr: Float32[Tensor, " level"]
@@ -80,12 +93,15 @@ class PairNetwork(nn.Module):
             Levels.
         """
         features, ratio = self.describe(noised, log_snr)
-        level = F.silu(self.level(self._bumps(log_snr)))[:, None]
-        hidden = self.inlet(torch.cat([*features, ratio[..., None]], dim=-1))
-        hidden = _modulate(hidden, self.films[0](level))
-        for block, norm, film in zip(self.blocks, self.norms, self.films[1:], strict=True):
-            hidden = hidden + block(F.silu(_modulate(norm(hidden), film(level))))
-        logit = self.outlet(F.silu(hidden))[..., 0] + self.trust(level)[..., 0] * ratio
+        level, modulation, inlet, *blocks, outlet = self._layers()
+        known = F.linear(F.silu(F.linear(self._bumps(log_snr), *level)), *modulation)[:, None]
+        *films, trust = torch.split(known, [2 * WIDTH] * (DEPTH + 1) + [1], dim=-1)
+        hidden = F.linear(torch.cat([*features, ratio[..., None]], dim=-1), *inlet)
+        hidden = _modulate(hidden, films[0])
+        for block, film in zip(blocks, films[1:], strict=True):
+            normed = F.layer_norm(hidden, (WIDTH,))
+            hidden = hidden + F.linear(F.silu(_modulate(normed, film)), *block)
+        logit = F.linear(F.silu(hidden), *outlet)[..., 0] + trust[..., 0] * ratio
         return torch.stack([logit, ratio], dim=-1)
 
     def _bumps(self, log_snr: Tensor) -> Tensor:
@@ -247,7 +263,7 @@ def _relative_rows(horizon: int) -> Tensor:
 
 def _modulate(hidden: Tensor, film: Tensor) -> Tensor:
     gain, shift = film.chunk(2, dim=-1)
-    return hidden * (1.0 + gain) + shift
+    return torch.addcmul(hidden + shift, hidden, gain)
 
 
 def _band_means(dim: int) -> Tensor:
@@ -258,12 +274,10 @@ def _band_means(dim: int) -> Tensor:
     return members / members.sum(dim=0)
 
 
-def _linear(
-    inputs: int, outputs: int, generator: torch.Generator, *, zero: bool = False
-) -> nn.Linear:
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
-    bound = 0.0 if zero else 1.0 / math.sqrt(inputs)
-    with torch.no_grad():
-        layer.weight.uniform_(-bound, bound, generator=generator)
-        layer.bias.zero_()
+def _draw_layer(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Draw a layer: its matrix, then its offset, in a vector."""
+    rows, columns = shape
+    layer = torch.zeros(rows * (columns + 1))
+    bound = 1.0 / math.sqrt(columns)
+    layer[: rows * columns].uniform_(-bound, bound, generator=generator)
     return layer

@@ -7,7 +7,7 @@ few temporal covariances, of which a single covariance only knows the mean.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from ambient_curate.samples import Sample
@@ -45,19 +45,13 @@ class Mixture:
     basis: Float32[Tensor, "component horizon horizon"]
 
     def log_density(
-        self, noised: Float32[Tensor, "row horizon action"], log_snr: Float32[Tensor, ""]
-    ) -> Float32[Tensor, " row"]:
-        """Log-density of windows ``a x + sigma z`` at one level, but for a constant."""
-        signal, noise = torch.sigmoid(log_snr), torch.sigmoid(-log_snr)
-        parts = []
-        for weight, mean, spread, eigen, basis in zip(
-            self.weight, self.mean, self.spread, self.eigen, self.basis, strict=True
-        ):
-            variance = signal * eigen[:, None] * spread + noise
-            along = torch.matmul(basis.mT, noised - signal.sqrt() * mean)
-            square = (along.square().flatten(1) @ (1.0 / variance).flatten()) / 2.0
-            parts.append(torch.log(weight) - 0.5 * torch.log(variance).sum() - square)
-        return torch.logsumexp(torch.stack(parts), dim=0)
+        self,
+        noised: Float32[Tensor, "level row horizon action"],
+        log_snr: Float32[Tensor, " level"],
+    ) -> Float32[Tensor, "level row"]:
+        """Log-density of windows ``a x + sigma z``, but for a constant."""
+        signal, noise = (torch.sigmoid(x)[:, None, None] for x in (log_snr, -log_snr))
+        return torch.logsumexp(_log_joint(noised, self, signal, noise), dim=0)
 
 
 def fit_mixture(
@@ -79,30 +73,28 @@ def fit_mixture(
     generator : torch.Generator
         Source of the beginnings.
     """
-    x = windows.double()
-    best, found = -torch.inf, None
+    best, found, one = -torch.inf, None, torch.ones(1, 1, 1)
     for _ in range(STARTS if components > 1 else 1):
-        share = torch.rand(len(x), components, generator=generator, dtype=torch.float64)
+        share = torch.rand(len(windows), components, generator=generator)
         share, before = share**EVENNESS, -torch.inf
         share = share / share.sum(dim=1, keepdim=True)
         for _ in range(STEPS):
-            law = _maximise(x, share)
-            logs = _log_joint(x, law, noise)
-            total = torch.logsumexp(logs, dim=1)
-            share, value = torch.exp(logs - total[:, None]), float(total.mean())
+            law = _maximise(windows, share)
+            logs = _log_joint(windows[None], law, one, noise * one)[:, 0]
+            total = torch.logsumexp(logs, dim=0)
+            share, value = torch.exp(logs - total).T, float(total.mean())
             if value - before < GAIN:
                 break
             before = value
         if value > best:
             best, found = value, law
     assert found is not None
-    return Mixture(*(part.float() for part in found))
+    return found
 
 
-Law = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def _maximise(x: Float64[Tensor, "n horizon action"], share: Float64[Tensor, "n m"]) -> Law:
+def _maximise(
+    x: Float32[Tensor, "n horizon action"], share: Float32[Tensor, "n component"]
+) -> Mixture:
     """Weights, means, variances and temporal covariances of given memberships."""
     horizon, action = x.shape[1:]
     count = share.sum(dim=0) + 1e-9
@@ -118,19 +110,27 @@ def _maximise(x: Float64[Tensor, "n horizon action"], share: Float64[Tensor, "n 
         spreads.append(spread)
         eigens.append(eigen.clamp_min(0.0))
         bases.append(basis)
-    weight = count / count.sum()
-    return weight, torch.stack(means), torch.stack(spreads), torch.stack(eigens), torch.stack(bases)
+    rest = (torch.stack(parts) for parts in (means, spreads, eigens, bases))
+    return Mixture(count / count.sum(), *rest)
 
 
-def _log_joint(x: Tensor, law: Law, noise: float) -> Float64[Tensor, "n m"]:
-    """Log-density of every window with every component."""
+def _log_joint(
+    x: Float32[Tensor, "level row horizon action"],
+    law: Mixture,
+    signal: Float32[Tensor, "level 1 1"],
+    noise: Float32[Tensor, "level 1 1"],
+) -> Float32[Tensor, "component level row"]:
+    """Log-density of every window with every component, whose variances are noised."""
     parts = []
-    for weight, mean, spread, eigen, basis in zip(*law, strict=True):
-        variance = eigen[:, None] * spread + noise
-        along = basis.T @ (x - mean)
-        square = along.square().flatten(1) @ (1.0 / variance).flatten() / 2.0
-        parts.append(torch.log(weight) - 0.5 * torch.log(variance).sum() - square)
-    return torch.stack(parts, dim=1)
+    for weight, mean, spread, eigen, basis in zip(
+        law.weight, law.mean, law.spread, law.eigen, law.basis, strict=True
+    ):
+        variance = signal * (eigen[:, None] * spread) + noise  # (level, horizon, action)
+        along = basis.mT @ (x - (signal.sqrt() * mean)[:, None])
+        square = along.square().flatten(2) @ (0.5 / variance).flatten(1)[..., None]
+        volume = torch.log(weight) - 0.5 * torch.log(variance).sum(dim=(1, 2))
+        parts.append(volume[:, None] - square[..., 0])
+    return torch.stack(parts)
 
 
 class MixtureRatio(nn.Module):
@@ -182,7 +182,9 @@ class MixtureRatio(nn.Module):
                 torch.randn(held.shape, generator=generator)
             )
             laws = [fit_mixture(rows, m, noise, generator) for m in (1, COMPONENTS)]
-            best = max(laws, key=lambda law: float(law.log_density(noised, lowest).mean()))
+            best = max(
+                laws, key=lambda law: float(law.log_density(noised[None], lowest[None]).mean())
+            )
             self._keep(side, best)
         return self
 
@@ -204,13 +206,12 @@ class MixtureRatio(nn.Module):
         self, noised: Float32[Tensor, "level row dim"], log_snr: Float32[Tensor, " level"]
     ) -> Float32[Tensor, "level row 1"]:
         """Log-odds of noised windows; see `networks.PairNetwork`."""
-        laws = self._law("clean"), self._law("corrupt")
-        frames, ratios = self._frames(noised), []
-        for rows, level in zip(frames, log_snr, strict=True):
-            centred = rows - torch.sigmoid(level).sqrt() * self.centre
-            clean, corrupt = (law.log_density(centred, level) for law in laws)
-            ratios.append(clean - corrupt)
-        return torch.stack(ratios)[..., None]
+        snr = log_snr[:, None, None, None]
+        frames = self._frames(noised) - torch.sigmoid(snr).sqrt() * self.centre
+        clean, corrupt = (
+            self._law(side).log_density(frames, log_snr) for side in ("clean", "corrupt")
+        )
+        return (clean - corrupt)[..., None]
 
     def _frames(self, windows: Tensor) -> Tensor:
         moved = self.horizon * self.action

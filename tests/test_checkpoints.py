@@ -118,7 +118,7 @@ FOREIGN = {
     "another network": lambda t: {"weight": torch.ones(3)},
     "no grid": lambda t: {k: v for k, v in t.items() if k != "sigma"},
     "another grid": lambda t: t | {"sigma": t["sigma"] * 0.99},
-    "no outlet": lambda t: {k: v for k, v in t.items() if k != "network.network.outlet.bias"},
+    "no weights": lambda t: {k: v for k, v in t.items() if k != "network.network.weights"},
     "no member": lambda t: {k: v for k, v in t.items() if not k.startswith("network.")},
     "a member less": lambda t: {k: v for k, v in t.items() if not k.startswith("network.mixture")},
     "a member more": lambda t: t | {"network.other.weight": torch.ones(3)},

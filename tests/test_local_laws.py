@@ -45,8 +45,7 @@ def test_a_table_is_the_log_ratio_of_the_marginals() -> None:
     x = torch.linspace(-1.6, 1.6, 9)
     for number, snr in enumerate(levels.tolist()):
         rows = x[:, None, None].expand(9, HORIZON, 1)
-        where = torch.full((9,), number)
-        found = tables(rows, where, torch.zeros_like(where))[0][:, 0] / HORIZON
+        found = tables(rows[None], torch.tensor([number]), -1)[0][0, :, 0] / HORIZON
         a, sigma = scales(snr)
         spread = [(a**2 * by + sigma**2) ** 0.5 for by in (1.0, 4.0)]
         p, q = (norm.pdf(x.numpy(), 0.0, s) for s in spread)
@@ -75,8 +74,7 @@ def test_stationary_normal_laws_have_their_log_ratio() -> None:
             for law in laws
         ]
         exact = np.subtract(*(law.logpdf(x.double().numpy()) for law in both))
-        where = torch.full((200,), number)
-        found = normals(x[..., None], where, torch.zeros_like(where))[0][:, 0].numpy()
+        found = normals(x[None, ..., None], torch.tensor([number]), -1)[0][0, :, 0].numpy()
         assert np.abs(found - exact).mean() < 0.05 + 0.05 * np.abs(exact).mean()
 
 
@@ -87,7 +85,7 @@ def test_a_chain_is_filtered_as_a_sum_over_all_paths_says() -> None:
     frames[1] = 0.5 * frames[1]
     part, chains = torch.arange(600) % PARTS, Chains(1, len(LEVELS))
     chains.fit(frames, [part, part], LEVELS, seeded())
-    x, level = frames[0][:4], torch.full((4,), 2)
+    x, level = frames[0][:4], torch.tensor([2])
     a, sigma = scales(float(LEVELS[2]))
     seen = norm.pdf(x[..., 0, None].numpy(), a * chains.centre[0].numpy(), sigma)
     for number in range(PARTS + 1):
@@ -99,7 +97,7 @@ def test_a_chain_is_filtered_as_a_sum_over_all_paths_says() -> None:
             np.testing.assert_allclose(move.sum(axis=1), 1.0, atol=1e-5)
             paths = np.einsum("ra,rb,rc,a,ab,bc->r", *seen.transpose(1, 0, 2), start, move, move)
             logs.append(np.log(paths))
-        found = chains(x, level, torch.full((4,), number))[0][:, 0]
+        found = chains(x[None], level, number)[0][0, :, 0]
         np.testing.assert_allclose(found, logs[0] - logs[1], atol=2e-3)
     assert seen.shape[-1] == STATES
 

@@ -97,7 +97,7 @@ def test_the_log_density_is_that_of_normal_laws(log_snr: float) -> None:
         mean = signal**0.5 * np.tile(law.mean[k].double().numpy(), HORIZON)
         each = multivariate_normal(mean, covariance + noise * np.eye(DIM))
         exact += weight * each.pdf(x.double().flatten(1).numpy())
-    found = law.log_density(x, torch.tensor(log_snr)).double().numpy()
+    found = law.log_density(x[None], torch.tensor([log_snr]))[0].double().numpy()
     constant = 0.5 * DIM * math.log(2.0 * math.pi)
     np.testing.assert_allclose(found, np.log(exact) + constant, atol=2e-3, rtol=1e-4)
 
@@ -135,7 +135,8 @@ def test_the_likelihood_of_a_fit_is_no_less_than_that_of_the_true_law() -> None:
     rows = draw(held_covariances(), 2_000, np.random.default_rng(2))
     noised, level = add_noise(rows, torch.tensor([4.0]))[0], 4.0
     law = fit_mixture(rows.unflatten(1, (HORIZON, ACTION)), 2, math.exp(-level), seeded())
-    found = law.log_density(noised.unflatten(1, (HORIZON, ACTION)), torch.tensor(level))
+    rows = noised.unflatten(1, (HORIZON, ACTION))
+    found = law.log_density(rows[None], torch.tensor([level]))[0]
     exact = log_density(held_covariances(), noised, level) + 0.5 * DIM * math.log(2.0 * math.pi)
     assert float(found.mean()) > exact.mean() - 0.1
 
