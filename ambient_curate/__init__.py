@@ -4,56 +4,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ambient_curate.annotation import annotate as annotate
-    from ambient_curate.annotation import annotate_share as annotate_share
-    from ambient_curate.annotation import merge as merge
-    from ambient_curate.collection import open_collection as open_collection
-    from ambient_curate.comparison import compare_runs as compare_runs
-    from ambient_curate.config import AnnotateOptions as AnnotateOptions
+    from ambient_curate.annotation.annotate import annotate as annotate
+    from ambient_curate.annotation.annotate import annotate_share as annotate_share
+    from ambient_curate.annotation.annotate import merge as merge
+    from ambient_curate.data.collection import open_collection as open_collection
     from ambient_curate.errors import CurateError as CurateError
-    from ambient_curate.manifest import read_manifest as read_manifest
-    from ambient_curate.plots import plot_accuracy as plot_accuracy
-    from ambient_curate.plots import plot_bracket as plot_bracket
-    from ambient_curate.plots import plot_delta as plot_delta
-    from ambient_curate.plots import plot_reliability as plot_reliability
-    from ambient_curate.plots import plot_sigma_min as plot_sigma_min
-    from ambient_curate.plots import plot_tv as plot_tv
-    from ambient_curate.policies import train_policy as train_policy
+    from ambient_curate.options import AnnotateOptions as AnnotateOptions
     from ambient_curate.policy.acting import load_policy as load_policy
+    from ambient_curate.policy.level_sampler import Admission as Admission
+    from ambient_curate.policy.level_sampler import LevelSampler as LevelSampler
     from ambient_curate.policy.losses import noise_further as noise_further
     from ambient_curate.policy.losses import noise_windows as noise_windows
     from ambient_curate.policy.options import PolicyOptions as PolicyOptions
-    from ambient_curate.policy.sampler import Admission as Admission
-    from ambient_curate.policy.sampler import LevelSampler as LevelSampler
-    from ambient_curate.rollouts import roll_out as roll_out
-    from ambient_curate.verification import verify as verify
+    from ambient_curate.policy.rollouts import roll_out as roll_out
+    from ambient_curate.policy.train import train_policy as train_policy
+    from ambient_curate.report.plots import plot_accuracy as plot_accuracy
+    from ambient_curate.report.plots import plot_bracket as plot_bracket
+    from ambient_curate.report.plots import plot_delta as plot_delta
+    from ambient_curate.report.plots import plot_reliability as plot_reliability
+    from ambient_curate.report.plots import plot_sigma_min as plot_sigma_min
+    from ambient_curate.report.plots import plot_tv as plot_tv
+    from ambient_curate.run.compare import compare_runs as compare_runs
+    from ambient_curate.run.tables import read_manifest as read_manifest
+    from ambient_curate.run.verify import verify as verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Admission": "policy.sampler",
-    "AnnotateOptions": "config",
+    "Admission": "policy.level_sampler",
+    "AnnotateOptions": "options",
     "CurateError": "errors",
-    "LevelSampler": "policy.sampler",
+    "LevelSampler": "policy.level_sampler",
     "PolicyOptions": "policy.options",
-    "annotate": "annotation",
-    "annotate_share": "annotation",
-    "compare_runs": "comparison",
+    "annotate": "annotation.annotate",
+    "annotate_share": "annotation.annotate",
+    "compare_runs": "run.compare",
     "load_policy": "policy.acting",
-    "merge": "annotation",
+    "merge": "annotation.annotate",
     "noise_further": "policy.losses",
     "noise_windows": "policy.losses",
-    "open_collection": "collection",
-    "plot_accuracy": "plots",
-    "plot_bracket": "plots",
-    "plot_delta": "plots",
-    "plot_reliability": "plots",
-    "plot_sigma_min": "plots",
-    "plot_tv": "plots",
-    "read_manifest": "manifest",
-    "roll_out": "rollouts",
-    "train_policy": "policies",
-    "verify": "verification",
+    "open_collection": "data.collection",
+    "plot_accuracy": "report.plots",
+    "plot_bracket": "report.plots",
+    "plot_delta": "report.plots",
+    "plot_reliability": "report.plots",
+    "plot_sigma_min": "report.plots",
+    "plot_tv": "report.plots",
+    "read_manifest": "run.tables",
+    "roll_out": "policy.rollouts",
+    "train_policy": "policy.train",
+    "verify": "run.verify",
 }
 __all__ = [  # noqa: RUF022 (in the order of the README)
     "open_collection",

@@ -1,5 +1,5 @@
 """``python -m ambient_curate`` is the command ``ambient-curate``."""
 
-from ambient_curate.cli import main
+from ambient_curate.cli.app import main
 
 main()

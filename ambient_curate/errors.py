@@ -1,4 +1,4 @@
-"""Expected failures: a message that says what is wrong and a hint that says what to do."""
+"""Expected failures: a message that says what is wrong, and a hint that says what to do."""
 
 
 class CurateError(Exception):

@@ -1,9 +1,13 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from ambient_curate.errors import CheckpointError
 
 
 @contextmanager
@@ -46,3 +50,51 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite: JSON has no name for it.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    with replace_whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write tensors as a safetensors file, whole or not at all."""
+    from safetensors.torch import save
+
+    content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replace_whole(path) as temporary:  # bytes: a full disk is then an OSError like any other
+        temporary.write_bytes(save(content))
+
+
+@contextmanager
+def reading_tensors(path: Path, what: str, hint: str) -> Iterator[dict[str, Any]]:
+    """Offer the tensors of a safetensors file to the block that makes something of them.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    what, hint : str
+        What it should hold, and what to do where it does not.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged, or the block finds that it holds something else: a
+        missing name, another size.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        yield load_file(path)
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds no {what}: {error}", hint) from error

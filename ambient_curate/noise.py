@@ -1,4 +1,4 @@
-"""The noisy channel: canonical noise levels, their units, and the grids an annotation is read on.
+"""The noise channel: canonical levels sigma in (0, 1), their units, and grids.
 
 The canonical level is VP ``sigma`` in [0, 1]: ``x_sigma = sqrt(1 - sigma^2) x_0 + sigma z`` with
 ``z ~ N(0, I)``, on normalised actions. Trainers speak other units; at equal signal-to-noise ratio

@@ -1,8 +1,10 @@
 """One training loop: AdamW, warm-up and cosine, an exponential moving average of the weights."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +106,65 @@ def train(
         loss = loss_at(step)
         state.advance(loss)
         yield state.step, loss.item()
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class StopOptions:
+    """When a training ends before its last step.
+
+    Attributes
+    ----------
+    every : int
+        Steps between two evaluations of the held-out loss.
+    patience : int
+        Evaluations without improvement after which it ends.
+    """
+
+    every: int = 50
+    patience: int = 4
+
+
+def train_until_best(
+    network: Network,
+    loss_at: Callable[[int], Tensor],
+    held_out_loss: Callable[[Network], float],
+    options: TrainOptions,
+    stop: StopOptions,
+    report: Callable[[int, float, float], None] = lambda step, loss, held_out: None,
+) -> Network:
+    """Train until the held-out loss no longer falls; return the best moving average, frozen.
+
+    Parameters
+    ----------
+    network : Module
+        Trained in place.
+    loss_at, options
+        As in `train`.
+    held_out_loss : callable
+        Of a moving average; the first one counts, too.
+    stop : StopOptions
+        When to evaluate, and when to end.
+    report : callable
+        Called with the step, its loss and the held-out loss after every evaluation.
+    """
+    average = copy.deepcopy(network).requires_grad_(False)
+    best, kept, waited = held_out_loss(average), copy.deepcopy(average.state_dict()), 0
+    for step, loss in train(network, average, loss_at, options):
+        if step % stop.every and step != options.steps:
+            continue
+        found = held_out_loss(average)
+        if found < best:
+            best, kept, waited = found, copy.deepcopy(average.state_dict()), 0
+        else:
+            waited += 1
+        report(step, loss, found)
+        if waited >= stop.patience:
+            break
+    average.load_state_dict(kept)
+    return average
 
 
 def learning_rate_at(step: int, options: TrainOptions) -> float:

@@ -20,17 +20,16 @@ import pyarrow.parquet as pq
 import torch
 from scipy.stats import t as student
 
+from ambient_curate.data.windows import Normalizer, Windows, fit_normalizer
 from ambient_curate.noise import schedule_levels
-from ambient_curate.policy.demonstrations import Demonstrations, Part
 from ambient_curate.policy.denoiser import Denoiser
-from ambient_curate.policy.fitting import Fit, Lesson
-from ambient_curate.policy.mlp import ResidualMlp
+from ambient_curate.policy.fitting import Fit, Lesson, Ranks
+from ambient_curate.policy.level_sampler import Admission, LevelSampler, find_bands
+from ambient_curate.policy.networks import ResidualMlp
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.preconditioning import fit_modes
-from ambient_curate.policy.ranks import Ranks
-from ambient_curate.policy.sampler import Admission, LevelSampler, find_bands
 from ambient_curate.policy.solvers import sample_windows
-from ambient_curate.windows import Normalizer, Windows, fit_normalizer
+from ambient_curate.policy.training_data import Demonstrations, Part
 
 CLEAN, CORRUPT = 50, 5_000
 CENTRES = 0.6 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ambient_curate.boosting import SampledWindows
+from ambient_curate.statistics.boosting import SampledWindows
 
 HORIZON = 8
 Law = Callable[[np.random.Generator, int, int], np.ndarray]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from ambient_curate.cli import app
+from ambient_curate.cli.app import app
 
 
 def snapshot(folder: Path) -> dict[str, object]:

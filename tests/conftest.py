@@ -10,7 +10,7 @@ from hypothesis import settings
 from small_study import make_staged
 from threadpoolctl import threadpool_limits
 
-from ambient_curate.study import Study
+from ambient_curate.data.study import Study
 
 settings.register_profile("project", deadline=None)  # a busy machine is no failure
 settings.load_profile("project")
@@ -19,13 +19,13 @@ settings.load_profile("project")
 LONGEST = (  # files of a minute and more, where one worker would wait for another in the end
     "test_example_maze",
     "test_notebooks",
-    "test_annotation",
+    "test_annotate",
     "test_localities",
     "test_example_sorting",
     "test_hidden_by_noise",
-    "test_classifier",
+    "test_fit",
     "test_interrupt",
-    "test_policies",
+    "test_train",
     "test_ranks",
 )
 
@@ -80,7 +80,7 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Directory and stdout of `ambient-curate demo`: minutes, for slow tests only."""
     from typer.testing import CliRunner
 
-    from ambient_curate.cli import app
+    from ambient_curate.cli.app import app
 
     directory = tmp_path_factory.mktemp("finished") / "ambient_demo"
     done = CliRunner(env={"TERM": "dumb"}).invoke(app, ["demo", "--out", str(directory)])

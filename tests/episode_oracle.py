@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from ambient_curate.bounds import gaussian_delta
-from ambient_curate.certificates import Losses
+from ambient_curate.divergence import gaussian_delta
+from ambient_curate.statistics.lower_bounds import Losses
 
 Array = NDArray[np.float64]
 SMALLEST = 0.01

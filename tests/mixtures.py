@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ambient_curate.measures import Measure
 from ambient_curate.noise import ve_from_sigma
+from ambient_curate.statistics.upper_bounds import Measure
 
 Array = NDArray[np.float64]
 

@@ -8,37 +8,40 @@ import torch
 from scipy.optimize import brentq
 from threadpoolctl import threadpool_limits
 
-from ambient_curate.arms import Arm, assign_folds
-from ambient_curate.bounds import gaussian_delta
-from ambient_curate.channels import Channel, noise_channel
-from ambient_curate.classifier import FitOptions, FoldClassifier, fit_fold
-from ambient_curate.curves import ArmCurves, Side, hold_out, summarize_arm
-from ambient_curate.empirical import compare_sets, measure_arm
-from ambient_curate.envelopes import build_envelope, know_nothing
-from ambient_curate.networks import Sizes
+from ambient_curate.annotation.assessment import compare_sets, measure_population
+from ambient_curate.annotation.curves import PopulationCurves, Side, hold_out, summarize_population
+from ambient_curate.classifier.channels import Channel, noise_channel
+from ambient_curate.classifier.fit import FitOptions, FoldClassifier, fit_fold
+from ambient_curate.classifier.networks import Sizes
+from ambient_curate.classifier.out_of_fold import ScoreOptions, noise_seed, score_episode
+from ambient_curate.data.folds import assign_folds
+from ambient_curate.data.populations import Population
+from ambient_curate.data.windows import Windows
+from ambient_curate.divergence import gaussian_delta
 from ambient_curate.noise import grid
-from ambient_curate.scoring import ScoreOptions, noise_seed, score_episode
-from ambient_curate.windows import Windows
+from ambient_curate.statistics.brackets import build_envelope, know_nothing
 
 SIGMA = grid("squaredcos_cap_v2:100")
 EPSILON = 0.05
 Episodes = Sequence[np.ndarray]
 
 
-def make_arm(name: str, episodes: Episodes, horizon: int, folds: int) -> Arm:
+def make_population(name: str, episodes: Episodes, horizon: int, folds: int) -> Population:
     """Lay one arm over un-normalised episodes of shape (frame, action)."""
     length = np.array([len(episode) for episode in episodes], dtype=np.int64)
     action = torch.from_numpy(np.concatenate(episodes).astype(np.float32))
     windows = Windows(action, None, np.cumsum(length) - length, length, horizon, 1)
     ids = [f"{name}-{number}" for number in range(len(episodes))]
     fold = assign_folds({name: ids}, {name: ids}, folds)[name]
-    return Arm(name, None, windows, np.arange(len(episodes)), fold)
+    return Population(name, None, windows, np.arange(len(episodes)), fold)
 
 
-def channel_of(arm: Arm, sigma: np.ndarray = SIGMA) -> Channel:
+def channel_of(population: Population, sigma: np.ndarray = SIGMA) -> Channel:
     """Noise up to every scored level of a grid, for the windows of an arm."""
-    windows = arm.windows
-    return noise_channel(sigma, Sizes(windows.horizon, windows.action.shape[1], windows.told))
+    windows = population.windows
+    return noise_channel(
+        sigma, Sizes(windows.horizon, windows.action.shape[1], windows.condition_dim)
+    )
 
 
 def cross(
@@ -50,10 +53,13 @@ def cross(
     channel: Channel | None = None,
     sigma: np.ndarray = SIGMA,
     draws: int = 2,
-) -> list[ArmCurves]:
+) -> list[PopulationCurves]:
     """Curves of every corrupt set, out of fold; at all levels of a grid, or at a channel's own."""
-    p = make_arm("clean", clean, horizon, options.folds)
-    q = [make_arm(f"q{i}", episodes, horizon, options.folds) for i, episodes in enumerate(corrupt)]
+    p = make_population("clean", clean, horizon, options.folds)
+    q = [
+        make_population(f"q{i}", episodes, horizon, options.folds)
+        for i, episodes in enumerate(corrupt)
+    ]
     levels = sigma if channel is None else channel.levels
     seen = channel_of(p, sigma) if channel is None else channel
     before = torch.get_num_threads()
@@ -63,53 +69,63 @@ def cross(
             folds = range(options.folds)
             fits = list(pool.map(lambda fold: fit_fold(p, q, fold, seen, options), folds))
         own = _side(fits, p, list(range(len(q))), draws, is_clean=True)
-        others = [_side(fits, arm, [i], draws, is_clean=False)[0] for i, arm in enumerate(q)]
+        others = [
+            _side(fits, population, [i], draws, is_clean=False)[0] for i, population in enumerate(q)
+        ]
         sides = list(zip(q, own, others, strict=True))
         result = [
-            _summarize(levels, (p, arm), *both, known=channel is None) for arm, *both in sides
+            _summarize(levels, (p, population), *both, known=channel is None)
+            for population, *both in sides
         ]
     torch.set_num_threads(before)
     return result
 
 
 def _summarize(
-    sigma: np.ndarray, arms: tuple[Arm, Arm], p: Side, q: Side, *, known: bool
-) -> ArmCurves:
+    sigma: np.ndarray, populations: tuple[Population, Population], p: Side, q: Side, *, known: bool
+) -> PopulationCurves:
     """Summarise a pair; `known`: whether anything bounds its divergences from above."""
     rng = np.random.default_rng(0)
     if known:
-        sets = [measure_arm(arm, arm.episodes, rng) for arm in arms]
+        sets = [
+            measure_population(population, population.episodes, rng) for population in populations
+        ]
         finite = compare_sets(*sets, sigma, rng)
     else:
         finite = know_nothing(sigma.size, len(p.weight), len(q.weight))
     held = hold_out(p.hold_back(sigma), q.hold_back(sigma), np.random.default_rng(0))
     envelope = build_envelope(sigma, held, finite, epsilon=EPSILON)
     p, q = p.interpolate(sigma), q.interpolate(sigma)
-    name = (arms[1].dataset, None)
-    return summarize_arm(name, sigma, p, q, envelope, epsilon=EPSILON, rng=rng)
+    name = (populations[1].dataset, None)
+    return summarize_population(name, sigma, p, q, envelope, epsilon=EPSILON, rng=rng)
 
 
 def _side(
-    fits: Sequence[FoldClassifier], arm: Arm, heads: Sequence[int], draws: int, *, is_clean: bool
+    fits: Sequence[FoldClassifier],
+    population: Population,
+    heads: Sequence[int],
+    draws: int,
+    *,
+    is_clean: bool,
 ) -> list[Side]:
     scores = [
         score_episode(
-            fits[int(arm.fold[episode])],
-            arm,
+            fits[int(population.fold[episode])],
+            population,
             int(episode),
             heads,
             is_clean=is_clean,
-            seed=noise_seed(0, arm.dataset, str(episode)),
+            seed=noise_seed(0, population.dataset, str(episode)),
             options=ScoreOptions(draws=draws, most_windows=64),
         )
-        for episode in arm.episodes
+        for episode in population.episodes
     ]
     return [
         Side(
             np.stack([score.statistics[head] for score in scores]),
             np.stack([score.histogram[head] for score in scores]),
             np.ones(len(scores)),
-            arm.fold[arm.episodes],
+            population.fold[population.episodes],
         )
         for head in range(len(heads))
     ]

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.stats import norm
 
 from ambient_curate import noise
-from ambient_curate.collection import describe_files, open_collection
-from ambient_curate.manifest import (
+from ambient_curate.data.collection import describe_files, open_collection
+from ambient_curate.run.results import Run
+from ambient_curate.run.tables import (
     curves_schema,
     manifest_schema,
     reliability_schema,
@@ -25,7 +26,6 @@ from ambient_curate.manifest import (
     write_part,
     write_reliability,
 )
-from ambient_curate.results import Run
 
 SCHEDULE = "squaredcos_cap_v2:100"
 EPSILON = 0.05

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ambient_curate.annotation import annotate
-from ambient_curate.results import Run
+from ambient_curate.annotation.annotate import annotate
+from ambient_curate.run.results import Run
 
 HORIZON, ACTION = 4, 2
 LENGTHS = {

@@ -12,25 +12,25 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from ambient_curate.arms import Arm
-from ambient_curate.channels import NETWORK, Channel, noise_channel
-from ambient_curate.classifier import FoldClassifier, PairClassifier
-from ambient_curate.collection import Collection, Member
-from ambient_curate.config import AnnotateOptions
-from ambient_curate.curves import ArmCurves
-from ambient_curate.envelopes import Envelope
-from ambient_curate.episodes import Episode
-from ambient_curate.jobs import PLAN, Jobs, plan_parts
-from ambient_curate.manifest import read_manifest
-from ambient_curate.networks import Sizes, WindowNetwork
-from ambient_curate.parts import PartWriter, RowAnswers, RowPlan, read_answers
+from ambient_curate.annotation.curves import PopulationCurves
+from ambient_curate.annotation.part_writer import PartWriter, RowPlan, RowTotals, read_row_totals
+from ambient_curate.annotation.rows import manifest_metadata
+from ambient_curate.annotation.tasks import PLAN, Jobs, plan_parts
+from ambient_curate.classifier.channels import NETWORK, Channel, noise_channel
+from ambient_curate.classifier.fit import FoldClassifier, PairClassifier
+from ambient_curate.classifier.networks import Sizes, WindowNetwork
+from ambient_curate.classifier.out_of_fold import BANDS, BINS, STATISTICS, EpisodeScore
+from ambient_curate.data.collection import Collection, Member
+from ambient_curate.data.populations import Population
+from ambient_curate.data.selection import MemberOptions
+from ambient_curate.data.settings import CollectionSettings
+from ambient_curate.data.study import Study, prepare_study
+from ambient_curate.data.windows import Windows
+from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import SILENT
-from ambient_curate.rows import manifest_metadata
-from ambient_curate.scoring import BANDS, BINS, STATISTICS, EpisodeScore
-from ambient_curate.selection import MemberOptions
-from ambient_curate.sources import CollectionSettings
-from ambient_curate.study import Study, prepare_study
-from ambient_curate.windows import Windows
+from ambient_curate.readers.episodes import Episode
+from ambient_curate.run.tables import read_manifest
+from ambient_curate.statistics.brackets import Envelope
 
 SIGMA = np.array([0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.99])
 HORIZON, ACTION = 3, 2
@@ -95,12 +95,14 @@ def make_staged(folder: Path, granularity: str = "dataset", weighting: str = "ep
     return make_study(folder, members, granularity=granularity, weighting=weighting)
 
 
-def make_arm(name: str, episodes: Sequence[np.ndarray], fold: Sequence[int], **fields: Any) -> Arm:
+def make_population(
+    name: str, episodes: Sequence[np.ndarray], fold: Sequence[int], **fields: Any
+) -> Population:
     """Lay an arm over un-normalised episodes of shape (frame, action)."""
     length = np.array([len(each) for each in episodes], dtype=np.int64)
     action = torch.from_numpy(np.concatenate(episodes).astype(np.float32))
     windows = Windows(action, None, np.cumsum(length) - length, length, HORIZON, 1)
-    return Arm(name, None, windows, np.arange(len(episodes)), np.array(fold), **fields)
+    return Population(name, None, windows, np.arange(len(episodes)), np.array(fold), **fields)
 
 
 def make_classifier(
@@ -155,11 +157,13 @@ def make_envelope(lower: float = 0.0, upper: float = 1.0) -> Envelope:
     return Envelope(*([blank] * 7), lower, upper, 0.4)
 
 
-def make_arm_curves(dataset: str, group: str | None = None, sigma_min: float = 0.31) -> ArmCurves:
+def make_arm_curves(
+    dataset: str, group: str | None = None, sigma_min: float = 0.31
+) -> PopulationCurves:
     """Curves that rise from .1 to .5, with an interval and a bracket around `sigma_min`."""
     n = SIGMA.size
     half, rising = np.full((4, n), 0.5), np.linspace(0.1, 0.5, n)
-    return ArmCurves(
+    return PopulationCurves(
         *(dataset, group, SIGMA, 5, 4, half, np.tile(rising, (4, 1)), rising),
         *(np.zeros((2, n)), np.zeros((2, n)), sigma_min, sigma_min / 2, (1.0 + sigma_min) / 2),
         (0.0, 0.0, 0.0),
@@ -181,7 +185,7 @@ def make_networks(
     study: Study, *, blind: bool = False, sigma: np.ndarray = SIGMA
 ) -> list[FoldClassifier]:
     """Untrained networks that see a difference only at low noise, or none at all."""
-    heads, folds = len(study.arms), range(study.options.folds)
+    heads, folds = len(study.populations), range(study.options.folds)
     made = [make_classifier(heads, seed=fold, sigma=sigma) for fold in folds]
     if blind:
         return [recalibrate(each, 0.0, 0.0) for each in made]
@@ -222,8 +226,10 @@ def make_plan(
 ) -> RowPlan:
     """A plan of parts; `unreliable` are the members, of one letter, that are not believed."""
     statuses = {
-        arm.dataset: "classifier-unreliable" if arm.dataset in list(unreliable) else "ok"
-        for arm in study.corrupt
+        population.dataset: "classifier-unreliable"
+        if population.dataset in list(unreliable)
+        else "ok"
+        for population in study.corrupt
     }
     return RowPlan(statuses, taught, manifest_metadata(study, sigma, "digest"))
 
@@ -235,14 +241,14 @@ def write_parts(
     networks: Sequence[FoldClassifier],
     index: int = 0,
     count: int = 1,
-) -> RowAnswers:
+) -> RowTotals:
     """Write the parts that are missing, or every so-manyth; then read what the rows say."""
     jobs = make_jobs(study, work, networks)
     plan.save(work / PLAN)
     carry_out(jobs, plan_parts(study, work, index, count).tasks)
     if plan_parts(study, work).tasks:
-        return RowAnswers({}, {}, {})  # others have yet to write theirs
-    return read_answers(study, plan.statuses, work)
+        return RowTotals({}, {}, {})  # others have yet to write theirs
+    return read_row_totals(study, plan.statuses, work)
 
 
 def read_rows(work: Path, name: str | None = None) -> list[dict[str, Any]]:

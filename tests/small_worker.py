@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Generator, nn
 
-from ambient_curate import annotation, answers, evidence, jobs, shards
-from ambient_curate.channels import NETWORK, Channel, noise_channel
-from ambient_curate.checks import Finding
-from ambient_curate.classifier import FitOptions
-from ambient_curate.networks import WindowNetwork
-from ambient_curate.samples import Sample
-from ambient_curate.students import StudentOptions
+from ambient_curate.annotation import annotate, assessment, shards, tasks
+from ambient_curate.annotation.reliability import Finding
+from ambient_curate.classifier import out_of_fold
+from ambient_curate.classifier.channels import NETWORK, Channel, noise_channel
+from ambient_curate.classifier.distillation import StudentOptions
+from ambient_curate.classifier.fit import FitOptions
+from ambient_curate.classifier.networks import WindowNetwork
+from ambient_curate.classifier.samples import Sample
 from ambient_curate.training import TrainOptions
 
 SMALL = functools.partial(
@@ -59,24 +60,24 @@ def leave_network(*arguments: Any) -> Channel:
 
 def make_small(change: Callable[[Any, str, Any], None] = setattr) -> None:
     """Change the sizes, by ``monkeypatch.setattr`` or for good."""
-    change(jobs, "FitOptions", SMALL)
-    change(jobs, "StudentOptions", STUDENTS)
-    change(jobs, "TRUSTED", 1.0)
-    change(jobs, "noise_channel", leave_network)
+    change(tasks, "FitOptions", SMALL)
+    change(tasks, "StudentOptions", STUDENTS)
+    change(tasks, "TRUSTED", 1.0)
+    change(tasks, "noise_channel", leave_network)
     change(shards, "MOST_WINDOWS", 30)
-    change(evidence, "PIECE", 4)
-    change(jobs, "PIECE", 4)
-    change(annotation, "WORKER", (__file__,))
+    change(out_of_fold, "PIECE", 4)
+    change(tasks, "PIECE", 4)
+    change(annotate, "WORKER", (__file__,))
     # six steps make no sound classifier: it is believed all the same
-    change(answers, "examine_arm", lambda *_, **__: [])
-    change(answers, "examine_folds", lambda *_: Finding("overfit", True, {}, "sound"))
-    change(answers, "examine_control", lambda *_: Finding("planted", True, {}, "sound"))
+    change(assessment, "examine_population", lambda *_, **__: [])
+    change(assessment, "examine_folds", lambda *_: Finding("overfit", True, {}, "sound"))
+    change(assessment, "examine_control", lambda *_: Finding("planted", True, {}, "sound"))
 
 
 if __name__ == "__main__":
     make_small()
     if len(sys.argv) > 2:  # more than the folder that a worker is given
-        from ambient_curate.cli import main
+        from ambient_curate.cli.app import main
 
         main()
-    jobs.main()
+    tasks.main()

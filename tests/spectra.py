@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ambient_curate.demo import RATE_HZ, TREMOR_HZ, TREMOR_M
+from ambient_curate.cli.demo import RATE_HZ, TREMOR_HZ, TREMOR_M
 
 HORIZON = 16
 THRESHOLD = 0.2  # Delta at epsilon = 0.05

@@ -59,6 +59,19 @@ def test_no_file_is_over_500_lines() -> None:
     assert {name: length for name, length in lengths.items() if length > 500} == {}
 
 
+def test_the_table_of_places_names_files_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("### Where is") : text.index("## Code")]
+    named = re.findall(r"`([a-z_/]+\.py)`", table)
+    assert len(named) >= 30
+    assert [name for name in named if not (PACKAGE / name).is_file()] == []
+
+
+def test_the_package_is_small_enough_to_be_looked_through() -> None:
+    assert len([path for path in modules() if path.stem != "__init__"]) < 135
+    assert len([*PACKAGE.glob("*.py")]) <= 12
+
+
 def test_no_module_of_the_contract_loads_torch() -> None:
     loaded_by(
         "import importlib, sys\n"
@@ -78,7 +91,7 @@ def test_help_loads_neither_torch_nor_scikit_learn_nor_pandas(arguments: list[st
     loaded = loaded_by(
         "import sys\n"
         f"sys.argv = ['ambient-curate', *{arguments!r}]\n"
-        "from ambient_curate.cli import main\n"
+        "from ambient_curate.cli.app import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code, end.code"
     )

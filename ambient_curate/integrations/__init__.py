@@ -1,4 +1,4 @@
-"""Integrations: the few lines that another trainer adds to obey an export."""
+"""Integrations: the few lines that another trainer adds to use an export."""
 
 from ambient_curate.integrations.lookup import FrameAnnotations
 from ambient_curate.integrations.replay import AnnotatedWindows, SamplerAnnotations, pop_annotation

@@ -1,4 +1,4 @@
-"""Lookup: the annotation of frames by their global index."""
+"""Annotation of frames, looked up by their global index."""
 
 from pathlib import Path
 

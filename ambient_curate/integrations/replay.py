@@ -1,4 +1,4 @@
-"""Replay: Diffusion Policy's windows, with their annotation in every sample."""
+"""Diffusion Policy's windows, with the annotation in every sample."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Times: drawn for each window of a batch among those at which it may be used."""
+"""Diffusion times for the windows of a batch, drawn among those at which each may be used."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ambient_curate.clocks import Clock
+from ambient_curate.export.trainer_time import Clock
 
 
 class Draw(NamedTuple):
@@ -44,7 +44,7 @@ def sample_time(
     sigma_min, sigma_max : Tensor, shape (row,)
         Usable above, and at or below, in VP noise; NaN: not at all. `sigma_max` None: nowhere.
     schedule : str
-        See `clocks.Clock`. Of steps all are drawn alike; ``edm`` has the noise of Karras
+        See `trainer_time.Clock`. Of steps all are drawn alike; ``edm`` has the noise of Karras
         et al. (2022, table 1).
     exponent : float
         For flows: noise times follow the density ``exponent t^(exponent - 1)``, which is

@@ -1,1 +1,1 @@
-"""The minimal ambient diffusion policy, on tensors: it knows no manifests."""
+"""The minimal ambient diffusion policy."""

@@ -1,4 +1,4 @@
-"""Acting: from noise to a window of actions, of which the first few are executed."""
+"""Receding-horizon control: sample a window of actions, execute the first few."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +11,13 @@ from jaxtyping import Float32
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ambient_curate.data.windows import restore_actions
 from ambient_curate.errors import CheckpointError, ConfigError
-from ambient_curate.policy.cards import POLICY, build_from_card
+from ambient_curate.policy.checkpoints import POLICY, build_from_card, load_weights
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.interface import Interface
 from ambient_curate.policy.solvers import Solver, sample_windows
-from ambient_curate.policy.storage import load_weights
-from ambient_curate.records import read_run
-from ambient_curate.windows import restore_actions
+from ambient_curate.run.records import read_run
 
 NOWHERE = "windows relative to their own first action say nothing of where to begin"
 
@@ -83,7 +82,7 @@ class Policy:
         ----------
         observation : mapping of str to array
             ``state``, shape (env, state), where the policy observes one; and every column that it
-            is told, shape (env,).
+            is conditioned on, shape (env,).
         environments : sequence of int, or None
             Numbers of the environments; None: 0, 1, ...
 
@@ -148,13 +147,13 @@ class Policy:
 
     def _sample(self, observation: Mapping[str, ArrayLike], numbers: Sequence[int]) -> Tensor:
         interface, device = self.interface, self.denoiser.sigma.device
-        told = [
+        conditions = [
             interface.encode(
                 {name: np.asarray(observation[name])[row] for name in interface.columns}
             )
             for row in range(len(numbers))
         ]
-        condition = torch.from_numpy(np.stack(told))
+        condition = torch.from_numpy(np.stack(conditions))
         reference = None
         if interface.scale_state is not None:
             seen = torch.from_numpy(np.stack([np.stack(self._seen[n]) for n in numbers]))

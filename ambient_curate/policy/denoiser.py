@@ -1,4 +1,4 @@
-"""The denoiser: a network, what its output stands for, and the noise levels it was trained at."""
+"""The denoiser: a network, what its output predicts, and the noise levels of its training."""
 
 from dataclasses import dataclass
 from typing import cast, get_args
@@ -8,15 +8,19 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.policy.features import embed_condition
 from ambient_curate.policy.losses import Noised, estimate_x0, find_target
 from ambient_curate.policy.losses import Prediction as PlainPrediction
-from ambient_curate.policy.mlp import ResidualMlp
+from ambient_curate.policy.networks import (
+    PUBLISHED,
+    SMALL,
+    ConditionalUnet1d,
+    ResidualMlp,
+    embed_condition,
+)
 from ambient_curate.policy.options import Network, Prediction
 from ambient_curate.policy.preconditioning import PerMode
-from ambient_curate.policy.unet import PUBLISHED, SMALL, ConditionalUnet1d
 
-TIMES = 100.0  # a network is told the level as a time in [0, 100), whatever their number
+TIMES = 100.0  # a network is given the level as a time in [0, 100), whatever their number
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Shape:
     octaves : int
         As in `PolicyOptions`.
     motion_dim : int
-        Of the motion that the preconditioning knows, which the network is told too.
+        Of the motion that the preconditioning knows, which the network is given too.
     """
 
     network: Network
@@ -62,7 +66,7 @@ class Denoiser(nn.Module):
     modes : PerMode or None
         The preconditioning.
     octaves : int
-        At which the network is told the condition, see `embed_condition`.
+        At which the network is given the condition, see `embed_condition`.
     """
 
     sigma: Tensor
@@ -92,12 +96,12 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Give the network's output, in the units of the prediction."""
         time = level.float() * (TIMES / self.sigma.shape[0])
-        told = embed_condition(condition, self.octaves)
+        embedded = embed_condition(condition, self.octaves)
         if self.modes is not None:
             motion = self.modes.see_motion(condition, x_t.shape[2])
             x_t = self.modes.whiten(x_t, self.sigma[level], level, motion)
-            told = torch.cat([told, motion], dim=1)
-        return self.backbone(x_t, time, told)
+            embedded = torch.cat([embedded, motion], dim=1)
+        return self.backbone(x_t, time, embedded)
 
     def errors(
         self,

@@ -1,28 +1,190 @@
-"""Fitting a policy: draw, noise, predict, step; resumed to the very same losses after a stop."""
+"""The training loop of a policy: resumable step by step, on one process or several."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
-from torch import Tensor
+from jaxtyping import Float64, Int64
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
-from ambient_curate.errors import TrainingError
-from ambient_curate.policy.demonstrations import Batch, Demonstrations, keep_batch
+from ambient_curate.errors import ConfigError, TrainingError
+from ambient_curate.files import replace_whole
+from ambient_curate.policy.checkpoints import load_training, save_training
 from ambient_curate.policy.denoiser import Denoiser
-from ambient_curate.policy.journal import Journal
+from ambient_curate.policy.level_sampler import BatchSampler, LevelSampler, share_of
 from ambient_curate.policy.losses import Noised, find_added, noise_further, noise_windows
 from ambient_curate.policy.options import PolicyOptions
-from ambient_curate.policy.ranks import Ranks
-from ambient_curate.policy.sampler import BatchSampler, LevelSampler, share_of
-from ambient_curate.policy.storage import load_training, save_training
+from ambient_curate.policy.training_data import Batch, Demonstrations, keep_batch
 from ambient_curate.progress import Progress
 from ambient_curate.training import Training, TrainOptions, learning_rate_at
+
+LOG, ERRORS = "log.csv", "validation.csv"
+_HEADS = {
+    LOG: ("step", "loss", "learning_rate"),
+    ERRORS: ("step", "level", "sigma", "error"),
+}
+
+
+class Journal:
+    """Appends to the logs of a training; rows after the step it resumes from are dropped.
+
+    Parameters
+    ----------
+    folder : Path
+        Where ``log.csv`` and ``validation.csv`` lie.
+    step : int
+        Steps that are done.
+    tensorboard : bool
+        Also write events for TensorBoard.
+
+    Raises
+    ------
+    ConfigError
+        If TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
+        self._events = _open_events(folder, step) if tensorboard else None
+        self._files = {name: _reopen(folder / name, step) for name in _HEADS}
+        self._losses: list[float] = []
+        self._last = (step, 0.0)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def add_loss(self, step: int, loss: float, learning_rate: float) -> None:
+        """Remember the loss of a step."""
+        self._losses.append(loss)
+        self._last = step, learning_rate
+
+    def write_losses(self) -> None:
+        """Write the mean of the losses since the last row."""
+        step, rate = self._last
+        loss = float(np.mean(self._losses))
+        self._losses = []
+        self._write(LOG, [(step, repr(loss), repr(rate))])
+        if self._events is not None:
+            self._events.add_scalar("loss", loss, step)
+            self._events.add_scalar("learning_rate", rate, step)
+
+    def write_errors(
+        self,
+        step: int,
+        levels: Int64[np.ndarray, " probe"],
+        sigma: Float64[np.ndarray, " level"],
+        errors: Float64[np.ndarray, " probe"],
+    ) -> None:
+        """Write held-out errors at some levels."""
+        places = levels.tolist()
+        triples = zip(places, sigma[levels].tolist(), errors.tolist(), strict=True)
+        self._write(ERRORS, [(step, level, repr(s), repr(error)) for level, s, error in triples])
+        if self._events is not None:
+            self._events.add_scalar("held-out error", float(errors.mean()), step)
+
+    def flush(self) -> None:
+        """Hand all rows to the operating system."""
+        for file in self._files.values():
+            file.flush()
+
+    def _write(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        csv.writer(self._files[name], lineterminator="\n").writerows(rows)
+
+
+def _reopen(path: Path, step: int) -> Any:
+    """Open a log for appending, after the rows of steps that will be done again are gone."""
+    rows = []
+    if path.exists():
+        whole = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = [line for line in whole if line.endswith("\n")]  # a crash cuts the last one
+        rows = [row for row in csv.reader(lines) if len(row) == len(_HEADS[path.name])]
+    kept = [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
+    with (
+        replace_whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows([_HEADS[path.name], *kept])
+    return path.open("a", newline="", encoding="utf-8")
+
+
+def _open_events(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "tensorboard is not installed", "pip install 'ambient-curate[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder / "events"), purge_step=step + 1)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among those that train together.
+
+    Parameters
+    ----------
+    rank, count : int
+        Its number, from 0, and how many there are.
+    device : torch.device
+        Where it computes: a GPU where there is one.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def mean(self, value: Tensor) -> float:
+        """Average a scalar over all processes."""
+        whole = value.detach().clone()
+        if self.count > 1:
+            distributed.all_reduce(whole)
+        return whole.item() / self.count
+
+    def share(self, network: nn.Module) -> nn.Module:
+        """Wrap a network so that its gradients are averaged over all processes."""
+        if self.count == 1:
+            return network
+        return nn.parallel.DistributedDataParallel(network)
+
+
+@contextmanager
+def join_ranks() -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started, or be the only one."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if count == 1:
+        yield Ranks(0, 1, device)
+        return
+    distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
+    try:
+        yield Ranks(rank, count, device)
+    finally:
+        distributed.destroy_process_group()
+
 
 LOGGED = 10  # steps whose mean loss is a row of the log
 KEPT = 500  # steps between two checkpoints, a multiple of LOGGED

@@ -1,4 +1,4 @@
-"""The interface of a policy: what it reads and gives, in the units of the data."""
+"""The interface of a policy: observations and actions, in the units of the data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from ambient_curate.config import Representation
-from ambient_curate.windows import Normalizer
+from ambient_curate.data.windows import Normalizer
+from ambient_curate.options import Representation
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Interface:
     scale_state : Normalizer or None
         Of observed states; None: it observes none.
     columns : dict of str to list
-        What it is told of an episode: names, with the texts that are known for ``task`` or the
-        ``[low, high]`` that a number was scaled from; one that never varied becomes 0.
+        What it is conditioned on of an episode: names, with the texts that are known for ``task``
+        or the ``[low, high]`` that a number was scaled from; one that never varied becomes 0.
     n_obs_steps, n_action_steps : int
         Frames it observes, actions that are executed.
     control_hz : float or None
@@ -45,7 +45,7 @@ class Interface:
 
     @property
     def condition_dim(self) -> int:
-        """Length of what it is told of an episode."""
+        """Length of what it is conditioned on of an episode."""
         return sum(len(known) if _is_text(known) else 1 for known in self.columns.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,8 +62,8 @@ class Interface:
             given[name] = None if given[name] is None else Normalizer.from_dict(given[name])
         return cls(**given)
 
-    def encode(self, told: Mapping[str, Any]) -> Float32[np.ndarray, " condition"]:
-        """Encode what is told of one episode: texts as one of those known, numbers scaled.
+    def encode(self, given: Mapping[str, Any]) -> Float32[np.ndarray, " condition"]:
+        """Encode the condition of one episode: texts as one of those known, numbers scaled.
 
         Raises
         ------
@@ -72,14 +72,14 @@ class Interface:
         """
         values: list[float] = []
         for name, known in self.columns.items():
-            if name not in told:
+            if name not in given:
                 raise ValueError(f"the observation lacks {name}: expected {list(self.columns)}")
             if _is_text(known):
-                values += [float(told[name] == text) for text in known]
+                values += [float(given[name] == text) for text in known]
             else:
                 low, high = known
                 scale = 1.0 / (high - low) if high > low else 0.0
-                values.append((2.0 * float(told[name]) - low - high) * scale)
+                values.append((2.0 * float(given[name]) - low - high) * scale)
         return np.array(values, dtype=np.float32)
 
 

@@ -1,7 +1,7 @@
-"""The losses: how sigma_min enters what a policy is taught.
+"""Losses of a diffusion policy, and how sigma_min enters them.
 
 Two losses teach the same thing. The denoising loss takes its target from the window x_0. The
-ambient loss only looks at the window as it is at its sigma_min, n for short, and noises that one
+ambient loss only sees the window as it is at its sigma_min, n for short, and noises that one
 further (Daras et al. 2024, arXiv 2404.10177). With ``a = sqrt(1 - sigma^2)``, levels n < t and
 ``D = sigma_t^2 - sigma_n^2``::
 

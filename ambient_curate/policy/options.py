@@ -1,10 +1,10 @@
-"""What a user may choose about a policy; importing it loads no torch."""
+"""Options of a policy and its training; importing them loads no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ambient_curate.config import (
+from ambient_curate.options import (
     Rule,
     field_values,
     find_problems,
@@ -57,12 +57,12 @@ class PolicyOptions:
         Actions that are executed of a predicted window, >= 1; at most horizon - n_obs_steps + 1.
         None: 8, or as many as there are.
     condition : str
-        Episode columns that the policy is told, such as a goal, with commas between; task is the
-        task's text. Empty: none.
+        Episode columns that the policy is conditioned on, such as a goal, with commas between; task
+        is the task's text. Empty: none.
     octaves : int
-        Frequencies at which the network is also told sines and cosines of all that it observes and
-        is told, so that it tells near places apart, 0 to 10. 0: numbers alone, which less data
-        suffices for.
+        Frequencies at which the network is also given sines and cosines of all that it observes and
+        is conditioned on, so that it distinguishes near places, 0 to 10. 0: numbers alone, which
+        less data suffices for.
     steps : int
         Steps of training, >= 1.
     epochs : float or None

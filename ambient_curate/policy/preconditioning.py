@@ -1,4 +1,4 @@
-"""Per-mode preconditioning: a linear filter predicts first, the network predicts what it leaves.
+"""Per-mode preconditioning: a linear filter predicts, the network predicts the residual.
 
 Robot actions are smooth: along most principal axes of a window there is next to no signal, and a
 plain network's white error there drowns it. Karras et al. (2022, section 5) scale input and output

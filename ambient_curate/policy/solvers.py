@@ -1,4 +1,4 @@
-"""Solvers: from noise to windows, down the noise levels."""
+"""Solvers: DDIM and others, from noise to windows of actions."""
 
 from typing import Literal, get_args
 

@@ -1,12 +1,12 @@
-"""Readers of robot-data formats, found by looking at the files: one module a format."""
+"""Readers of robot-data formats, chosen by looking at the files: one module a format."""
 
 import os
 from pathlib import Path
 from typing import Protocol
 
-from ambient_curate.episodes import Dataset, ReaderOptions
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers import arrays, hdf5, lerobot, rlds, zarrs
+from ambient_curate.readers import hdf5, lerobot, plain_arrays, rlds, zarr
+from ambient_curate.readers.episodes import Dataset, ReaderOptions
 
 __all__ = [
     "FORMATS",
@@ -27,7 +27,7 @@ class _Reader(Protocol):
     def open_dataset(self, path: Path, options: ReaderOptions) -> Dataset: ...
 
 
-_READERS: tuple[_Reader, ...] = (lerobot, rlds, zarrs, hdf5, arrays)
+_READERS: tuple[_Reader, ...] = (lerobot, rlds, zarr, hdf5, plain_arrays)
 FORMATS = (
     "LeRobot (meta/info.json), RLDS (dataset_info.json), Zarr replay buffers (.zarr, .zarr.zip), "
     "HDF5 of robomimic, LIBERO, ALOHA and Minari (.hdf5, .h5), arrays (.npy, .npz, .parquet)"

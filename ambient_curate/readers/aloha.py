@@ -5,9 +5,14 @@ from pathlib import Path
 
 import h5py
 
-from ambient_curate.episodes import ReaderOptions
-from ambient_curate.readers.hdf5_items import read_labels
-from ambient_curate.readers.hdf5_recordings import Contents, Recording, join_arrays, read_arrays
+from ambient_curate.readers.episodes import ReaderOptions
+from ambient_curate.readers.hdf5_files import (
+    Contents,
+    Recording,
+    join_arrays,
+    read_arrays,
+    read_labels,
+)
 
 FORMAT = "ALOHA HDF5"
 _STATE = "observations/qpos"

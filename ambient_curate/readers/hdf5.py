@@ -11,11 +11,10 @@ from typing import Protocol
 
 import h5py
 
-from ambient_curate.episodes import Episode, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import aloha, minari, robomimic
-from ambient_curate.readers.hdf5_items import list_members, open_file
-from ambient_curate.readers.hdf5_recordings import Contents, Recording
+from ambient_curate.readers.episodes import Episode, ReaderOptions
+from ambient_curate.readers.hdf5_files import Contents, Recording, list_members, open_file
 
 _SUFFIXES = (".hdf5", ".h5")
 
@@ -35,7 +34,7 @@ _LAYOUTS: tuple[_Layout, ...] = (robomimic, minari, aloha)
 
 @dataclass(frozen=True)
 class HDF5Dataset:
-    """One opened HDF5 dataset of one or more files; an `ambient_curate.episodes.Dataset`.
+    """One opened HDF5 dataset of one or more files; an `ambient_curate.readers.episodes.Dataset`.
 
     Parameters
     ----------

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from ambient_curate.episodes import Episode, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import parquet
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 from ambient_curate.readers.lerobot_meta import ListedEpisode, Metadata, read_metadata
 
 _MISMATCH = "the data or meta/ is damaged or of another version: copy or download it again"
@@ -20,7 +20,7 @@ _LISTINGS = ("episodes.jsonl", "tasks.jsonl", "episodes", "tasks.parquet")
 
 @dataclass(frozen=True)
 class LeRobotDataset:
-    """One opened LeRobot dataset; satisfies `ambient_curate.episodes.Dataset`."""
+    """One opened LeRobot dataset; satisfies `ambient_curate.readers.episodes.Dataset`."""
 
     path: Path
     format: str

@@ -11,17 +11,20 @@ from typing import Any
 
 import h5py
 
-from ambient_curate.episodes import ReaderOptions
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers.hdf5_items import (
+from ambient_curate.readers.episodes import ReaderOptions
+from ambient_curate.readers.hdf5_files import (
     COPY_AGAIN,
+    Contents,
+    Recording,
+    join_arrays,
     parse_object,
+    read_arrays,
     read_count,
     read_labels,
     to_task,
     to_text,
 )
-from ambient_curate.readers.hdf5_recordings import Contents, Recording, join_arrays, read_arrays
 
 FORMAT = "Minari HDF5"
 FILE = "main_data.hdf5"

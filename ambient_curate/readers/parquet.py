@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
-from ambient_curate.episodes import Label
 from ambient_curate.errors import DatasetError
+from ambient_curate.readers.episodes import Label
 
 _BATCH_ROWS = 4096
 _LARGE_BYTES = 1 << 26

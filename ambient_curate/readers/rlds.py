@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from ambient_curate.episodes import Episode, Label, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import tfds
+from ambient_curate.readers.episodes import Episode, Label, ReaderOptions
 from ambient_curate.readers.tfrecord import (
     Record,
     Span,
@@ -39,7 +39,7 @@ _LONGEST_LABEL = 256  # bytes; anything longer is data, not a label
 
 @dataclass(frozen=True)
 class RLDSDataset:
-    """One opened split of an RLDS dataset; an `ambient_curate.episodes.Dataset`.
+    """One opened split of an RLDS dataset; an `ambient_curate.readers.episodes.Dataset`.
 
     Parameters
     ----------

@@ -11,12 +11,16 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from ambient_curate.episodes import ReaderOptions
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers.hdf5_items import (
+from ambient_curate.readers.episodes import ReaderOptions
+from ambient_curate.readers.hdf5_files import (
     COPY_AGAIN,
+    Contents,
+    Recording,
+    join_arrays,
     list_members,
     parse_object,
+    read_arrays,
     read_attribute,
     read_count,
     read_labels,
@@ -24,7 +28,6 @@ from ambient_curate.readers.hdf5_items import (
     to_task,
     to_text,
 )
-from ambient_curate.readers.hdf5_recordings import Contents, Recording, join_arrays, read_arrays
 
 FORMAT = "HDF5"
 _DEMO = re.compile(r"demo_([0-9]{1,18})")

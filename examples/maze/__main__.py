@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ambient_curate.console import ConsoleProgress
+from ambient_curate.cli.console import ConsoleProgress
 from examples.maze.figures import draw_figures
 from examples.maze.study import QUICK, Size, Study
 from examples.maze.tables import describe_results

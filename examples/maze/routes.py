@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ambient_curate.console import ConsoleProgress
-from ambient_curate.portraits import plot_probe
-from ambient_curate.probes import Probe
+from ambient_curate.analysis.probes import Probe
+from ambient_curate.analysis.survey import probes_table, survey_probes, write_probes
+from ambient_curate.cli.console import ConsoleProgress
 from ambient_curate.progress import Progress
-from ambient_curate.surveys import probes_table, survey_probes, write_probes
+from ambient_curate.report.source_plots import plot_probe
 from examples.maze.demonstrations import SETTINGS
 from examples.maze.paths import Path2d, retime
 from examples.maze.planners import Place, TreePlanner, plan_smooth

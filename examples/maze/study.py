@@ -15,7 +15,7 @@ import torch
 
 from ambient_curate import annotate
 from ambient_curate.progress import Progress
-from ambient_curate.results import Run
+from ambient_curate.run.results import Run
 from examples.maze.arms import Training, Trial
 from examples.maze.demonstrations import Clean, write_demonstrations
 from examples.maze.tables import MARGIN, find_verdict

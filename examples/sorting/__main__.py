@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ambient_curate.console import ConsoleProgress
+from ambient_curate.cli.console import ConsoleProgress
 from examples.sorting.figures import draw_figures
 from examples.sorting.study import QUICK, Size, Study
 from examples.sorting.tables import describe_results

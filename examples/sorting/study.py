@@ -13,7 +13,7 @@ import torch
 
 from ambient_curate import annotate
 from ambient_curate.progress import Progress
-from ambient_curate.results import Run
+from ambient_curate.run.results import Run
 from examples.sorting.arms import Training, Trial
 from examples.sorting.demonstrations import write_demonstrations
 

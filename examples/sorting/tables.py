@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import binomtest, norm
 
-from ambient_curate.results import Run
+from ambient_curate.run.results import Run
 
 REFERENCES = ("cotrain", "cotrain, best share", "clean")
 
@@ -40,10 +40,10 @@ def describe_levels(run: Run) -> str:
     wrong = next(row for row in run.info["verdict"] if not row["is_clean"])
     if wrong["sigma_min"] is None:
         return f"The wrong rule's annotation: none ({wrong['status']})"
-    legible = run.info["legibility"][0]
+    legibility = run.info["legibility"][0]
     return (
-        f"The wrong rule, as annotated: sigma_max {legible['sigma_max']:.3f} "
-        f"[{legible['sigma_max_lower']:.3f}, {legible['sigma_max_upper']:.3f}], sigma_min "
+        f"The wrong rule, as annotated: sigma_max {legibility['sigma_max']:.3f} "
+        f"[{legibility['sigma_max_lower']:.3f}, {legibility['sigma_max_upper']:.3f}], sigma_min "
         f"{wrong['sigma_min']:.3f} [{wrong['lower']:.3f}, {wrong['upper']:.3f}]"
     )
 

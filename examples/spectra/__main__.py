@@ -11,13 +11,12 @@ import typer
 from matplotlib.axes import Axes
 from PIL import Image
 
-from ambient_curate import portraits
+from ambient_curate.analysis.receptive_field import spectrum_sensitivity
+from ambient_curate.analysis.sources import read_recordings
+from ambient_curate.analysis.spectra import Sounding, drowning_sigma, fit_decay
+from ambient_curate.analysis.survey import survey_fields, survey_probes, survey_spectra
 from ambient_curate.errors import CurateError
-from ambient_curate.portraits import Sounding
-from ambient_curate.receptive import spectrum_sensitivity
-from ambient_curate.recordings import read_recordings
-from ambient_curate.spectra import drowning_sigma, fit_decay
-from ambient_curate.surveys import survey_fields, survey_probes, survey_spectra
+from ambient_curate.report import source_plots
 
 EDGES = (0.02, 0.05, 0.125, 0.25, 0.5)  # of the bands that have an exponent of their own
 LEVELS = (0.025, 0.1, 0.46, 0.9)  # at which radii are told
@@ -37,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for source in given.data:
         with read_recordings(source) as recordings:
             soundings = survey_spectra(recordings)
-            save(portraits.plot_spectrum(soundings), given.out / f"{source.name}_spectrum.png")
+            save(source_plots.plot_spectrum(soundings), given.out / f"{source.name}_spectrum.png")
             fields = survey_fields(recordings)
-            save(portraits.plot_field(fields), given.out / f"{source.name}_field.png")
+            save(source_plots.plot_field(fields), given.out / f"{source.name}_field.png")
         rows += [describe(sounding) for sounding in soundings]
         for line in describe_contrasts(soundings):
             typer.echo(line)
@@ -114,7 +113,7 @@ def probe_source(source: Path, variable: str, out: Path) -> None:
     except CurateError as error:
         typer.echo(f"{source.name}: {error}")
         return
-    save(portraits.plot_probe(probes), out / f"{source.name}_probe.png")
+    save(source_plots.plot_probe(probes), out / f"{source.name}_probe.png")
     for probe in probes:
         low, high, half = probe.lower[0], probe.upper[0], probe.halfway or 0.0
         typer.echo(

@@ -15,7 +15,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from ambient_curate.clocks import Clock
+from ambient_curate.export.trainer_time import Clock
 
 STEPS = 100
 

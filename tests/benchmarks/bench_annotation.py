@@ -90,17 +90,17 @@ def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int)
     """Prepare once, then write the rows repeatedly; print the seconds and peaks of each."""
     import os
 
-    from ambient_curate import annotation, orders
-    from ambient_curate.jobs import plan_parts
+    from ambient_curate.annotation import annotate, request
+    from ambient_curate.annotation.tasks import plan_parts
     from ambient_curate.progress import SILENT
-    from ambient_curate.runs import open_run
+    from ambient_curate.run.directory import open_run
 
     changes = {"out": out, "granularity": "datapoint", "workers": workers}
-    order = orders.place_order(collection, None, changes)
-    with open_run(out, order.inputs, "bench") as run, annotation._single_threads():
-        with annotation._hire(run.work, order.options) as engine:
+    order = request.make_request(collection, None, changes)
+    with open_run(out, order.inputs, "bench") as run, annotate._single_threads():
+        with annotate._start_workers(run.work, order.options) as engine:
             start = time.perf_counter()
-            study, _ = annotation._prepare(run, order, engine, SILENT)
+            study, _ = annotate._prepare(run, order, engine, SILENT)
             print(json.dumps({"prepared": time.perf_counter() - start}), flush=True)
             for _ in range(repeats):
                 for folder in ("manifest", "sums"):
@@ -108,7 +108,7 @@ def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int)
                 memory = Memory(os.getpid())
                 with memory.watched():
                     start = time.perf_counter()
-                    annotation._carry_out(plan_parts(study, run.work), engine, SILENT)
+                    annotate._carry_out(plan_parts(study, run.work), engine, SILENT)
                     seconds = time.perf_counter() - start
                 peaks = {"largest": memory.largest, "together": memory.together}
                 print(json.dumps({"seconds": seconds, **peaks}), flush=True)

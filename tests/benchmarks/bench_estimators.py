@@ -28,16 +28,21 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "readers")]
 
 from oracle_study import SIGMA as GRID
-from oracle_study import channel_of, gaussian_episodes, make_arm
+from oracle_study import channel_of, gaussian_episodes, make_population
 from test_planted import read_actions
 from threadpoolctl import threadpool_limits
 
-from ambient_curate.arms import Arm
-from ambient_curate.classifier import FitOptions, FoldClassifier, PairClassifier, fit_fold
-from ambient_curate.crossing import last_crossing, sparse_levels
+from ambient_curate.annotation.part_writer import LOWEST_DRAWS
+from ambient_curate.classifier.distillation import (
+    Student,
+    StudentOptions,
+    predict_curves,
+    teach_student,
+)
+from ambient_curate.classifier.fit import FitOptions, FoldClassifier, PairClassifier, fit_fold
+from ambient_curate.data.populations import Population
 from ambient_curate.noise import draw_pairs
-from ambient_curate.parts import LOWEST_DRAWS
-from ambient_curate.students import Student, StudentOptions, recite, teach_student
+from ambient_curate.statistics.sigma_min import last_crossing, sparse_levels
 
 THRESHOLD = 0.45  # 1/2 less the default epsilon
 WINDOWS = 500
@@ -96,7 +101,7 @@ def refine(student: Student, share: float, budget: int) -> Estimator:
     def estimate(
         classifier: FoldClassifier, windows: torch.Tensor, rng: np.random.Generator
     ) -> np.ndarray:
-        curves = recite(student.network, windows)
+        curves = predict_curves(student.network, windows)
         lower, upper = find_interval(student, curves)
         widest = np.argsort(lower - upper)[: int(share * len(windows))]
         for number in widest.tolist():
@@ -162,14 +167,18 @@ class Counter:
         return found
 
 
-def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
+def make_sets() -> Iterator[tuple[str, Population, Population]]:
     """Name, clean arm and corrupt arm."""
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(4, 2))
     mean *= 0.9 / np.linalg.norm(mean)
     clean = gaussian_episodes(rng, 500, 0.0 * mean, 0.1)
     corrupt = gaussian_episodes(rng, 25_000, mean, 0.1)
-    yield "normal laws", make_arm("clean", clean, 4, FOLDS), make_arm("q", corrupt, 4, FOLDS)
+    yield (
+        "normal laws",
+        make_population("clean", clean, 4, FOLDS),
+        make_population("q", corrupt, 4, FOLDS),
+    )
     if not TAPE.is_dir():
         print(f"no {TAPE}: left out")
         return
@@ -177,10 +186,14 @@ def make_sets() -> Iterator[tuple[str, Arm, Arm]]:
     low, high = (end(np.concatenate(episodes[:20]), axis=0) for end in (np.min, np.max))
     scaled = [2.0 * (episode - low) / (high - low) - 1.0 for episode in episodes]
     held = [episode[np.arange(len(episode)) // 4 * 4] for episode in scaled[20:]]
-    yield "tape, held", make_arm("clean", scaled[:20], 16, FOLDS), make_arm("q", held, 16, FOLDS)
+    yield (
+        "tape, held",
+        make_population("clean", scaled[:20], 16, FOLDS),
+        make_population("q", held, 16, FOLDS),
+    )
 
 
-def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
+def measure(name: str, clean: Population, corrupt: Population, count: int) -> None:
     """Print a line an estimator."""
     classifier = fit_fold(clean, [corrupt], FOLD, channel_of(clean), FitOptions(folds=FOLDS))
     rows = torch.cat([corrupt.windows.of_episode(int(e)) for e in corrupt.in_folds([FOLD])])
@@ -199,7 +212,7 @@ def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
     def ask_student(
         _: FoldClassifier, windows: torch.Tensor, __: np.random.Generator
     ) -> np.ndarray:
-        return last_crossing(recite(student.network, windows), SIGMA, THRESHOLD)
+        return last_crossing(predict_curves(student.network, windows), SIGMA, THRESHOLD)
 
     ways: dict[str, tuple[int, Estimator]] = {
         "released procedure": (LEVELS * DRAWS, released_procedure),
@@ -220,7 +233,7 @@ def measure(name: str, clean: Arm, corrupt: Arm, count: int) -> None:
             f"{error.mean():+.4f}  {1e3 * seconds / len(windows):8.3f} ms",
             flush=True,
         )
-    curves = recite(student.network, windows)
+    curves = predict_curves(student.network, windows)
     lower, upper = find_interval(student, curves)
     held = np.mean((lower <= exact) & (exact <= upper))
     print(

@@ -15,13 +15,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ambient_curate import heap
-from ambient_curate.channels import noise_channel
-from ambient_curate.classifier import FoldClassifier, PairClassifier
-from ambient_curate.devices import CPU_ROWS
-from ambient_curate.networks import Sizes
+from ambient_curate import memory
+from ambient_curate.classifier.channels import noise_channel
+from ambient_curate.classifier.fit import CPU_ROWS, FoldClassifier, PairClassifier
+from ambient_curate.classifier.networks import Sizes
+from ambient_curate.classifier.samples import Sample
 from ambient_curate.noise import grid, log_snr
-from ambient_curate.samples import Sample
 
 SIGMA = grid("squaredcos_cap_v2:100")
 SECONDS = 3.0
@@ -60,10 +59,10 @@ def measure(sizes: Sizes, heads: int, windows: int, draws: int, levels: slice, p
     classifier = make_classifier(sizes, heads)
     x, z = torch.randn(windows, *sizes[:2]), torch.randn(windows, draws, sizes.dim)
 
-    def ask() -> torch.Tensor:
+    def sample_curves() -> torch.Tensor:
         return classifier.predict(x, z, range(heads), levels)
 
-    answers = ask().numel()
+    answers = sample_curves().numel()
     noised = torch.randn(1, windows * draws, sizes.dim)
     at = torch.from_numpy(log_snr(classifier.sigma[levels])).float()
     members = classifier.pairs[0].members
@@ -71,14 +70,14 @@ def measure(sizes: Sizes, heads: int, windows: int, draws: int, levels: slice, p
         for member in members.values():
             member(noised, at)
     flops = counter.get_total_flops() / noised.shape[1]
-    found = rate(ask, answers)
+    found = rate(sample_curves, answers)
     with torch.inference_mode():
         alone = {
             name: rate(lambda member=member: member(noised, at), float(noised.shape[1]))
             for name, member in members.items()
         }
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        ask()
+        sample_curves()
     times: Counter[str] = Counter()
     for event in profiled.key_averages():
         times[event.key] += event.self_cpu_time_total
@@ -96,7 +95,7 @@ def measure(sizes: Sizes, heads: int, windows: int, draws: int, levels: slice, p
 
 def main() -> None:
     torch.set_num_threads(1)
-    heap.hold()
+    memory.hold()
     a, b = torch.randn(2, 1024, 1024)
     peak = rate(lambda: a @ b, 2.0 * 1024**3)
     print(f"square product of 1,024: {peak / 1e9:.1f} Gflop/s")

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "readers"))
 from small_run import annotate_small, write_collection
 from small_worker import make_small
 
-from ambient_curate.report import write_report
-from ambient_curate.results import open_run_results
+from ambient_curate.report.page import write_report
+from ambient_curate.run.results import open_run_results
 
 EPISODE, PART = 200, 65_536
 DATASETS = ("far", "jitter")

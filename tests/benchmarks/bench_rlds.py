@@ -122,8 +122,8 @@ def timed(count: Callable[[Path], int], place: Path) -> float:
 
 def scan(folder: Path, checksums: bool) -> int:
     """Read every episode with our reader; return the number of frames."""
-    from ambient_curate.episodes import ReaderOptions
     from ambient_curate.readers import rlds
+    from ambient_curate.readers.episodes import ReaderOptions
 
     dataset = rlds.open_dataset(folder, ReaderOptions(checksums=checksums))
     return sum(e.length for shard in dataset.shards for e in dataset.read_shard(shard))

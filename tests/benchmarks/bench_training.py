@@ -19,17 +19,16 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ambient_curate.data.windows import Windows, fit_normalizer
 from ambient_curate.noise import schedule_levels
-from ambient_curate.policy.cards import find_levels
-from ambient_curate.policy.demonstrations import Demonstrations, Part
+from ambient_curate.policy.checkpoints import find_levels
 from ambient_curate.policy.denoiser import Shape, build_denoiser
-from ambient_curate.policy.fitting import Fit, Lesson
+from ambient_curate.policy.fitting import Fit, Lesson, Ranks
+from ambient_curate.policy.level_sampler import Admission, LevelSampler
+from ambient_curate.policy.networks import PUBLISHED, SMALL, ConditionalUnet1d
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.preconditioning import fit_modes
-from ambient_curate.policy.ranks import Ranks
-from ambient_curate.policy.sampler import Admission, LevelSampler
-from ambient_curate.policy.unet import PUBLISHED, SMALL, ConditionalUnet1d
-from ambient_curate.windows import Windows, fit_normalizer
+from ambient_curate.policy.training_data import Demonstrations, Part
 
 SCHEDULE, HORIZON, ACTION, STATE = "squaredcos_cap_v2:100", 16, 7, 7
 EPISODES, LENGTH = 200, 150

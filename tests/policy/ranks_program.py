@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from test_fitting import OPTIONS, make_denoiser, make_lesson
 
-from ambient_curate.policy.fitting import fit_policy
+from ambient_curate.policy.checkpoints import save_weights
+from ambient_curate.policy.fitting import fit_policy, join_ranks
 from ambient_curate.policy.options import PolicyOptions
-from ambient_curate.policy.ranks import join_ranks
-from ambient_curate.policy.storage import save_weights
 from ambient_curate.progress import SILENT
 
 if __name__ == "__main__":

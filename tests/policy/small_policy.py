@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ambient_curate.data.windows import Normalizer, fit_normalizer
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.interface import Interface
 from ambient_curate.policy.preconditioning import PerMode
-from ambient_curate.windows import Normalizer, fit_normalizer
 
 SCHEDULE = "squaredcos_cap_v2:10"
 HORIZON, ACTION, STATE, N_OBS, N_ACTION = 8, 2, 2, 2, 3

@@ -27,10 +27,10 @@ from small_policy import (
 from torch import Tensor
 
 from ambient_curate.errors import CheckpointError, ConfigError, RunError
+from ambient_curate.files import write_json_atomic
 from ambient_curate.policy.acting import Policy, load_policy
-from ambient_curate.policy.cards import POLICY, describe_policy
-from ambient_curate.policy.storage import save_weights
-from ambient_curate.records import SCHEMA_VERSION, write_json_atomic
+from ambient_curate.policy.checkpoints import POLICY, describe_policy, save_weights
+from ambient_curate.run.records import SCHEMA_VERSION
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine
 

@@ -22,9 +22,15 @@ from small_policy import (
 
 from ambient_curate.errors import CheckpointError
 from ambient_curate.policy import denoiser as denoisers
-from ambient_curate.policy.cards import POLICY, build_from_card, describe_policy, find_levels
+from ambient_curate.policy.checkpoints import (
+    POLICY,
+    build_from_card,
+    describe_policy,
+    find_levels,
+    load_weights,
+    save_weights,
+)
 from ambient_curate.policy.options import Network, Prediction
-from ambient_curate.policy.storage import load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine
 
@@ -130,7 +136,7 @@ def test_wrong_values_are_refused_without_the_tests_type_checks(tmp_path: Path) 
     program = """
 import json, sys
 from ambient_curate.errors import CheckpointError
-from ambient_curate.policy.cards import build_from_card
+from ambient_curate.policy.checkpoints import build_from_card
 for number, card in enumerate(json.load(open(sys.argv[1]))):
     try:
         build_from_card(card)

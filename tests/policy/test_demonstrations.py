@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ambient_curate.policy.demonstrations import Batch, Demonstrations, Part, keep_batch
-from ambient_curate.policy.sampler import Admission, BatchSampler, LevelSampler
-from ambient_curate.windows import Normalizer, Windows, fit_normalizer
+from ambient_curate.data.windows import Normalizer, Windows, fit_normalizer
+from ambient_curate.policy.level_sampler import Admission, BatchSampler, LevelSampler
+from ambient_curate.policy.training_data import Batch, Demonstrations, Part, keep_batch
 
 HORIZON, ACTION, STATE = 4, 2, 3
 
@@ -115,7 +115,7 @@ def test_one_pair_alone_is_a_batch_of_one() -> None:
 
 
 def test_scaling_and_representation_are_undone() -> None:
-    from ambient_curate.windows import restore_actions
+    from ambient_curate.data.windows import restore_actions
 
     part = make_part("a", [9], 0)
     w = part.windows

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ambient_curate.errors import ConfigError
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
-from ambient_curate.policy.features import embed_condition
 from ambient_curate.policy.losses import Noised, find_added, noise_further, noise_windows
+from ambient_curate.policy.networks import embed_condition
 from ambient_curate.policy.options import Prediction
 from ambient_curate.policy.preconditioning import PerMode
 

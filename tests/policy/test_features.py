@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ambient_curate.policy.features import embed_condition, embed_time, modulate, seed_weights
+from ambient_curate.policy.networks import embed_condition, embed_time, modulate, seed_weights
 
 
 def draw(*shape: int, seed: int = 1) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.policy.journal import ERRORS, LOG, Journal
+from ambient_curate.policy.fitting import ERRORS, LOG, Journal
 
 SIGMA = np.array([0.1, 1.0 / 3.0, 0.9])
 LEVELS = np.array([0, 2])

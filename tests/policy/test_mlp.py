@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_curate.policy.mlp import TIME_DIM, ResidualMlp
+from ambient_curate.policy.networks import TIME_DIM, ResidualMlp
 
 
 def make(sizes: tuple[int, int, int] = laws.SIZES, *, seed: int = 0) -> ResidualMlp:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ambient_curate.errors import NotEnoughDataError
 from ambient_curate.noise import schedule_levels
-from ambient_curate.policy.sampler import (
+from ambient_curate.policy.level_sampler import (
     Admission,
     BatchSampler,
     LevelSampler,

@@ -11,9 +11,14 @@ from small_policy import ACTION, HORIZON, draw, make_denoiser, make_shape
 from torch import Tensor, nn
 
 from ambient_curate.errors import CheckpointError
+from ambient_curate.policy.checkpoints import (
+    load_training,
+    load_weights,
+    save_training,
+    save_weights,
+)
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.losses import noise_windows
-from ambient_curate.policy.storage import load_training, load_weights, save_training, save_weights
 from ambient_curate.training import Training, TrainOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # small tensors on a busy machine

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_curate.policy.unet import PUBLISHED, SMALL, ConditionalUnet1d
+from ambient_curate.policy.networks import PUBLISHED, SMALL, ConditionalUnet1d
 
 CHANNELS, GROUPS, KERNEL, TIME_DIM = (8, 12, 16), 4, 3, 8
 

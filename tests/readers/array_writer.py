@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ambient_curate import readers
-from ambient_curate.episodes import Episode, ReaderOptions
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 
 
 def read_all(path: Path, **options: Any) -> list[Episode]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ambient_curate import readers
-from ambient_curate.episodes import Episode, ReaderOptions
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 
 LENGTHS = (4, 1, 7)
 ACTION, STATE = 3, 2

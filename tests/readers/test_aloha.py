@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from ambient_curate.collection import open_collection, read_episodes
-from ambient_curate.episodes import Episode, ReaderOptions
+from ambient_curate.data.collection import open_collection, read_episodes
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import hdf5
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 
 RNG = np.random.default_rng(0)
 

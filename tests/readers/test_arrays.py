@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 from hypothesis.extra.numpy import arrays as any_arrays
 
-from ambient_curate.episodes import ReaderOptions
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers import arrays
+from ambient_curate.readers import plain_arrays
+from ambient_curate.readers.episodes import ReaderOptions
 
 RNG = np.random.default_rng(0)
 SINGLE = RNG.normal(size=(6, 2))
@@ -109,10 +109,10 @@ def test_files_of_a_directory_are_one_dataset(tmp_path: Path) -> None:
     save(tmp_path / "a.npz", action=SINGLE)
     save(tmp_path / ".hidden.npy", SINGLE[:, :1])
     (tmp_path / "README.md").write_text("notes")
-    dataset = arrays.open_dataset(tmp_path, ReaderOptions())
+    dataset = plain_arrays.open_dataset(tmp_path, ReaderOptions())
     assert dataset.format == "npy and npz"
     assert [path.name for path in dataset.shards] == ["a.npz", "b.npy"]
-    assert arrays.members(tmp_path) == []
+    assert plain_arrays.members(tmp_path) == []
     episodes = read_all(tmp_path)
     assert [(e.id, e.index) for e in episodes] == [
         ("a", 0),
@@ -130,8 +130,8 @@ def test_files_that_differ_in_dimension_are_members(tmp_path: Path) -> None:
         save(tmp_path / "b.npy", SINGLE),
         save(tmp_path / "c.npy", BATCH),
     ]
-    assert arrays.members(tmp_path) == files
-    assert arrays.members(files[0]) == arrays.members(tmp_path / "absent") == []
+    assert plain_arrays.members(tmp_path) == files
+    assert plain_arrays.members(files[0]) == plain_arrays.members(tmp_path / "absent") == []
     with pytest.raises(DatasetError, match=r"differ in dimension: a\.npz has 2 .* 2 state") as got:
         read_all(tmp_path)
     assert "ambient.toml" in str(got.value.hint)
@@ -166,7 +166,7 @@ def test_two_episodes_of_one_name_are_refused(tmp_path: Path, other: str) -> Non
 def test_wrong_arrays_are_refused(tmp_path: Path, values: np.ndarray, match: str) -> None:
     for path in (save(tmp_path / "x.npy", values), save(tmp_path / "x.npz", action=values)):
         with pytest.raises(DatasetError, match=match) as caught:
-            arrays.open_dataset(path, ReaderOptions())
+            plain_arrays.open_dataset(path, ReaderOptions())
         assert str(path) in str(caught.value)
         assert caught.value.hint
 
@@ -197,7 +197,7 @@ def test_arrays_that_disagree_are_refused(
 ) -> None:
     path = save(tmp_path / "x.npz", **({"action": SINGLE} | named))
     with pytest.raises(DatasetError, match=match) as caught:
-        arrays.open_dataset(path, ReaderOptions())
+        plain_arrays.open_dataset(path, ReaderOptions())
     assert str(path) in str(caught.value)
 
 
@@ -265,13 +265,13 @@ def test_an_npz_whose_directory_calls_a_member_otherwise_is_refused(tmp_path: Pa
 def test_other_paths_are_not_arrays(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "folder.npy").mkdir()
-    assert not arrays.recognizes(tmp_path)
-    assert not arrays.recognizes(tmp_path / "notes.txt")
-    assert not arrays.recognizes(tmp_path / "absent.npy")
+    assert not plain_arrays.recognizes(tmp_path)
+    assert not plain_arrays.recognizes(tmp_path / "notes.txt")
+    assert not plain_arrays.recognizes(tmp_path / "absent.npy")
     with pytest.raises(DatasetError, match="holds no"):
-        arrays.open_dataset(tmp_path, ReaderOptions())
+        plain_arrays.open_dataset(tmp_path, ReaderOptions())
     with pytest.raises(DatasetError, match="split"):
-        arrays.open_dataset(save(tmp_path / "x.npy", SINGLE), ReaderOptions(split="train"))
+        plain_arrays.open_dataset(save(tmp_path / "x.npy", SINGLE), ReaderOptions(split="train"))
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.parquet"])
@@ -313,7 +313,7 @@ def test_an_npz_is_checked_by_its_checksum(tmp_path: Path) -> None:
 
 def test_the_real_demonstrations_are_eleven_members(shared_data: Path) -> None:
     folder = shared_data / "kinesthetic"
-    files = arrays.members(folder)
+    files = plain_arrays.members(folder)
     assert files == sorted(folder.glob("*.npy"))
     assert len(files) == 11
     episodes = [episode for file in files for episode in read_all(file)]

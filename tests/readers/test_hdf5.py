@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
-from ambient_curate.episodes import Episode, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import hdf5
-from ambient_curate.readers.hdf5_texts import read_text
+from ambient_curate.readers.episodes import Episode, ReaderOptions
+from ambient_curate.readers.hdf5_files import read_text
 
 RNG = np.random.default_rng(0)
 ACTIONS = {

@@ -18,9 +18,9 @@ from lerobot_writer import (
     write_dataset,
 )
 
-from ambient_curate.episodes import ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import lerobot, parquet
+from ambient_curate.readers.episodes import ReaderOptions
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1", "v3.0"])

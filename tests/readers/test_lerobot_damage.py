@@ -20,9 +20,9 @@ from lerobot_writer import (
 )
 
 from ambient_curate import readers
-from ambient_curate.episodes import ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import lerobot
+from ambient_curate.readers.episodes import ReaderOptions
 
 
 @pytest.mark.parametrize(

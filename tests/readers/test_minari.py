@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ambient_curate import readers
-from ambient_curate.collection import open_collection, read_episodes
-from ambient_curate.episodes import Episode, ReaderOptions
+from ambient_curate.data.collection import open_collection, read_episodes
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import hdf5
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 
 RNG = np.random.default_rng(0)
 STEPS = {0: 5, 1: 6, 2: 7, 10: 4}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ambient_curate import readers
-from ambient_curate.episodes import Episode, ReaderOptions
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 
 minari = pytest.importorskip("minari")
 buffers = pytest.importorskip("minari.data_collector")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from example_writer import bytes_feature, example, float_feature, int_feature, record_file
 
-from ambient_curate.episodes import Episode, ReaderOptions
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import rlds
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 
 SHARD = "toy-train.tfrecord-00000-of-00001"
 RNG = np.random.default_rng(0)

@@ -16,10 +16,15 @@ from zarr.codecs import BloscCodec
 from zarr_writer import DATA, ENDS, FRAMES, LENGTHS, UMI, check, pack, read, write
 
 from ambient_curate import readers
-from ambient_curate.collection import fingerprint, open_collection, read_episodes, require_clean
-from ambient_curate.episodes import ReaderOptions
+from ambient_curate.data.collection import (
+    fingerprint,
+    open_collection,
+    read_episodes,
+    require_clean,
+)
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers import zarrs
+from ambient_curate.readers import zarr as readers_zarr
+from ambient_curate.readers.episodes import ReaderOptions
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -74,7 +79,7 @@ def test_other_types_of_numbers_become_float32(tmp_path: Path) -> None:
 
 def test_the_action_of_umi_is_joined_robot_by_robot(tmp_path: Path) -> None:
     path = write(tmp_path / "cup.zarr", UMI)
-    dataset = zarrs.open_dataset(path, ReaderOptions())
+    dataset = readers_zarr.open_dataset(path, ReaderOptions())
     keys = [
         f"robot{i}_{part}"
         for i in (0, 1)
@@ -83,7 +88,7 @@ def test_the_action_of_umi_is_joined_robot_by_robot(tmp_path: Path) -> None:
     told = f"there is no data/action; as in UMI, the action is {', '.join(keys)}"
     assert list(dataset.problems) == [told]
     check(read(path), np.concatenate([UMI[key] for key in keys], axis=1), None)
-    assert zarrs.open_dataset(path, ReaderOptions(action=[keys[0]])).problems == ()
+    assert readers_zarr.open_dataset(path, ReaderOptions(action=[keys[0]])).problems == ()
     shutil.rmtree(path / "data" / "robot1_gripper_width")
     with pytest.raises(DatasetError, match="no array 'data/robot1_gripper_width'; data has robot0"):
         read(path)
@@ -91,14 +96,14 @@ def test_the_action_of_umi_is_joined_robot_by_robot(tmp_path: Path) -> None:
 
 def test_a_dataset_tells_its_files(tmp_path: Path) -> None:
     path = write(tmp_path / "push.zarr")
-    dataset = zarrs.open_dataset(path, ReaderOptions())
+    dataset = readers_zarr.open_dataset(path, ReaderOptions())
     assert (dataset.format, dataset.path, tuple(dataset.shards)) == ("Zarr", path, (path,))
     assert tuple(dataset.problems) == ()
     files = {file.relative_to(path).as_posix() for file in dataset.metadata_files}
     assert {"data/action/.zarray", "data/action/4.0", "meta/episode_ends/1"} <= files
     assert not any("img" in file or "n_contacts" in file for file in files)
     archive = pack(tmp_path / "push.zarr.zip", path)
-    assert tuple(zarrs.open_dataset(archive, ReaderOptions()).metadata_files) == ()
+    assert tuple(readers_zarr.open_dataset(archive, ReaderOptions()).metadata_files) == ()
     with pytest.raises(ValueError, match="is no shard"):
         next(dataset.read_shard(archive))
 
@@ -152,7 +157,7 @@ def test_directories_are_recognized_by_name_or_content(tmp_path: Path) -> None:
     path = write(tmp_path / "replay", {"action": DATA["action"]})
     check([*readers.open_dataset(path).read_shard(path)], DATA["action"], None)
     (tmp_path / "empty.ZARR").mkdir()
-    assert zarrs.recognizes(tmp_path / "empty.ZARR")
+    assert readers_zarr.recognizes(tmp_path / "empty.ZARR")
     (tmp_path / "other.zip").write_bytes(b"")
     for other in (tmp_path, path / "data", path / "meta", tmp_path / "other.zip"):
         assert not readers.recognizes(other)
@@ -162,7 +167,7 @@ def test_memory_is_that_of_a_chunk_and_an_episode(tmp_path: Path) -> None:
     action = np.arange(2_000_000, dtype=np.float32).reshape(-1, 2)  # 8 MB
     ends = np.arange(1000, len(action) + 1, 1000)
     path = write(tmp_path / "long.zarr", {"action": action}, ends=ends, chunk=5000)
-    dataset = zarrs.open_dataset(path, ReaderOptions())
+    dataset = readers_zarr.open_dataset(path, ReaderOptions())
     tracemalloc.start()
     for number, episode in enumerate(dataset.read_shard(path)):
         assert episode.action[0, 0] == 2000 * number

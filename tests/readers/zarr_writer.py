@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ambient_curate.episodes import Episode, ReaderOptions
-from ambient_curate.readers import zarrs
+from ambient_curate.readers import zarr as readers_zarr
+from ambient_curate.readers.episodes import Episode, ReaderOptions
 
 RNG = np.random.default_rng(0)
 LENGTHS = (3, 9, 1, 7)
@@ -56,7 +56,7 @@ def pack(path: Path, directory: Path, prefix: str = "") -> Path:
 
 
 def read(path: Path, **options: Any) -> list[Episode]:
-    dataset = zarrs.open_dataset(path, ReaderOptions(**options))
+    dataset = readers_zarr.open_dataset(path, ReaderOptions(**options))
     return [episode for shard in dataset.shards for episode in dataset.read_shard(shard)]
 
 

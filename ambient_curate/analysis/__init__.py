@@ -1,0 +1,1 @@
+"""Analysis of action data: spectra, receptive fields, probes, of a dataset or a collection."""

@@ -1,0 +1,110 @@
+"""The request of an annotation: data, options, output, and a digest of its inputs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ambient_curate import noise
+from ambient_curate.data.collection import (
+    Collection,
+    describe_files,
+    open_collection,
+    require_clean,
+)
+from ambient_curate.options import AnnotateOptions, resolve_options
+from ambient_curate.run.directory import package_versions
+
+NOT_IN_DIGEST = (
+    "out",
+    "force",
+    "workers",
+    "engine",
+    "shard_index",
+    "num_shards",
+    "strict",
+    "checksums",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotationRequest:
+    """What is asked for.
+
+    Parameters
+    ----------
+    collection : Collection
+        Opened.
+    options : AnnotateOptions
+        With those of ``ambient.toml``.
+    path : Path
+        Of the run.
+    inputs : dict
+        Everything that decides the numbers, and so the digest.
+    """
+
+    collection: Collection
+    options: AnnotateOptions
+    path: Path
+    inputs: dict[str, Any]
+
+
+def make_request(
+    collection: Collection | Path | str,
+    options: AnnotateOptions | None,
+    changes: Mapping[str, Any],
+) -> AnnotationRequest:
+    """Open the collection and settle the options.
+
+    Parameters
+    ----------
+    collection : Collection, Path or str
+        An opened collection, or the path of one.
+    options : AnnotateOptions or None
+        None: those of ``ambient.toml``, the defaults and `changes`.
+    changes : mapping
+        Options by name; not with `options`.
+
+    Raises
+    ------
+    CurateError
+        If the collection cannot be opened or an option is wrong.
+    ValueError
+        If both `options` and `changes` are given.
+    """
+    if options is not None and changes:
+        raise ValueError("give options, or single options by name, not both")
+    if not isinstance(collection, Collection):
+        given = asdict(options) if options is not None else changes
+        picked = {key: given.get(key) for key in ("clean", "checksums", "on_error")}
+        collection = open_collection(collection, **picked)
+    if options is None:
+        options = resolve_options(collection.settings.options, changes)
+    clean = require_clean(collection)
+    noise.schedule_levels(options.schedule)  # an unknown one is refused before any work
+    path = options.out or Path(f"{collection.name}_run")
+    return AnnotationRequest(collection, options, path, _inputs(collection, options, clean))
+
+
+def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dict[str, Any]:
+    """Everything that decides the numbers, and so the digest."""
+    chosen = {key: value for key, value in asdict(options).items() if key not in NOT_IN_DIGEST}
+    if options.granularity != "group":
+        del chosen["group_by"]
+    for name in ("condition", "locality", "legibility"):  # runs from before stay what they are
+        if chosen[name] in (False, "none"):
+            del chosen[name]
+    sources = {
+        member.name: {
+            "format": member.dataset.format,
+            "selection": {key: value for key, value in asdict(member.options).items() if value},
+            "files": describe_files(member),
+        }
+        for member in collection.members
+    }
+    return {
+        "options": chosen | {"clean": clean},
+        "sources": sources,
+        "versions": package_versions(),
+        "threads": 1,
+    }

@@ -1,0 +1,377 @@
+"""A collection: its datasets, which one is clean, and the episodes selected of each."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ambient_curate import readers
+from ambient_curate.data.selection import MemberOptions, Selection, needs_total
+from ambient_curate.data.settings import (
+    SETTINGS_FILE,
+    CollectionSettings,
+    dataset_name,
+    find_sources,
+)
+from ambient_curate.errors import ConfigError, DatasetError
+from ambient_curate.options import OnError
+from ambient_curate.progress import SILENT, Progress
+from ambient_curate.readers.episodes import Dataset, Episode, ReaderOptions
+
+RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
+
+LARGEST = 1e15  # no robot's unit needs more, and the squares of float32 overflow at 2e19
+
+SkipReport = Callable[[Path, DatasetError], None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dataset of a collection, opened, and what the user says about it."""
+
+    name: str
+    dataset: Dataset
+    options: MemberOptions
+    checksums: bool = True
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The datasets that are annotated together.
+
+    Parameters
+    ----------
+    path : Path
+        What was opened: a directory of datasets, or one dataset.
+    name : str
+        Name of that directory or file.
+    members : tuple of Member
+        Sorted by name.
+    clean : str or None
+        What the user calls the clean set; `require_clean` checks that it is a member.
+    settings : CollectionSettings
+        The content of ``ambient.toml``; empty without one.
+    broken : tuple of (str, DatasetError)
+        Members left out under ``on_error="skip"``, with the reason.
+    """
+
+    path: Path
+    name: str
+    members: tuple[Member, ...]
+    clean: str | None
+    settings: CollectionSettings
+    broken: tuple[tuple[str, DatasetError], ...] = ()
+
+
+def open_collection(
+    path: Path | str,
+    *,
+    clean: str | None = None,
+    checksums: bool | None = None,
+    on_error: OnError | None = None,
+) -> Collection:
+    """Open one dataset, or every dataset of a directory and of its ``ambient.toml``.
+
+    Parameters
+    ----------
+    path : Path or str
+        Dataset or directory of datasets (`find_sources` says what counts as one).
+    clean : str or None
+        Name of the clean member, or path of a dataset elsewhere that becomes a member. None: what
+        ``ambient.toml`` says, else the member named ``clean``, else none.
+    checksums : bool or None
+        Verify payload checksums where the format has them. None: what ``ambient.toml`` says,
+        else True.
+    on_error : {"fail", "skip"} or None
+        Raise for a member that cannot be opened, or leave it out and list it in `broken`. None:
+        what ``ambient.toml`` says, else "fail".
+
+    Raises
+    ------
+    DatasetError
+        If there is no dataset at `path`, or a member is damaged.
+    ConfigError
+        If ``ambient.toml`` is wrong.
+    """
+    path = Path(path)
+    sources = find_sources(path, clean)
+    if checksums is None:
+        checksums = bool(sources.settings.options.get("checksums", True))
+    on_error = on_error or sources.settings.options.get("on_error", "fail")
+    members, broken = [], []
+    for name, (source, options) in sorted(sources.members.items()):
+        try:
+            dataset = readers.open_dataset(source, _reader_options(options, checksums))
+            members.append(Member(name, dataset, options, checksums))
+        except DatasetError as error:
+            if on_error == "fail":
+                raise
+            broken.append((name, error))
+    if not members:
+        reasons = "; ".join(f"{name}: {error}" for name, error in broken)
+        raise DatasetError(f"no member of {path} can be opened: {reasons}", broken[0][1].hint)
+    return Collection(
+        path, dataset_name(path), tuple(members), sources.clean, sources.settings, tuple(broken)
+    )
+
+
+def require_clean(collection: Collection) -> str:
+    """Return the name of the clean member.
+
+    Raises
+    ------
+    ConfigError
+        If no clean set is named, or what is named is no member.
+    """
+    names = [member.name for member in collection.members]
+    if collection.clean in names:
+        return collection.clean
+    if collection.clean is None:
+        message = "no clean set is named"
+    elif collection.clean in dict(collection.broken):
+        message = f"the clean set {collection.clean} was skipped as broken"
+    else:
+        message = f"the clean set {collection.clean!r} is no member"
+    raise ConfigError(
+        f"{message}; members of {collection.path}: {', '.join(names)}",
+        f'add a line such as clean = "{names[0]}" to {SETTINGS_FILE}, or give --clean NAME or PATH',
+    )
+
+
+def check_action_dims(dims: Mapping[str, int]) -> None:
+    """Refuse to compare members whose actions have different dimensions.
+
+    Parameters
+    ----------
+    dims : mapping of str to int
+        Action dimension by member; all must equal the first.
+
+    Raises
+    ------
+    ConfigError
+        Naming two members that differ, and the lines that would make them equal.
+    """
+    first = next(iter(dims), None)
+    for name, size in dims.items():
+        if first is None or size == dims[first]:
+            continue
+        large, small = (name, first) if size > dims[first] else (first, name)
+        raise ConfigError(
+            f"actions cannot be compared: {first} has {dims[first]} dimensions, {name} has {size}",
+            f"add to {SETTINGS_FILE}, under [datasets.{large}]: dims = {list(range(dims[small]))} "
+            f'(the ones that {small} has), or action = ["..."] (the columns to join)',
+        )
+
+
+def compare_rate(rate: float | None, clean: str, clean_rate: float | None) -> list[str]:
+    """Tell in a sentence whether a member's rate differs from that of the clean set `clean`."""
+    if clean_rate is None:
+        return []
+    if rate is None:
+        return [f"its rate is unknown, and that of {clean} is {clean_rate:g} Hz: add rate_hz"]
+    if abs(rate - clean_rate) <= RATE_TOLERANCE * clean_rate:
+        return []
+    return [
+        f"{rate:g} Hz against {clean_rate:g} Hz of {clean}: a window spans another time, which a "
+        "classifier tells apart"
+    ]
+
+
+def fingerprint(member: Member) -> list[dict[str, Any]]:
+    """Identify the files of a member without reading them.
+
+    Returns
+    -------
+    list of dict
+        ``path`` relative to the dataset, ``size`` in bytes and ``mtime_ns`` of every shard and
+        metadata file, sorted by path.
+
+    Raises
+    ------
+    DatasetError
+        If one of them is gone.
+    """
+    dataset = member.dataset
+    root = dataset.path.parent if dataset.path.is_file() else dataset.path
+    entries = []
+    for file in {*dataset.shards, *dataset.metadata_files}:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise DatasetError(
+                f"{file} cannot be read: {error.strerror}", "check the path"
+            ) from error
+        relative = Path(os.path.relpath(file, root)).as_posix()
+        entries.append({"path": relative, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
+    return sorted(entries, key=lambda entry: str(entry["path"]))
+
+
+def describe_files(member: Member) -> dict[str, str]:
+    """Say what `fingerprint` finds in words, by path, as ``run.json`` keeps it."""
+    return {
+        entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
+        for entry in fingerprint(member)
+    }
+
+
+def open_split(member: Member, split: str) -> Member:
+    """Open another split of a member's dataset, all its episodes with the same columns.
+
+    Raises
+    ------
+    DatasetError
+        If that split is damaged.
+    """
+    options = replace(member.options, split=split, episodes=None, where=None, exclude=())
+    dataset = readers.open_dataset(member.dataset.path, _reader_options(options, member.checksums))
+    return Member(f"{member.name}, split {split}", dataset, options, member.checksums)
+
+
+def _reader_options(options: MemberOptions, checksums: bool) -> ReaderOptions:
+    return ReaderOptions(
+        action=options.action,
+        state=options.state,
+        split=options.split,
+        rate_hz=options.rate_hz,
+        checksums=checksums,
+    )
+
+
+def read_episodes(
+    member: Member,
+    *,
+    limit: int | None = None,
+    on_error: OnError = "fail",
+    progress: Progress = SILENT,
+    on_skip: SkipReport | None = None,
+) -> Iterator[Episode]:
+    """Yield the episodes of a member that its options ask for, in source order.
+
+    One episode is in memory at a time, and no shard is read beyond the last wanted episode. Two
+    cases read a shard twice: under ``on_error="skip"`` each is first read to its end, so that a
+    damaged one leaves none of its episodes in; an `episodes` slice that counts from the end needs
+    the number of episodes.
+
+    Parameters
+    ----------
+    member : Member
+        A member of an opened collection.
+    limit : int or None
+        Stop after this many episodes, counted after the selection.
+    on_error : {"fail", "skip"}
+        Raise at a damaged shard or episode, or leave out the shard, or the one episode that is
+        empty or not finite.
+    progress : Progress
+        Told of every shard.
+    on_skip : callable or None
+        Called with the file and the error of everything left out; None: `progress` is given a
+        message.
+
+    Raises
+    ------
+    DatasetError
+        At a damaged file, an episode without frames or with a value that is not finite or beyond
+        `LARGEST`; if no episode is left.
+    ConfigError
+        If `where` names no label, `dims` no dimension, or `exclude` no episode.
+    """
+
+    def report(path: Path, error: DatasetError) -> None:
+        selection.left_out["damage"] += 1
+        if on_skip is not None:
+            on_skip(path, error)
+        else:
+            progress.message(f"left out {path}: {error}")
+
+    total = _count_episodes(member, on_error) if needs_total(member.options) else None
+    selection = Selection(member.options, total)
+    picked = 0
+    for episode in _read_shards(member, on_error, progress, report):
+        if episode.index >= selection.stop:
+            break
+        wanted = selection.pick(episode)
+        if wanted is None:
+            continue
+        try:
+            _check_episode(wanted)
+        except DatasetError as error:
+            if on_error == "fail":
+                raise
+            report(wanted.source, error)
+            continue
+        yield wanted
+        picked += 1
+        if picked == limit:
+            return
+    else:
+        _check_excluded(member, selection, on_error)
+    if picked == 0:
+        raise _nothing_left(member, selection)
+
+
+def _read_shards(
+    member: Member, on_error: OnError, progress: Progress, report: SkipReport
+) -> Iterator[Episode]:
+    dataset = member.dataset
+    with progress.task(f"reading {member.name}", total=len(dataset.shards)) as task:
+        for shard in dataset.shards:
+            damage = _find_damage(dataset, shard) if on_error == "skip" else None
+            if damage is None:
+                yield from dataset.read_shard(shard)
+            else:
+                report(shard, damage)
+            task.advance()
+
+
+def _find_damage(dataset: Dataset, shard: Path) -> DatasetError | None:
+    try:
+        for _ in dataset.read_shard(shard):
+            pass
+    except DatasetError as error:
+        return error
+    return None
+
+
+def _count_episodes(member: Member, on_error: OnError) -> int:
+    episodes = _read_shards(member, on_error, SILENT, lambda path, error: None)
+    return max((episode.index + 1 for episode in episodes), default=0)
+
+
+def _check_episode(episode: Episode) -> None:
+    place = f"episode {episode.id} of {episode.source}"
+    if episode.action.size == 0:
+        raise DatasetError(
+            f"{place} is empty: action of shape {episode.action.shape}",
+            f"exclude = [{episode.id!r}] leaves it out",
+        )
+    for name, values in (("action", episode.action), ("state", episode.state)):
+        if values is None:
+            continue
+        bad = np.flatnonzero(~(np.abs(values) <= LARGEST).all(axis=1))
+        if bad.size:
+            what = "not finite" if not np.isfinite(values).all() else f"beyond {LARGEST:g}"
+            raise DatasetError(
+                f"{place}: {name} is {what} in {bad.size} frames, the first is {bad[0]}",
+                f"exclude = [{episode.id!r}] leaves it out",
+            )
+
+
+def _check_excluded(member: Member, selection: Selection, on_error: OnError) -> None:
+    if selection.unmatched and on_error == "fail":
+        raise ConfigError(
+            f"[datasets.{member.name}] exclude names no episode: {selection.unmatched}",
+            "ids are text, positions are numbers",
+        )
+
+
+def _nothing_left(member: Member, selection: Selection) -> DatasetError:
+    reasons = "; ".join(f"{what} left out {count}" for what, count in selection.left_out.items())
+    return DatasetError(
+        f"{member.name} ({member.dataset.path}) gives no episode: {reasons or 'it holds none'}",
+        f"change the selection under [datasets.{member.name}] in {SETTINGS_FILE}"
+        if reasons
+        else "check the path",
+    )

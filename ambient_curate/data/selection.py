@@ -1,0 +1,297 @@
+"""Selection of episodes: what ``[datasets.NAME]`` of ``ambient.toml`` keeps."""
+
+import math
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ambient_curate.errors import ConfigError
+from ambient_curate.options import (
+    Rule,
+    field_values,
+    find_problems,
+    is_number,
+    is_text,
+    is_whole,
+    raise_problems,
+)
+from ambient_curate.readers.episodes import Episode, Label
+
+
+@dataclass(frozen=True)
+class MemberOptions:
+    """What ``[datasets.NAME]`` says about one member; building one checks every value.
+
+    Attributes
+    ----------
+    path : str or None
+        Where the dataset lies, relative to ambient.toml. None: the directory or file NAME.
+    episodes : str, tuple of int, or None
+        Positions in the source to keep: a slice such as ``"0:30"``, or a list. None: all.
+    where : str or None
+        Episodes to keep by their labels: ``"success == true and operator != 'ann'"``.
+    split : str or None
+        Split to read where the format has splits.
+    action, state : tuple of str
+        Names of the columns or features, concatenated; empty: the format's own.
+    dims : tuple of int
+        Action dimensions to keep, in this order; empty: all.
+    rate_hz : float or None
+        Control rate in Hz, overriding the files'.
+    exclude : tuple of str or int
+        Episodes left out, by id (text) or position in the source (number).
+    """
+
+    path: str | None = None
+    episodes: str | tuple[int, ...] | None = None
+    where: str | None = None
+    split: str | None = None
+    action: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    dims: tuple[int, ...] = ()
+    rate_hz: float | None = None
+    exclude: tuple[str | int, ...] = ()
+
+    def __post_init__(self) -> None:
+        raise_problems(find_problems(field_values(self), MEMBER_RULES))
+
+
+class Selection:
+    """Picks the episodes of one member as they are read, and remembers what left out the others.
+
+    Parameters
+    ----------
+    options : MemberOptions
+        What the user wants.
+    total : int or None
+        Number of episodes in the source; needed where `needs_total`.
+    """
+
+    def __init__(self, options: MemberOptions, total: int | None = None) -> None:
+        self._options = options
+        self._where = parse_where(options.where) if options.where else ()
+        self._positions = _positions(options.episodes, total)
+        self._unmatched = set(options.exclude)
+        self.left_out: Counter[str] = Counter()
+
+    @property
+    def stop(self) -> int:
+        """Position in the source from which on no episode is wanted."""
+        return (
+            max(self._positions) + 1
+            if isinstance(self._positions, frozenset)
+            else self._positions.stop
+        )
+
+    @property
+    def unmatched(self) -> list[str | int]:
+        """Entries of `exclude` that have not named an episode yet."""
+        return [entry for entry in self._options.exclude if entry in self._unmatched]
+
+    def pick(self, episode: Episode) -> Episode | None:
+        """Return the episode with the wanted action dimensions, or None if it is not wanted.
+
+        Raises
+        ------
+        ConfigError
+            If `where` names no label of the episode, or `dims` no dimension of its action.
+        """
+        options = self._options
+        named = {episode.id, episode.index}.intersection(options.exclude)
+        self._unmatched -= named
+        if named:
+            self.left_out[f"exclude = {list(options.exclude)}"] += 1
+        elif episode.index not in self._positions:
+            self.left_out[f"episodes = {options.episodes!r}"] += 1
+        elif not all(term.holds(_label(episode, term.column)) for term in self._where):
+            self.left_out[f"where = {options.where!r}"] += 1
+        else:
+            return _keep_dims(episode, options.dims)
+        return None
+
+
+def needs_total(options: MemberOptions) -> bool:
+    """Tell whether `episodes` counts from the end of the source."""
+    return isinstance(options.episodes, str) and "-" in options.episodes
+
+
+def _positions(episodes: str | tuple[int, ...] | None, total: int | None) -> range | frozenset[int]:
+    if isinstance(episodes, tuple):
+        return frozenset(episodes)
+    end = 2**63 if total is None else total
+    return range(end)[parse_slice(episodes or ":")]
+
+
+def _label(episode: Episode, column: str) -> Label:
+    labels = episode.labels
+    if episode.task is not None:
+        labels = {"task": episode.task} | dict(labels)
+    if column not in labels:
+        raise ConfigError(
+            f"where names {column!r}, which episode {episode.id} of {episode.source} does not have",
+            f"its labels: {', '.join(sorted(labels)) or 'none'}",
+        )
+    return labels[column]
+
+
+def _keep_dims(episode: Episode, dims: tuple[int, ...]) -> Episode:
+    if not dims:
+        return episode
+    size = episode.action.shape[1]
+    if max(dims) >= size:
+        raise ConfigError(
+            f"dims = {list(dims)}: episode {episode.id} of {episode.source} has {size} action "
+            "dimensions",
+            f"use numbers from 0 to {size - 1}",
+        )
+    return replace(episode, action=episode.action[:, list(dims)])
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One ``COLUMN OP VALUE`` of a `where`."""
+
+    column: str
+    operation: str
+    value: Label
+
+    def holds(self, label: Label) -> bool:
+        """Compare an episode's label with the value.
+
+        Raises
+        ------
+        ConfigError
+            If one is text and the other is not: no such comparison can be meant.
+        """
+        if isinstance(label, str) != isinstance(self.value, str):
+            raise ConfigError(
+                f"where compares text with a number: {self.column} is {label!r}, "
+                f"the value is {self.value!r}",
+                f"write {self.column} {self.operation} '{self.value}' to compare text"
+                if isinstance(label, str)
+                else f"write a number after {self.column} {self.operation}",
+            )
+        return _COMPARE[self.operation](label, self.value)
+
+
+_TERM = re.compile(
+    r"""\s*(?P<column>[^\s=!<>"']+)\s*(?P<operation>==|!=|<=|>=|<|>)"""
+    r"""\s*(?P<value>"[^"]*"|'[^']*'|[^\s=!<>"']+)(?P<joined>\s+and(?=\s)|\s*$)"""
+)
+_SLICE = re.compile(r"\s*(-?\d{1,18})?\s*:\s*(-?\d{1,18})?\s*(?::\s*(\d{1,18})?\s*)?")
+
+
+def parse_where(text: str) -> tuple[Comparison, ...]:
+    """Parse comparisons joined by ``and``.
+
+    A value is quoted or bare text, a number, ``true`` or ``false``.
+
+    Raises
+    ------
+    ConfigError
+        If the text is anything else.
+
+    Examples
+    --------
+    >>> parse_where("success == true and speed > 10")[1]
+    Comparison(column='speed', operation='>', value=10)
+    """
+    comparisons, position = [], 0
+    while term := _TERM.match(text, position):
+        comparisons.append(
+            Comparison(term["column"], term["operation"], _parse_value(term["value"]))
+        )
+        if term["joined"].strip() == "":
+            return tuple(comparisons)
+        position = term.end()
+    raise ConfigError(
+        f"where = {text!r} is not COLUMN OP VALUE, joined by 'and'",
+        "for example: success == true and speed >= 0.5",
+    )
+
+
+def _parse_value(text: str) -> Label:
+    if text[0] in "\"'":
+        return text[1:-1]
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text):
+        return float(text)
+    return text
+
+
+def parse_slice(text: str) -> slice:
+    """Parse ``"START:STOP"`` or ``"START:STOP:STEP"`` with Python's meaning and a step >= 1.
+
+    Raises
+    ------
+    ConfigError
+        If the text is anything else.
+
+    Examples
+    --------
+    >>> parse_slice("0:30"), parse_slice("-5:")
+    (slice(0, 30, None), slice(-5, None, None))
+    """
+    match = _SLICE.fullmatch(text)
+    start, stop, step = (int(x) if x else None for x in match.groups()) if match else (0, 0, 0)
+    if step == 0:
+        raise ConfigError(f"episodes = {text!r} is not a slice", 'for example: episodes = "0:30"')
+    return slice(start, stop, step)
+
+
+def _parses(parse: Callable[[str], object], value: Any) -> bool:
+    try:
+        return isinstance(value, str) and parse(value) is not None
+    except ConfigError:
+        return False
+
+
+def _distinct(accepts: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(accepts, value)) and len(set(value)) == len(value)
+
+
+def _optional(accepts: Callable[[Any], bool], expected: str) -> Rule:
+    return Rule(lambda value: value is None or accepts(value), expected)
+
+
+_NAMES = Rule(lambda value: _distinct(is_text, value), "a name or a list of distinct names")
+MEMBER_RULES: dict[str, Rule] = {
+    "path": _optional(is_text, "a path relative to ambient.toml"),
+    "episodes": _optional(
+        lambda value: _parses(parse_slice, value) or (value != () and _distinct(is_whole, value)),
+        'a slice such as "0:30", or a list of distinct positions >= 0',
+    ),
+    "where": _optional(
+        lambda value: _parses(parse_where, value),
+        'comparisons such as "success == true and speed >= 0.5"',
+    ),
+    "split": _optional(is_text, "the name of a split"),
+    "action": _NAMES,
+    "state": _NAMES,
+    "dims": Rule(
+        lambda value: _distinct(is_whole, value), "a list of distinct action dimensions >= 0"
+    ),
+    "rate_hz": _optional(
+        lambda value: is_number(value) and 0 < value < math.inf, "a number of Hz > 0"
+    ),
+    "exclude": Rule(
+        lambda value: _distinct(lambda item: is_text(item) or is_whole(item), value),
+        "a list of distinct episode ids (text) or positions (numbers)",
+    ),
+}

@@ -1,0 +1,361 @@
+"""A study: a collection as memory-mapped frames, windows, folds, and the populations p and q_i."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped, UInt64
+
+from ambient_curate import memory
+from ambient_curate.data.cache import Frames, load_frames, write_frames
+from ambient_curate.data.collection import (
+    Collection,
+    Member,
+    check_action_dims,
+    read_episodes,
+    require_clean,
+)
+from ambient_curate.data.conditioning import observe
+from ambient_curate.data.folds import assign_folds
+from ambient_curate.data.groups import label_groups
+from ambient_curate.data.planted_controls import Control, plant_controls
+from ambient_curate.data.populations import Population
+from ambient_curate.data.windows import (
+    Normalizer,
+    Windows,
+    clean_values,
+    fit_normalizer,
+    share_outside,
+)
+from ambient_curate.errors import DatasetError, NotEnoughDataError
+from ambient_curate.files import write_json_atomic
+from ambient_curate.options import AnnotateOptions
+from ambient_curate.progress import Progress
+
+STUDY_FILE = "study.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Everything the fit and the scores need.
+
+    Parameters
+    ----------
+    options : AnnotateOptions
+        With `clean` resolved to a member's name.
+    clean : Population
+        The clean set p.
+    corrupt : tuple of Population
+        q_1 .. q_K that are compared with p in every fold: whole members, then groups.
+    controls : tuple of Control
+        The planted controls, if there are clean episodes enough; their pairs come last.
+    frames, windows, folds : dict by member
+        Cached frames, their windows, and every episode's fold (-1: no whole window).
+    groups : dict by member, or None
+        Group label of every episode, with granularity ``group``.
+    normalizer : Normalizer
+        Fitted on the clean set.
+    reference : str or None
+        What relative windows refer to: ``"state"`` or ``"first action"``; None: absolute.
+    skipped : tuple of dict
+        Files left out, each with ``file`` and ``error``.
+    sources : dict by member
+        What was read: ``format``, and ``problems`` that did not stop the reader.
+    opened : dict
+        ``path`` of the collection and ``clean``, by which it can be opened again.
+    """
+
+    options: AnnotateOptions
+    clean: Population
+    corrupt: tuple[Population, ...]
+    controls: tuple[Control, ...]
+    frames: dict[str, Frames]
+    windows: dict[str, Windows]
+    folds: dict[str, np.ndarray]
+    groups: dict[str, list[str]] | None
+    normalizer: Normalizer
+    reference: str | None
+    skipped: tuple[dict[str, str], ...]
+    sources: dict[str, dict[str, Any]]
+    opened: dict[str, str]
+
+    @property
+    def populations(self) -> tuple[Population, ...]:
+        """What the clean set is compared with, pair by pair."""
+        return (*self.corrupt, *(control.population for control in self.controls))
+
+    @property
+    def by_row(self) -> bool:
+        """Whether episodes or windows have rows of their own."""
+        return self.options.granularity in ("episode", "datapoint")
+
+    @property
+    def by_window(self) -> bool:
+        """Whether every window has a row of its own."""
+        return self.options.granularity == "datapoint"
+
+    def head(self, dataset: str, group: str | None = None) -> int | None:
+        """Output that stands for a member or a group; None where it has too few episodes."""
+        for number, population in enumerate(self.corrupt):
+            if (population.dataset, population.group) == (dataset, group):
+                return number
+        return None
+
+
+def prepare_study(
+    collection: Collection, options: AnnotateOptions, folder: Path, progress: Progress
+) -> Study:
+    """Read a collection into `folder` (or find it there) and lay out the populations.
+
+    Raises
+    ------
+    CurateError
+        If the data cannot be read or compared, or there is too little for a sound answer.
+    """
+    name = require_clean(collection)
+    _require_corrupt(collection, name)
+    members, skipped = _cache_members(collection, options, folder, progress)
+    content = {
+        "options": asdict(
+            replace(options, clean=name, out=None, workers=None, shard_index=None, num_shards=None)
+        ),
+        "members": members,
+        "skipped": skipped,
+        "sources": {
+            member.name: {
+                "format": member.dataset.format,
+                "problems": list(member.dataset.problems),
+            }
+            for member in collection.members
+        },
+        "opened": _name_collection(collection, options.clean or name),
+    }
+    write_json_atomic(folder / STUDY_FILE, content)
+    return open_study(folder)
+
+
+def open_study(folder: Path) -> Study:
+    """Open what `prepare_study` has read, from its files alone."""
+    content = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    options = AnnotateOptions(**content["options"])
+    frames = {name: load_frames(folder / place) for name, place in content["members"].items()}
+    name = str(options.clean)
+    check_action_dims(
+        {name: frames[name].action_dim} | {n: f.action_dim for n, f in frames.items()}
+    )
+    windows, reference = _lay_windows(frames, options)
+    _require_windows(windows[name], name, options)
+    normalizer = fit_normalizer(options.normalize, clean_values(windows[name]))
+    windows = {n: replace(w, normalizer=normalizer) for n, w in windows.items()}
+    folds = _assign_folds(frames, windows, name, options.folds)
+    groups = None
+    if options.granularity == "group":
+        groups = label_groups(frames, windows, options.group_by, seed=options.seed)
+    conditioned = options.condition == "state"
+    shown: Mapping[str, Windows] = observe(windows, frames, name) if conditioned else windows
+    clean = _whole_population(name, shown[name], folds[name])
+    _require_folds(clean, options.folds)
+    corrupt = _list_populations(name, shown, folds, groups, options.folds)
+    # the condition may give a planted shift away: where it is found is then not known
+    controls = (
+        () if conditioned else plant_controls(clean, options.folds, options.epsilon, options.seed)
+    )
+    return Study(
+        *(options, clean, corrupt, controls, frames, windows, folds, groups),
+        *(normalizer, reference, tuple(content["skipped"])),
+        *(content["sources"], content["opened"]),
+    )
+
+
+def _name_collection(collection: Collection, clean: str) -> dict[str, str]:
+    members = {member.name for member in collection.members}
+    outside = clean not in members and Path(clean).exists()
+    return {
+        "path": str(collection.path.resolve()),
+        "clean": str(Path(clean).resolve()) if outside else clean,
+    }
+
+
+def _require_corrupt(collection: Collection, clean: str) -> None:
+    if len(collection.members) < 2:
+        raise NotEnoughDataError(
+            f"{collection.path} holds only the clean set {clean!r}: there is nothing to annotate",
+            "add a dataset, or split this one in ambient.toml: two [datasets.NAME] with the same "
+            "path and different `episodes` or `where`",
+        )
+
+
+def _cache_members(
+    collection: Collection, options: AnnotateOptions, folder: Path, progress: Progress
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Cache the frames of every member; where each lies in `folder`, and what was skipped."""
+    places: dict[str, str] = {}
+    skipped = [{"file": str(name), "error": str(error)} for name, error in collection.broken]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, member in enumerate(collection.members):
+        place = folder / f"{number:04d}"
+        notes = place.with_suffix(".json")
+        if not (place.exists() and notes.exists()):
+            found = _cache_member(member, place, options, progress)
+            write_json_atomic(notes, {"skipped": found})
+        skipped += json.loads(notes.read_text(encoding="utf-8"))["skipped"]
+        places[member.name] = place.name
+    return places, skipped
+
+
+def _cache_member(
+    member: Member, place: Path, options: AnnotateOptions, progress: Progress
+) -> list[dict[str, str]]:
+    skipped: list[dict[str, str]] = []
+
+    def note(path: Path, error: DatasetError) -> None:
+        skipped.append({"file": str(path), "error": str(error)})
+        progress.message(f"skipped {path}: {error}")
+
+    if place.exists():  # written, but its list of skipped files was not: read it again
+        shutil.rmtree(place)
+    episodes = read_episodes(
+        member, limit=options.limit, on_error=options.on_error, progress=progress, on_skip=note
+    )
+    write_frames(episodes, place)
+    memory.trim()  # of millions of episodes the table alone is large
+    return skipped
+
+
+def _lay_windows(
+    frames: Mapping[str, Frames], options: AnnotateOptions
+) -> tuple[dict[str, Windows], str | None]:
+    """Lay windows over the frames; relative ones refer to the state where all members have it."""
+    reference = None
+    if options.represent != "absolute":
+        stated = all(member.state_dim == member.action_dim for member in frames.values())
+        reference = "state" if stated else "first action"
+    return {
+        name: Windows(
+            member.data["action"],
+            member.data["state"] if reference == "state" else None,
+            member.offset,
+            member.length,
+            options.horizon,
+            options.stride,
+            options.represent,
+        )
+        for name, member in frames.items()
+    }, reference
+
+
+def _require_windows(clean: Windows, name: str, options: AnnotateOptions) -> None:
+    if clean.counts.sum() == 0:
+        raise NotEnoughDataError(
+            f"the clean set {name} has no whole window of {options.horizon} frames: its longest "
+            f"episode has {clean.length.max()}",
+            f"use --horizon {max(int(clean.length.max()), 1)} or less",
+        )
+
+
+def _assign_folds(
+    frames: Mapping[str, Frames], windows: Mapping[str, Windows], clean: str, folds: int
+) -> dict[str, np.ndarray]:
+    """Deal the episodes that have a whole window to the folds; the others get -1.
+
+    Only they are ranked: an episode too short to be scored would leave a hole in its fold.
+    """
+    order = [clean, *(name for name in frames if name != clean)]
+    whole = {name: np.flatnonzero(windows[name].counts) for name in order}
+    dealt = assign_folds(
+        {name: frames[name].ids.take(whole[name]) for name in order},
+        {name: _begin(frames[name].digest)[whole[name]] for name in order},
+        folds,
+    )
+    result = {name: np.full(frames[name].n_episodes, -1) for name in order}
+    for name in order:
+        result[name][whole[name]] = dealt[name]
+    return result
+
+
+def _begin(digest: Shaped[np.ndarray, " episode"]) -> UInt64[np.ndarray, " episode"]:
+    """First 8 of the 32 bytes: enough, since two that agree by chance only share a fold."""
+    return digest.view(np.uint64)[::4]
+
+
+def _require_folds(clean: Population, folds: int) -> None:
+    if not _fills(clean, folds):
+        found = len(clean.episodes)
+        different = len(np.unique(clean.fold[clean.episodes]))
+        raise NotEnoughDataError(
+            f"the clean set {clean.dataset} has {found} episodes with a whole window, which fill "
+            f"{different} of {folds} folds (copies share a fold); every fold needs one",
+            f"add clean episodes, or use --folds {max(3, min(found, different))}"
+            if different >= 3
+            else "add clean episodes: at least 3 different ones are needed",
+        )
+
+
+def _fills(population: Population, folds: int) -> bool:
+    return len(np.unique(population.fold[population.episodes])) == folds
+
+
+def _whole_population(name: str, windows: Windows, fold: np.ndarray) -> Population:
+    return Population(name, None, windows, np.flatnonzero(windows.counts > 0), fold)
+
+
+def _list_populations(
+    clean: str,
+    windows: Mapping[str, Windows],
+    folds: Mapping[str, np.ndarray],
+    groups: Mapping[str, list[str]] | None,
+    count: int,
+) -> tuple[Population, ...]:
+    """List whole members, then their groups, that have an episode in every fold."""
+    whole = [
+        _whole_population(name, windows[name], folds[name]) for name in windows if name != clean
+    ]
+    parts = (
+        []
+        if groups is None
+        else [p for population in whole for p in _split(population, groups[population.dataset])]
+    )
+    populations = tuple(population for population in (*whole, *parts) if _fills(population, count))
+    if not populations:
+        raise NotEnoughDataError(
+            f"no corrupt dataset has an episode with a whole window in each of the {count} folds",
+            "add episodes, or use a smaller --horizon or --folds",
+        )
+    return populations
+
+
+def _split(population: Population, groups: Sequence[str]) -> list[Population]:
+    labels = np.array(groups)[population.episodes]
+    return [
+        replace(population, group=label, episodes=population.episodes[labels == label])
+        for label in sorted(set(labels.tolist()))
+    ]
+
+
+def find_outside(study: Study, name: str) -> float | None:
+    """Share of a member's action values outside the clean range; None: not absolute windows."""
+    if study.options.represent != "absolute":
+        return None
+    return share_outside(study.windows[name].action.numpy(), study.normalizer)
+
+
+def describe_member(study: Study, name: str) -> dict[str, Any]:
+    """Give a member's size, shape and rate, for ``run.json``."""
+    frames, windows = study.frames[name], study.windows[name]
+    return {
+        "episodes": frames.n_episodes,
+        "frames": frames.n_frames,
+        "windows": int(windows.counts.sum()),
+        "too_short": int((windows.counts == 0).sum()),
+        "action_dim": frames.action_dim,
+        "rate_hz": frames.rate_hz,
+        "is_clean": name == study.clean.dataset,
+        "outside": find_outside(study, name),
+        "actions_sha256": hashlib.sha256(frames.digest.tobytes()).hexdigest(),
+        **study.sources[name],
+    }

@@ -1,0 +1,285 @@
+"""Windows of episodes as index views, their representation, and the action normaliser."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from ambient_curate.options import Normalization, Representation
+from ambient_curate.readers.episodes import count_windows as count_windows
+
+ROWS = 65_536  # of values looked at together
+CONSTANT = 1e-6  # a dimension whose spread is this share of its magnitude carries float32 noise
+
+
+def nearest_windows(
+    start: Int64[np.ndarray, " *shape"],
+    length: Int64[np.ndarray, " *shape"],
+    horizon: int,
+    stride: int,
+) -> Int64[np.ndarray, " *shape"]:
+    """Find the whole window nearest to a trainer's window, which may leave its episode.
+
+    Parameters
+    ----------
+    start : ndarray, int64
+        First frame of each window in its episode; negative where it is padded before it.
+    length : ndarray, int64
+        Frames of that episode, >= horizon.
+    horizon, stride : int
+        Of the whole windows, which start at 0, stride, ...
+    """
+    inside = np.clip(start, 0, length - horizon)
+    return np.minimum((inside + stride // 2) // stride, count_windows(length, horizon, stride) - 1)
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Affine scaling of every action dimension, fitted on the clean set: ``(x - offset) * scale``.
+
+    Parameters
+    ----------
+    kind : {"minmax", "quantile", "gaussian", "none"}
+        What was fitted.
+    offset, scale : ndarray, float64, shape (action,)
+        A dimension that is constant in the clean set has scale 0 and becomes 0.
+    low, high : ndarray, float64, shape (action,)
+        Range of the clean set, before scaling.
+    """
+
+    kind: Normalization
+    offset: Float64[np.ndarray, " action"]
+    scale: Float64[np.ndarray, " action"]
+    low: Float64[np.ndarray, " action"]
+    high: Float64[np.ndarray, " action"]
+
+    @property
+    def constant(self) -> list[int]:
+        """Dimensions that are constant in the clean set and carry no information."""
+        return np.flatnonzero(self.scale == 0.0).tolist()
+
+    def apply(self, windows: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
+        """Scale raw actions; values outside the clean range are not clipped."""
+        offset, scale = torch.from_numpy(self.offset), torch.from_numpy(self.scale)
+        return ((windows.double() - offset) * scale).float()
+
+    def undo(self, scaled: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
+        """Inverse of `apply`; a constant dimension gets its constant."""
+        moving = self.scale != 0.0
+        back = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=moving)
+        values = scaled.double() * torch.from_numpy(back) + torch.from_numpy(self.offset)
+        return values.float()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        arrays = {name: getattr(self, name).tolist() for name in ("offset", "scale", "low", "high")}
+        return {"kind": self.kind, **arrays}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Normalizer":
+        """Inverse of `as_dict`."""
+        names = ("offset", "scale", "low", "high")
+        return cls(stored["kind"], *(np.asarray(stored[name], dtype=np.float64) for name in names))
+
+
+def fit_normalizer(kind: Normalization, values: Float[np.ndarray, "n action"]) -> Normalizer:
+    """Fit a normaliser on the clean set's values.
+
+    Parameters
+    ----------
+    kind : {"minmax", "quantile", "gaussian", "none"}
+        Range to [-1, 1], 1 % and 99 % quantiles to [-1, 1], mean 0 and standard deviation 1, or
+        left as stored.
+    values : ndarray, shape (n, action)
+        Finite, n >= 1.
+    """
+    values = values.astype(np.float64)
+    low, high = values.min(axis=0), values.max(axis=0)
+    if kind == "none":
+        centre, half = np.zeros_like(low), np.ones_like(low)
+    elif kind == "gaussian":
+        centre, half = values.mean(axis=0), values.std(axis=0)
+    else:
+        ends = (low, high) if kind == "minmax" else np.quantile(values, [0.01, 0.99], axis=0)
+        centre, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
+    constant = half <= CONSTANT * np.maximum(np.abs(low), np.abs(high))
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, half))
+    return Normalizer(kind, centre, scale, low, high)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The whole windows of one member, as index views into its flat frames.
+
+    Parameters
+    ----------
+    action : Tensor, float32, shape (frame, action)
+        Flat frames of all episodes, possibly memory-mapped.
+    state : Tensor, float32, shape (frame, action), or None
+        What ``relative`` and ``delta`` refer to; None: the window's first action.
+    offset, length : ndarray, int64, shape (episode,)
+        First frame and number of frames of every episode.
+    horizon, stride : int
+        Frames in a window and between two starts.
+    represent : {"absolute", "relative", "delta"}
+        Actions as stored, minus the reference, or differences, the first one to the reference.
+    normalizer : Normalizer or None
+        None: windows are given unscaled.
+    """
+
+    action: Tensor
+    state: Tensor | None
+    offset: Int64[np.ndarray, " episode"]
+    length: Int64[np.ndarray, " episode"]
+    horizon: int
+    stride: int
+    represent: Representation = "absolute"
+    normalizer: Normalizer | None = None
+
+    @property
+    def counts(self) -> Int64[np.ndarray, " episode"]:
+        """Number of whole windows of every episode."""
+        return count_windows(self.length, self.horizon, self.stride)
+
+    @property
+    def condition_dim(self) -> int:
+        """Dimensions of what is known beside the actions, at the end of a flattened window."""
+        return 0
+
+    @property
+    def dim(self) -> int:
+        """Length of a flattened window."""
+        return self.horizon * int(self.action.shape[1]) + self.condition_dim
+
+    def gather(
+        self, episode: Int64[np.ndarray, " window"], number: Int64[np.ndarray, " window"]
+    ) -> Float32[Tensor, "window horizon action"]:
+        """Read windows: the `number`-th (from 0) whole window of each `episode`."""
+        first = torch.from_numpy(self.offset[episode] + number * self.stride)
+        return self.read(first[:, None] + torch.arange(self.horizon))
+
+    def read(
+        self, frames: Int64[Tensor, "window horizon"]
+    ) -> Float32[Tensor, "window horizon action"]:
+        """Read windows of any frames; the first of each is what it refers to."""
+        windows = self.action[frames]
+        if self.represent != "absolute":
+            windows = self._centre(windows, frames[:, 0])
+        return windows if self.normalizer is None else self.normalizer.apply(windows)
+
+    def _centre(self, windows: Tensor, first: Tensor) -> Tensor:
+        reference = windows[:, :1] if self.state is None else self.state[first][:, None]
+        if self.represent == "relative":
+            return windows - reference
+        return torch.diff(windows, dim=1, prepend=reference)
+
+    def of_episode(self, episode: int) -> Float32[Tensor, "window horizon action"]:
+        """Read all whole windows of one episode, by start."""
+        number = np.arange(self.counts[episode], dtype=np.int64)
+        return self.gather(np.full_like(number, episode), number)
+
+
+def restore_actions(
+    windows: Float32[Tensor, "window horizon action"],
+    represent: Representation,
+    reference: Float32[Tensor, "window action"] | None,
+) -> Float32[Tensor, "window horizon action"]:
+    """Give the actions that represented, unscaled windows stand for.
+
+    Parameters
+    ----------
+    windows : Tensor, float32, shape (window, horizon, action)
+        In the dataset's units.
+    represent : {"absolute", "relative", "delta"}
+        As in `Windows`.
+    reference : Tensor, float32, shape (window, action), or None
+        What relative windows and differences refer to; None: absolute ones.
+    """
+    if represent == "absolute" or reference is None:
+        return windows
+    if represent == "delta":
+        windows = windows.cumsum(dim=1)
+    return windows + reference[:, None]
+
+
+def clean_values(windows: Windows) -> Float[np.ndarray, "n action"]:
+    """Values a normaliser is fitted on: the frames, or what the representation makes of them."""
+    if windows.represent == "absolute":
+        return windows.action.numpy()
+    parts = [windows.of_episode(int(e)).flatten(0, 1) for e in np.flatnonzero(windows.counts)]
+    return torch.cat(parts).numpy()
+
+
+def share_outside(values: Float[np.ndarray, "n action"], normalizer: Normalizer) -> float:
+    """Share of the values that lie outside the clean set's range in their dimension."""
+    slack = CONSTANT * np.maximum(np.abs(normalizer.low), np.abs(normalizer.high))
+    low, high, count = normalizer.low - slack, normalizer.high + slack, 0
+    for first in range(0, len(values), ROWS):  # the values may be a file larger than memory
+        part = values[first : first + ROWS]
+        count += int(np.count_nonzero((part < low) | (part > high)))
+    return count / values.size
+
+
+def draw_windows(
+    windows: Windows,
+    episodes: Sequence[int] | Int64[np.ndarray, " episode"],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    by_window: bool = False,
+) -> tuple[Float32[Tensor, "count horizon action"], Int64[np.ndarray, " count"]]:
+    """Draw `count` windows as `pick_windows` does; return them, and the episode of each.
+
+    Parameters
+    ----------
+    windows : Windows
+        Where to draw from.
+    episodes : sequence of int
+        Episodes to draw from, each with at least one whole window.
+    count, rng, by_window
+        As in `pick_windows`.
+    """
+    rows = np.asarray(episodes, dtype=np.int64)
+    picked, number = pick_windows(rows, windows.counts[rows], count, rng, by_window=by_window)
+    return windows.gather(picked, number), picked
+
+
+def pick_windows(
+    episodes: Int64[np.ndarray, " episode"],
+    counts: Int64[np.ndarray, " episode"],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    by_window: bool = False,
+) -> tuple[Int64[np.ndarray, " count"], Int64[np.ndarray, " count"]]:
+    """Pick windows with replacement: an episode uniformly, then one of its windows uniformly.
+
+    Episodes come in turns of a fresh shuffle, so that their shares are equal to within one draw.
+
+    Parameters
+    ----------
+    episodes, counts : ndarray, int64, shape (episode,)
+        Episodes to draw from, and how many windows each has, > 0.
+    count : int
+        Windows to pick.
+    rng : Generator
+        Source of the draw.
+    by_window : bool
+        Draw an episode in proportion to its number of windows instead.
+
+    Returns
+    -------
+    tuple of ndarray, int64, shape (count,)
+        Episode and number, from 0, of each window.
+    """
+    if by_window:
+        place = rng.choice(episodes.size, size=count, p=counts / counts.sum())
+    else:
+        turns = -(-count // episodes.size)
+        order = np.tile(np.arange(episodes.size), (turns, 1))
+        place = rng.permuted(order, axis=1).ravel()[:count]
+    return episodes[place], (rng.random(count) * counts[place]).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Exports for other trainers: one module a trainer."""

@@ -1,0 +1,36 @@
+"""LeRobot: a row a frame by the dataset's global index, and episodes to leave out.
+
+A plug-in policy finds the rows by the ``index`` of a batch, which LeRobot's own preprocessing
+keeps while it drops columns that it does not know. The dataset makes a window at every frame, from
+``n_obs_steps - 1`` frames before it, and repeats the first and last frames of an episode.
+"""
+
+import json
+
+import numpy as np
+
+from ambient_curate.export.job import AnnotatedMember, Job
+
+
+def write(job: Job) -> None:
+    """Write ``ambient.parquet`` and ``exclude_episodes.json`` for every member."""
+    for member in job.members:
+        folder = job.folder(member)
+        job.write_frames(member, folder / "ambient.parquet", before=job.n_obs_steps - 1)
+        left_out = json.dumps(find_unusable(member))
+        (folder / "exclude_episodes.json").write_text(left_out + "\n", encoding="utf-8")
+        if not member.has_index:
+            job.notes.append(
+                f"{member.name} ({member.format}) has no global index: frames are counted in the "
+                "order of the annotated episodes"
+            )
+
+
+def find_unusable(member: AnnotatedMember) -> list[int]:
+    """List the episodes none of whose windows may be used at any noise level."""
+    low = np.nan_to_num(member.values["sigma_min"], nan=1.0)
+    usable = (low < 1.0) | (np.nan_to_num(member.values["sigma_max"], nan=0.0) > 0.0)
+    until = np.cumsum(member.windows.counts)
+    known = np.append(0, np.cumsum(usable))
+    some = known[until] - known[until - member.windows.counts]
+    return sorted(member.frames.index[some == 0].tolist())

@@ -1,0 +1,47 @@
+"""robomimic: a filter key in copies of the files, and a row a frame beside them."""
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ambient_curate.errors import ConfigError
+from ambient_curate.export.job import AnnotatedMember, Job
+from ambient_curate.export.lerobot import find_unusable
+
+KEY = "ambient"
+
+
+def write(job: Job) -> None:
+    """Write, for every member, copies with ``mask/ambient``, and ``ambient.parquet``.
+
+    Raises
+    ------
+    ConfigError
+        If a member has no HDF5 files of that layout, or a file has such a key already.
+    """
+    for member in job.members:
+        if member.format != "HDF5":
+            raise ConfigError(
+                f"{member.name} is {member.format}: robomimic reads HDF5 files of its own layout",
+                "export --to parquet, or convert the data first",
+            )
+        folder = job.folder(member)
+        job.write_frames(member, folder / "ambient.parquet", before=job.n_obs_steps - 1)
+        _copy_files(member, folder)
+
+
+def _copy_files(member: AnnotatedMember, folder: Path) -> None:
+    unusable = set(find_unusable(member))
+    pairs = zip(member.frames.ids, member.frames.index.tolist(), strict=True)
+    usable = [id for id, index in pairs if index not in unusable]
+    for file in member.files:
+        prefix = f"{file.stem}/" if len(member.files) > 1 else ""
+        own = [id.removeprefix(prefix) for id in usable if id.startswith(prefix)]
+        copy = folder / file.name
+        shutil.copyfile(file, copy)
+        with h5py.File(copy, "r+") as content:
+            if f"mask/{KEY}" in content:
+                raise ConfigError(f"{file} has a filter key {KEY!r} already", "rename it there")
+            content.create_dataset(f"mask/{KEY}", data=np.array(own, dtype="S"))

@@ -1,0 +1,126 @@
+"""Episode and Dataset: what every reader returns."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+Label = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The low-dimensional part of one episode.
+
+    Parameters
+    ----------
+    id : str
+        Stable name of the episode in its dataset, equal on every machine and in every run: the
+        LeRobot episode index, ``tfds_id`` (``"<file>__<i>"``), ``"demo_3"``, ...
+    index : int
+        Position of the episode in the source, from 0.
+    action : ndarray, float32, shape (frame, action)
+        Actions as stored, in the dataset's own units.
+    source : Path
+        The file that holds the episode.
+    state : ndarray, float32, shape (frame, state), or None
+        Proprioceptive state at the same frames, where the dataset names one.
+    task : str or None
+        Task or language instruction.
+    rate_hz : float or None
+        Control rate; None where neither the format nor ``ambient.toml`` tells it.
+    first_frame : int or None
+        Global index of the first frame where the source has one (LeRobot ``index``).
+    labels : mapping of str to str, int, float or bool
+        Episode-level columns, for ``where`` and ``--group-by COLUMN``.
+    """
+
+    id: str
+    index: int
+    action: Float32[np.ndarray, "frame action"]
+    source: Path
+    state: Float32[np.ndarray, "frame state"] | None = None
+    task: str | None = None
+    rate_hz: float | None = None
+    first_frame: int | None = None
+    labels: Mapping[str, Label] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return int(self.action.shape[0])
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the shape and bytes of the actions: equal for exact duplicates."""
+        action = np.ascontiguousarray(self.action, np.float32)
+        digest = hashlib.sha256(np.array(action.shape, np.int64).tobytes())
+        digest.update(action.data)
+        return digest.digest()
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """What a user says about one dataset where its files leave a choice.
+
+    Parameters
+    ----------
+    action : sequence of str
+        Names of the action columns or features, concatenated in this order; empty: the format's
+        own name (``action``, ``actions``).
+    state : sequence of str
+        The same for the state; empty: the format's own name where it has one, else no state.
+    split : str or None
+        Split to read where the format has splits; None: the format's default (RLDS: ``train``).
+    rate_hz : float or None
+        Control rate, overriding the files'.
+    checksums : bool
+        Verify payload checksums where the format has them.
+    """
+
+    action: Sequence[str] = ()
+    state: Sequence[str] = ()
+    split: str | None = None
+    rate_hz: float | None = None
+    checksums: bool = True
+
+
+@runtime_checkable  # so that the tests can check annotations at run time
+class Dataset(Protocol):
+    """One opened dataset: its metadata is read and checked, its episodes are read on demand.
+
+    Opening raises `DatasetError` where the metadata is missing or damaged; `read_shard` raises it
+    where a data file is. Both name the file, what was expected and what to do.
+    """
+
+    @property
+    def path(self) -> Path:
+        """Directory or file of the dataset."""
+
+    @property
+    def format(self) -> str:
+        """Format and version for people: ``"LeRobot v2.1"``, ``"RLDS"``, ``"HDF5"``, ``"npz"``."""
+
+    @property
+    def shards(self) -> Sequence[Path]:
+        """Data files in reading order: the units of reading, of skipping and of fingerprints."""
+
+    @property
+    def metadata_files(self) -> Sequence[Path]:
+        """Files beside the shards that the content depends on (``meta/info.json``, ...)."""
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """Deviations from the format that did not stop the reader, one sentence each."""
+
+    def read_shard(self, shard: Path) -> Iterator[Episode]:
+        """Yield the episodes of one shard in source order; low-dimensional data only."""
+
+
+def count_windows(length: Int64[np.ndarray, " *shape"], horizon: int, stride: int) -> np.ndarray:
+    """Whole windows of episodes of `length` frames: starts 0, stride, ... <= length - horizon."""
+    return np.maximum((length - horizon) // stride + 1, 0)

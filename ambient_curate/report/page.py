@@ -1,0 +1,193 @@
+"""The report: one HTML page of a run that opens offline and can be sent."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ambient_curate.errors import ConfigError, CurateError
+from ambient_curate.files import replace_whole
+from ambient_curate.noise import flow_from_sigma, ve_from_sigma
+from ambient_curate.progress import SILENT, Progress
+from ambient_curate.report.page_content import (
+    Gathered,
+    Ranked,
+    Ranking,
+    as_rows,
+    gather,
+    list_curves,
+    list_histograms,
+    list_reliability,
+    list_tilts,
+    threshold,
+)
+from ambient_curate.run.results import Run, list_controls
+from ambient_curate.run.source_data import reopen_data
+from ambient_curate.run.tables import find_parts
+
+NAME = "report.html"
+COLUMNS = (
+    *("dataset", "group", "episode_id", "episode_index", "start", "sigma_min", "status"),
+    "p_clean",
+)
+
+
+def write_report(
+    run: Run, out: Path | None = None, *, data: Path | None = None, progress: Progress = SILENT
+) -> Path:
+    """Write a page that shows a finished run: self-contained, of bounded size.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    out : Path or None
+        The file; None: ``page.html`` in the run's directory.
+    data : Path or None
+        Where the collection lies now; None: where the run found it. Where it is gone, the traces
+        of actions are left out and the page says so.
+    progress : Progress
+        Told of the episodes read.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    CurateError
+        If the run is damaged, `data` is not what was annotated, or the extra is missing.
+    """
+    page, plotly = _load_page()
+    ranking = Ranking(_Parts(find_parts(run.path)))
+    picked = ranking.pick(run.info["clean"])
+    seen, missing = _gather(run, data, picked, progress)
+    curves, left_out = list_curves(run.curves())
+    content = {
+        "threshold": threshold(run.info["epsilon"]),
+        "curves": curves,
+        "histograms": list_histograms(ranking.histograms, run.info["clean"]),
+        "reliability": list_reliability(run.reliability()),
+        "tilts": list_tilts(run.info["verdict"]),
+        "locality": run.info.get("locality", []),
+        "spectra": seen.spectra,
+        "grid": [round(level, 6) for level in run.info["grid"]],
+        "episodes": _with_commands(run, as_rows(picked, seen.traces)),
+    }
+    notes = [missing] if missing else []
+    if left_out:
+        notes.append(f"the curves of {left_out} more groups are in curves.parquet")
+    text = page.render(
+        info=run.info,
+        controls=list_controls(run.info),
+        name=run.path.resolve().name,
+        verdict=[_times(row) for row in run.info["verdict"]],
+        command=_command(run.info),
+        notes=notes,
+        grouped=any(row["group"] is not None for row in run.info["verdict"]),
+        shown=len(picked),
+        content=content,
+        plotly=plotly,
+    )
+    out = out or run.path / NAME
+    with replace_whole(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return out
+
+
+class _Parts(Sequence[pa.Table]):
+    """Parts of the manifest, each read when it is looked at."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> pa.Table:  # type: ignore[override]
+        return pq.read_table(self.paths[number], columns=list(COLUMNS))
+
+
+def _load_page() -> tuple[Any, str]:
+    try:
+        import jinja2
+        import plotly
+    except ImportError as error:
+        raise ConfigError(
+            f"a report needs {error.name}, which is not installed",
+            "pip install 'ambient-curate[report]'",
+        ) from error
+    folder = files("ambient_curate") / "report"
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(
+            {name: (folder / name).read_text("utf-8") for name in ("page.html",)}
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    for name in ("page.css", "page.js"):
+        environment.globals[name.replace(".", "_")] = (folder / name).read_text("utf-8")
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    return environment.get_template("page.html"), script.read_text("utf-8")
+
+
+def _gather(
+    run: Run, data: Path | None, picked: Sequence[Ranked], progress: Progress
+) -> tuple[Gathered, str]:
+    """Read what is shown of the data itself; else say why not."""
+    try:
+        collection = reopen_data(run, data)
+    except CurateError as error:
+        if data is not None:
+            raise
+        return Gathered({}, []), f"no traces of actions and no spectra: {error}"
+    wanted = [(each.dataset, each.episode_id) for each in picked]
+    scale = np.array(run.info["normaliser"]["scale"])
+    return gather(collection, wanted, scale, progress), ""
+
+
+def _with_commands(run: Run, episodes: list[Any]) -> list[Any]:
+    """Add the commands that show an episode in a viewer."""
+    base = (run.path / run.info["collection"]["path"]).resolve()
+    for episode in episodes:
+        name, of = episode["dataset"], run.info["sources"][episode["dataset"]]
+        words = ["ambient-curate", "view", str(run.path), "--dataset", name]
+        episode["commands"] = [shlex.join([*words, "--episode", episode["episode_id"]])]
+        if of["format"].startswith("LeRobot"):
+            root = base if base.joinpath("meta").exists() else base / name
+            words = ["lerobot-dataset-viz", "--repo-id", f"local/{name}", "--root", str(root)]
+            words += ["--episode-index", str(episode["index"])]
+            episode["commands"].append(shlex.join(words))
+    return episodes
+
+
+def _times(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a trainer's time at the edge of usable levels to a row of the verdict."""
+    sigma = row["sigma_min"]
+    times = ""
+    if sigma is not None and sigma < 1.0:
+        ve, flow = float(ve_from_sigma(sigma)), float(flow_from_sigma(sigma))
+        times = f"EDM {ve:.3f}, flow {flow:.3f}"
+    return {"sigma_max": 0.0, **row, "times": times}
+
+
+def _command(info: Mapping[str, Any]) -> str:
+    """Write the command that makes this run again."""
+    given = {key: value for key, value in info["options"].items() if value not in (None, False)}
+    words = ["ambient-curate", "annotate", info["collection"]["path"]]
+    for key, value in given.items():
+        flag = f"--{key.replace('_', '-')}"
+        words += [flag] if value is True else [flag, _text(value)]
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,115 @@
+"""An episode of a run in Rerun: its actions beside sigma_min and its curve."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ambient_curate.errors import ConfigError
+from ambient_curate.files import replace_whole
+from ambient_curate.noise import Levels
+from ambient_curate.run.results import Run
+from ambient_curate.run.source_data import Sight, look_up
+
+NEVER = {"sigma_min": 1.0, "sigma_min_lower": 1.0, "sigma_min_upper": 1.0, "sigma_max": 0.0}
+CURVES = 5  # levels at which p_clean is shown along an episode
+
+
+def view_episode(
+    run: Run,
+    dataset: str = "",
+    episode: str = "",
+    *,
+    save: Path | None = None,
+    data: Path | None = None,
+) -> Path | None:
+    """Show an episode in Rerun's viewer, or write what it would show.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run, by episode or window.
+    dataset, episode : str
+        Which one; empty: the first.
+    save : Path or None
+        Recording to write (``.rrd``); None: the viewer is started.
+    data : Path or None
+        Where the collection lies now; None: where the run found it, if it is still there.
+
+    Returns
+    -------
+    Path or None
+        `save`.
+
+    Raises
+    ------
+    CurateError
+        If there is no such episode, or the extra is missing.
+    OSError
+        If the file system refuses; a file that was there stays as it was.
+    """
+    try:
+        import rerun as rr
+    except ImportError as error:
+        raise ConfigError(
+            "viewing needs rerun, which is not installed", "pip install 'ambient-curate[rerun]'"
+        ) from error
+    found = look_up(run, dataset, episode, data)
+    row = found.rows.slice(0, 1).to_pylist()[0]
+    title = f"{row['dataset']} / {row['episode_id']}"
+    stream = rr.RecordingStream("ambient-curate", recording_id=title)
+    with ExitStack() as stack:
+        if save is None:
+            stream.spawn()
+        else:
+            recording = stack.enter_context(replace_whole(save))
+            recording.touch()  # what the file system refuses is raised here, as an OSError
+            stream.save(recording)
+        stack.callback(stream.disconnect)  # before the file gets its name
+        stream.send_property("RecordingInfo", rr.archetypes.RecordingInfo(name=title))
+        stream.send_blueprint(_lay_out())
+        _log(rr, stream, found, np.array(run.info["grid"]))
+    return save
+
+
+def _lay_out() -> Any:
+    """Give each kind of series a view of its own, one above the other."""
+    import rerun.blueprint as rrb
+
+    series = {"actions": ["action"], "noise levels": ["sigma"], "curves": ["p_clean"]}
+    views = [
+        rrb.TimeSeriesView(name=name, contents=[f"+ /{root}/**" for root in roots])
+        for name, roots in series.items()
+    ]
+    return rrb.Blueprint(rrb.Vertical(*views, rrb.BarChartView(origin="mean_p_clean")))
+
+
+def _log(rr: Any, stream: Any, found: Sight, grid: Levels) -> None:
+    """Send the series, each in one column over the frames, and over time where the rate is known.
+
+    Windows stand where they begin; one without an answer has the levels of never.
+    """
+    rate = None if found.episode is None else found.episode.rate_hz
+
+    def send(path: str, frame: np.ndarray, values: np.ndarray) -> None:
+        index = [rr.TimeColumn("frame", sequence=frame)]
+        if rate is not None:
+            index.append(rr.TimeColumn("time", duration=frame / rate))
+        scalars = rr.Scalars.columns(scalars=values.astype(np.float64))
+        stream.send_columns(path, index, [*scalars])
+
+    if found.episode is not None:
+        for number, values in enumerate(found.episode.action.T):
+            send(f"action/{number}", np.arange(values.size), values)
+    start = found.rows["start"].fill_null(0).to_numpy().astype(np.int64)
+    for name, never in NEVER.items():
+        values = np.nan_to_num(found.rows[name].to_numpy(), nan=never)
+        send(f"sigma/{name.removeprefix('sigma_')}", start, values)
+    given = np.array([curve is not None for curve in found.rows["p_clean"].to_pylist()])
+    if not given.any():
+        return
+    curves = np.array([curve for curve in found.rows["p_clean"].to_pylist() if curve is not None])
+    stream.log("mean_p_clean", rr.BarChart(curves.mean(axis=0), abscissa=grid), static=True)
+    for place in np.linspace(0, grid.size - 1, CURVES).astype(int):
+        send(f"p_clean/at_sigma_{grid[place]:.3f}", start[given], curves[:, place])

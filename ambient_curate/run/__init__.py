@@ -1,0 +1,1 @@
+"""A run on disk: directory, records, tables, workers, and its verification."""

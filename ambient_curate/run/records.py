@@ -1,0 +1,119 @@
+"""JSON records that say what a directory is and what is in it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ambient_curate.errors import RunError
+
+SCHEMA_VERSION = 1
+_UNSEALED = ("seal", "collection")  # where the data lies is no result, and it may be moved
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sort of directory it is.
+
+    Parameters
+    ----------
+    noun, command : str
+        What it is called, and the command that writes it.
+    results : tuple of str
+        What is moved out of ``.work`` at the end.
+    """
+
+    noun: str
+    command: str
+    results: tuple[str, ...]
+
+    @property
+    def schema(self) -> str:
+        """Name of its schema."""
+        return f"ambient-curate/{self.noun}"
+
+    @property
+    def record(self) -> str:
+        """Name of the file that is written last and makes it complete."""
+        return f"{self.noun}.json"
+
+
+RUN = Kind("run", "annotate", ("manifest", "curves.parquet", "reliability.parquet", "classifier"))
+
+
+def read_run(path: Path | str, kind: Kind = RUN) -> dict[str, Any]:
+    """Read the record, ``run.json``, of a finished run.
+
+    Raises
+    ------
+    RunError
+        If the directory is no run, is unfinished, or its record is damaged or of another schema
+        version.
+    """
+    path, noun, command = Path(path), kind.noun, kind.command
+    if not (path / kind.record).is_file():
+        if (path / ".work" / "options.json").is_file():
+            raise RunError(
+                f"{path} is an unfinished {noun}: it has no {kind.record}",
+                f"give the same {command} command again: it continues where it stopped",
+            )
+        raise RunError(
+            f"{path} is no {noun}: it has no {kind.record}",
+            f"give the directory that `ambient-curate {command}` wrote",
+        )
+    run = read_header(path / kind.record, kind)
+    if run.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(
+            f"{path} has schema version {run.get('schema_version')}; "
+            f"this program reads {SCHEMA_VERSION}",
+            f"read it with the version of ambient-curate that wrote it, or {command} again",
+        )
+    return run
+
+
+def digest_files(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files, and of all files in folders, by their paths from `root`; hidden ones not.
+
+    What is not there is left out.
+    """
+    digests = {}
+    for name in names:
+        place = root / name
+        for file in sorted([place] if place.is_file() else place.rglob("*")):
+            if file.is_file() and not file.name.startswith("."):
+                with file.open("rb") as content:
+                    digest = hashlib.file_digest(content, "sha256").hexdigest()
+                digests[file.relative_to(root).as_posix()] = digest
+    return digests
+
+
+def seal_record(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what a record says, but for its seal and for where the data lies."""
+    sealed = {key: value for key, value in record.items() if key not in _UNSEALED}
+    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_header(file: Path, kind: Kind) -> dict[str, Any]:
+    """Read what a directory says of itself.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged or of another kind.
+    """
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(
+            f"{file} is damaged: {error}",
+            f"delete the {kind.noun} by hand, then {kind.command} again",
+        ) from error
+    if not isinstance(header, dict) or header.get("schema") != kind.schema:
+        raise RunError(
+            f"{file} was not written by ambient-curate: its schema is not {kind.schema!r}",
+            "choose another directory",
+        )
+    return header

@@ -1,0 +1,1 @@
+"""Statistics in NumPy: sigma_min of a curve, bounds, intervals, brackets, two-sample tests."""

@@ -1,0 +1,105 @@
+"""Exports: written once and whole, by the trainer's scale and time, or refused."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from command import check_failure, run_command, snapshot
+from small_run import annotate_small, write_collection
+from small_worker import make_small
+
+from ambient_curate.export.export import export_run
+from ambient_curate.export.trainers import TRAINERS
+from ambient_curate.run.results import Run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("exports")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch.setattr)
+        yield annotate_small(write_collection(folder / "set"), folder / "run")
+
+
+def scale_file(path: Path, made: Run, factor: float | list[float]) -> Path:
+    scale = np.array(made.info["normaliser"]["scale"]) * factor
+    path.write_text(json.dumps({"scale": scale.tolist()}))
+    return path
+
+
+def test_an_export_is_whole_and_the_same_command_finds_it(made: Run, tmp_path: Path) -> None:
+    before = snapshot(made.path.parent)
+    words = ["export", str(made.path), "--to", "parquet", "--out", str(tmp_path / "e")]
+    code, stdout, stderr = run_command(*words)
+    assert code == 0, stderr
+    assert sorted(os.listdir(tmp_path / "e")) == ["data", "export.json"]
+    assert "never usable" in stdout and "usable at steps t >= t_min" in stdout
+    written = snapshot(tmp_path / "e")
+    code, again, stderr = run_command(*words)
+    assert (code, again) == (0, stdout)
+    assert "already complete" in stderr
+    assert snapshot(tmp_path / "e") == written
+    assert snapshot(made.path.parent) == before
+    check_failure(run_command(*words, "--schedule", "flow"), "export of other inputs", "--force")
+    code, stdout, _ = run_command(*words, "--schedule", "flow", "--force")
+    assert code == 0 and "usable at times" in stdout
+
+
+@pytest.mark.parametrize("to", sorted(set(TRAINERS) - {"robomimic"}))
+def test_every_export_has_the_same_bytes_again(made: Run, tmp_path: Path, to: str) -> None:
+    one, other = (export_run(made, to=to, out=tmp_path / name) for name in "ab")
+    files = [file.relative_to(one.path) for file in one.path.rglob("*") if file.is_file()]
+    assert len(files) >= 2
+    for file in files:
+        assert (one.path / file).read_bytes() == (other.path / file).read_bytes(), file
+
+
+def test_a_trainer_that_scales_twice_as_much_needs_twice_the_noise(
+    made: Run, tmp_path: Path
+) -> None:
+    plain = export_run(made, out=tmp_path / "plain", schedule="edm")
+    scale = scale_file(tmp_path / "scale.json", made, 2.0)
+    scaled = export_run(made, out=tmp_path / "scaled", schedule="edm", normalizer=scale)
+    one, other = (
+        pq.read_table(each.path / "data/windows.parquet")["t_min"].to_numpy()
+        for each in (plain, scaled)
+    )
+    assert one.max() > 0.0
+    np.testing.assert_allclose(other, 2.0 * one)
+    assert scaled.info["options"]["factor"] == pytest.approx(2.0)
+
+
+def test_another_scale_is_refused_with_both_shown(made: Run, tmp_path: Path) -> None:
+    scale = scale_file(tmp_path / "scale.json", made, [1.0, 3.0])
+    words = ["export", str(made.path), "--out", str(tmp_path / "e"), "--normalizer", str(scale)]
+    check_failure(run_command(*words), "the run multiplies .* the trainer by", "normalize")
+    assert not (tmp_path / "e").exists()
+
+
+def test_all_trainers_are_listed_without_a_run() -> None:
+    code, stdout, _ = run_command("export", "--to", "list")
+    assert code == 0
+    assert all(name in stdout for name in TRAINERS)
+    assert run_command("export")[0] == 2
+
+
+def test_what_cannot_be_exported_is_refused(made: Run, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "e")]
+    run = str(made.path)
+    check_failure(run_command("export", run, *out, "--to", "gr01t"), "one of lerobot")
+    check_failure(run_command("export", run, *out, "--schedule", "cosine:9"), "not known")
+    check_failure(run_command("export", run, *out, "--n-obs-steps", "0"), "number >= 1")
+    check_failure(run_command("export", run, *out, "--to", "robomimic"), "robomimic reads HDF5")
+    check_failure(run_command("export", str(tmp_path), *out), "is no run")
+    assert not (tmp_path / "e" / "export.json").exists()
+
+
+def test_options_come_whole_or_by_name(made: Run) -> None:
+    from ambient_curate.export.trainers import ExportOptions
+
+    with pytest.raises(ValueError, match="not both"):
+        export_run(made, ExportOptions(), to="csv")

@@ -1,0 +1,65 @@
+"""Placement: every window finds its row, whatever a row speaks for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import annotate_small, write_collection
+from small_worker import make_small
+
+from ambient_curate.data.study import prepare_study
+from ambient_curate.progress import SILENT
+from ambient_curate.run.results import Run
+from ambient_curate.run.source_data import annotated_options, place_values, reopen_data
+
+OPTIONS = {
+    "dataset": {},
+    "group": {"group_by": "task"},
+    "episode": {},
+    "datapoint": {"stride": 2},
+}
+
+
+@pytest.fixture(scope="module", params=list(OPTIONS))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("placement")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch.setattr)
+        yield annotate_small(
+            write_collection(folder / "set"),
+            folder / "run",
+            granularity=request.param,
+            **OPTIONS[request.param],
+        )
+
+
+def test_every_window_has_the_value_of_the_row_that_speaks_for_it(
+    made: Run, tmp_path: Path
+) -> None:
+    study = prepare_study(reopen_data(made), annotated_options(made), tmp_path / "f", SILENT)
+    manifest = made.manifest()
+    marked = np.arange(len(manifest), dtype=np.float64)  # a value that names the row
+    place = manifest.column_names.index("weight")
+    manifest = manifest.set_column(place, "weight", [marked])
+    rows = manifest.to_pylist()
+    for name, frames in study.frames.items():
+        episodes = np.arange(frames.n_episodes)[::-1]
+        found = iter(place_values(study, manifest, name, episodes, ["weight"])["weight"])
+        for episode in episodes.tolist():
+            for number in range(int(study.windows[name].counts[episode])):
+                row = rows[int(next(found))]
+                assert row["dataset"] == name
+                assert row["episode_id"] in (None, frames.ids[episode])
+                clean = name == study.clean.dataset  # all of its rows say the same
+                assert clean or row["group"] in (None, frames.task[episode])
+                assert row["start"] in (None, number * study.windows[name].stride)
+        assert next(found, None) is None
+
+
+def test_a_window_without_a_row_has_no_value(made: Run, tmp_path: Path) -> None:
+    study = prepare_study(reopen_data(made), annotated_options(made), tmp_path / "f", SILENT)
+    manifest = made.manifest()
+    if study.by_row:
+        found = place_values(study, manifest.slice(0, 0), "far", np.arange(6), ["sigma_min"])
+        assert np.isnan(found["sigma_min"]).all()
