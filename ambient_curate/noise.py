@@ -53,11 +53,6 @@ def signal_scale(sigma: Numbers) -> np.ndarray:
     return np.asarray(np.sqrt((1.0 - sigma) * (1.0 + sigma)))
 
 
-def sigma_from_alpha_bar(alpha_bar: Numbers) -> np.ndarray:
-    """VP sigma of a DDPM/DDIM step with cumulative signal power `alpha_bar` in [0, 1]."""
-    return np.asarray(np.sqrt(1.0 - np.asarray(alpha_bar, dtype=np.float64)))
-
-
 def sigma_from_flow(time: Numbers) -> np.ndarray:
     """VP sigma of flow matching at `time` in [0, 1], where ``x = (1 - time) x_0 + time z``.
 

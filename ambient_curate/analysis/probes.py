@@ -125,9 +125,12 @@ class Probe:
         """Inverse of `as_dict`."""
         arrays = ("sigma", "accuracy", "lower", "upper")
         return cls(
-            *(stored["dataset"], stored["of"], tuple(stored["classes"])),
-            *(tuple(stored["episodes"]), dict(stored["left_out"])),
-            *(np.array(stored[name], dtype=np.float64) for name in arrays),
+            dataset=stored["dataset"],
+            of=stored["of"],
+            classes=tuple(stored["classes"]),
+            episodes=tuple(stored["episodes"]),
+            left_out=dict(stored["left_out"]),
+            **{name: np.array(stored[name], dtype=np.float64) for name in arrays},
         )
 
 
@@ -360,12 +363,13 @@ def _summarise(
     error = np.sqrt(np.sum(variance, axis=0)) / len(populations)
     width = float(t.ppf(0.975, min(map(len, by_class)) - 1)) * error
     return Probe(
-        *(
-            name,
-            of,
-            tuple(str(population.group) for population in populations),
-            tuple(map(len, by_class)),
-            left_out,
-        ),
-        *(sigma, accuracy, np.maximum(accuracy - width, 0.0), np.minimum(accuracy + width, 1.0)),
+        dataset=name,
+        of=of,
+        classes=tuple(str(population.group) for population in populations),
+        episodes=tuple(map(len, by_class)),
+        left_out=left_out,
+        sigma=sigma,
+        accuracy=accuracy,
+        lower=np.maximum(accuracy - width, 0.0),
+        upper=np.minimum(accuracy + width, 1.0),
     )

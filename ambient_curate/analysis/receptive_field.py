@@ -6,7 +6,7 @@ normal process the best denoiser is the Wiener filter of its power spectral dens
 section 12). A window's own covariance, with its two ends, is the business of `fields`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -171,11 +171,6 @@ def frame_jacobian(
         return denoise(x)[:, frame].sum(dim=0)
 
     return torch.func.jacrev(predicted)(noised).detach()
-
-
-def largest_radius(fields: Sequence[Sensitivity]) -> Int64[np.ndarray, " level"]:
-    """Radius that holds for every one of several datasets, at every level."""
-    return np.max([field.radius for field in fields], axis=0)
 
 
 class Field(NamedTuple):

@@ -317,9 +317,12 @@ def compare_spectra(clean: Spectrum, corrupt: Spectrum, *, epsilon: float = 0.05
         ratio = q_mean / p_mean
     centre = np.array([f[0] * (f[-1] / f[0]) ** 0.5 for f in np.split(clean.frequency, edges)])
     return Contrast(
-        *(centre, Estimate(ratio, ratio / width, ratio * width), p_mean, q_mean),
-        np.array([coefficient_delta(value) for value in ratio]),
-        hiding_sigma(p_mean, q_mean, epsilon=epsilon),
+        frequency=centre,
+        ratio=Estimate(ratio, ratio / width, ratio * width),
+        clean=p_mean,
+        corrupt=q_mean,
+        delta=np.array([coefficient_delta(value) for value in ratio]),
+        hidden=hiding_sigma(p_mean, q_mean, epsilon=epsilon),
     )
 
 

@@ -260,11 +260,21 @@ def _describe(
     values = reach_at(np.array([radius, lower, upper]), reaches)
     found, least, most = np.where(status == RELIABLE, values, 0.0).tolist()
     return Locality(
-        *(population.dataset, population.group, status, found, least, most),
-        *(radius, lower, upper, bracket),
-        tuple(population.delta[::-1].tolist()),
-        tuple(None if np.isnan(x) else float(x) for x in population.envelope.delta_lower[::-1]),
-        tuple(reaches.tolist()),
+        dataset=population.dataset,
+        group=population.group,
+        status=status,
+        sigma_max=found,
+        sigma_max_lower=least,
+        sigma_max_upper=most,
+        radius=radius,
+        radius_lower=lower,
+        radius_upper=upper,
+        radius_bracket=bracket,
+        delta=tuple(population.delta[::-1].tolist()),
+        delta_lower=tuple(
+            None if np.isnan(x) else float(x) for x in population.envelope.delta_lower[::-1]
+        ),
+        reaches=tuple(reaches.tolist()),
     )
 
 

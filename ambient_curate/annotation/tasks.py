@@ -51,9 +51,8 @@ from ambient_curate.noise import grid
 from ambient_curate.progress import Progress
 from ambient_curate.run.workers import serve
 
-FRAMES, CLASSIFIER, STUDENTS, CROPS, PLAN = (
-    *("frames", "classifier", "students", "crops", "plan.json"),
-)
+FRAMES, CLASSIFIER, STUDENTS, CROPS = "frames", "classifier", "students", "crops"
+PLAN = "plan.json"
 CHALLENGE = "challenging by boosting"
 PAIRS_HELD = 8  # of a fold
 STEPS = FitOptions().train.steps
@@ -165,9 +164,9 @@ class Jobs:
         head = self.study.head(name)
         if head is None:
             raise ValueError(f"{name} has no output")
+        population, classifier = self.study.populations[head], self.classifiers[number]
         student = teach_student(
-            *(self.classifiers[number], self.study.populations[head], number, head, options),
-            progress=progress,
+            classifier, population, fold=number, head=head, options=options, progress=progress
         )
         save_student(student, _student_path(self.work, int(member), number))
         memory.trim()

@@ -133,7 +133,8 @@ def merge_command(run: RunArgument, format: FormatOption = "table") -> None:
     from ambient_curate.annotation.annotate import merge
 
     merged = merge(run)
-    tell(*["already complete"] * merged.already_complete)
+    if merged.already_complete:
+        tell("already complete")
     _print_run(merged, format)
 
 
@@ -297,7 +298,8 @@ def export_command(
     from ambient_curate.export.export import export_run
 
     done = export_run(run, progress=ConsoleProgress(), **values)
-    tell(*["already complete"] * done.already_complete)
+    if done.already_complete:
+        tell("already complete")
     render_table(*export_table(done.info))
     print_below(export_lines(done.info))
     tell(f"files: {done.path / 'data'}")
@@ -322,7 +324,8 @@ def train_command(run: RunArgument, **values: Any) -> None:
 
     trained = train_policy(run, progress=ConsoleProgress(), tell=cover, **values)
     if trained.rank == 0:  # of several processes one speaks
-        tell(*["already complete"] * trained.already_complete)
+        if trained.already_complete:
+            tell("already complete")
         render_table(*policy_table(trained.info))
         tell(f"policy: {trained.path}")
 

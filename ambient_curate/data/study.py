@@ -166,9 +166,19 @@ def open_study(folder: Path) -> Study:
         () if conditioned else plant_controls(clean, options.folds, options.epsilon, options.seed)
     )
     return Study(
-        *(options, clean, corrupt, controls, frames, windows, folds, groups),
-        *(normalizer, reference, tuple(content["skipped"])),
-        *(content["sources"], content["opened"]),
+        options=options,
+        clean=clean,
+        corrupt=corrupt,
+        controls=controls,
+        frames=frames,
+        windows=windows,
+        folds=folds,
+        groups=groups,
+        normalizer=normalizer,
+        reference=reference,
+        skipped=tuple(content["skipped"]),
+        sources=content["sources"],
+        opened=content["opened"],
     )
 
 

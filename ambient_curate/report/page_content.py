@@ -150,10 +150,17 @@ class Ranking:
         row = rows.slice(0, 1).to_pylist()[0]
         mean = None if null.all() else float(np.where(null, 1.0, sigma_min).mean())
         return Ranked(
-            *(row["dataset"], row["episode_id"], row["group"], row["episode_index"], why, mean),
-            *(rows.num_rows, int(null.sum()), row["status"]),
-            _strip(sigma_min) if row["start"] is not None else [],
-            _curve(rows),
+            dataset=row["dataset"],
+            episode_id=row["episode_id"],
+            group=row["group"],
+            index=row["episode_index"],
+            why=why,
+            sigma_min=mean,
+            windows=rows.num_rows,
+            nulls=int(null.sum()),
+            status=row["status"],
+            strip=_strip(sigma_min) if row["start"] is not None else [],
+            curve=_curve(rows),
         )
 
 
@@ -248,8 +255,13 @@ def list_histograms(histograms: Mapping[Name, Histogram], clean: str) -> list[di
     """List histograms of sigma_min by corrupt dataset and group."""
     return [
         {
-            **{"dataset": dataset, "group": group, "counts": found.counts.tolist(), "bins": BINS},
-            **{"nulls": found.nulls, "zeros": found.zeros, "ones": found.ones},
+            "dataset": dataset,
+            "group": group,
+            "counts": found.counts.tolist(),
+            "bins": BINS,
+            "nulls": found.nulls,
+            "zeros": found.zeros,
+            "ones": found.ones,
         }
         for (dataset, group), found in sorted(histograms.items(), key=lambda x: (x[0][0], str(x)))
         if dataset != clean

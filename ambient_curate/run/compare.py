@@ -327,8 +327,12 @@ def _most_moved(joined: pa.Table, most: int) -> list[MovedRow]:
 
 def _as_row(row: Mapping[str, Any]) -> MovedRow:
     return MovedRow(
-        *(row["dataset"], row.get("group"), row.get("episode_id"), row.get("start")),
-        *(row["a"], row["b"]),
+        dataset=row["dataset"],
+        group=row.get("group"),
+        episode_id=row.get("episode_id"),
+        start=row.get("start"),
+        a=row["a"],
+        b=row["b"],
     )
 
 

@@ -1,8 +1,7 @@
 """Confidence bounds for the mean of independent values in [0, 1], one per episode.
 
 Every bound holds for finite n and any law, level by level; several levels at once need a
-correction or a fixed sequence. `betting` is the default of the package, `clopper_pearson` is for
-counts (METHOD.md section 4).
+correction or a fixed sequence (METHOD.md section 4).
 """
 
 import math
@@ -11,7 +10,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
-from numpy.typing import ArrayLike
 
 Side = Literal["both", "lower", "upper"]
 Values = Float[np.ndarray, "n *level"]
@@ -34,8 +32,11 @@ class Interval(NamedTuple):
     upper: np.ndarray
 
 
-def hoeffding(values: Values, *, alpha: float = 0.05, side: Side = "both") -> Interval:
-    """Interval for a mean from the number of its values and their range alone.
+def betting(values: Values, *, alpha: float = 0.05, side: Side = "both") -> Interval:
+    """Interval for a mean by betting against each candidate.
+
+    The bets learn the variance from the values seen so far, so the order of the values moves the
+    bounds a little; it must not have been chosen by looking at them.
 
     Parameters
     ----------
@@ -53,84 +54,10 @@ def hoeffding(values: Values, *, alpha: float = 0.05, side: Side = "both") -> In
 
     References
     ----------
-    Hoeffding (1963), JASA 58, Theorem 1.
-
-    Examples
-    --------
-    >>> lower, upper = hoeffding(np.full(100, 0.3), side="upper")
-    >>> round(float(upper), 3)
-    0.422
-    """
-    return _interval(_hoeffding_upper, values, alpha, side)
-
-
-def bernstein(values: Values, *, alpha: float = 0.05, side: Side = "both") -> Interval:
-    """Interval for a mean from the variance of its values; [0, 1] for n = 1.
-
-    Parameters, errors and guarantee are those of `hoeffding`.
-
-    References
-    ----------
-    Maurer and Pontil (2009), COLT, Theorem 11: independent values, not only identical laws.
-    """
-    return _interval(_bernstein_upper, values, alpha, side)
-
-
-def betting(values: Values, *, alpha: float = 0.05, side: Side = "both") -> Interval:
-    """Interval for a mean by betting against each candidate: the default, mostly the narrowest.
-
-    Parameters, errors and guarantee are those of `hoeffding`. The bets learn the variance from
-    the values seen so far, so the order of the values moves the bounds a little; it must not have
-    been chosen by looking at them.
-
-    References
-    ----------
     Waudby-Smith and Ramdas (2024), JRSS-B 86(1), Theorem 3 and section 4; the bets are those of
     `stakes`.
     """
     return _interval(_betting_upper, values, alpha, side)
-
-
-def clopper_pearson(
-    successes: ArrayLike | int, trials: ArrayLike | int, *, alpha: float = 0.05, side: Side = "both"
-) -> Interval:
-    """Exact interval for a success probability.
-
-    Parameters
-    ----------
-    successes, trials : array_like of int
-        Counts of independent episodes, ``0 <= successes <= trials``; no trial gives [0, 1].
-    alpha, side
-        As for `hoeffding`.
-
-    Raises
-    ------
-    ValueError
-        If ``0 <= successes <= trials`` fails, or `alpha` is outside (0, 1).
-
-    References
-    ----------
-    Clopper and Pearson (1934), Biometrika 26(4).
-
-    Examples
-    --------
-    >>> lower, upper = clopper_pearson(9, 10)
-    >>> round(float(lower), 3), round(float(upper), 3)
-    (0.555, 0.997)
-    """
-    from scipy.special import betaincinv
-
-    tail = _tail(alpha, side)
-    hits, n = np.broadcast_arrays(np.asarray(successes), np.asarray(trials))
-    if not ((hits >= 0) & (hits <= n)).all():
-        raise ValueError(f"successes are {hits}, trials {n}; expected 0 <= successes <= trials")
-    low, high = np.zeros(hits.shape), np.ones(hits.shape)
-    if side != "upper":
-        low = np.where(hits > 0, betaincinv(np.maximum(hits, 1), n - hits + 1, tail), 0.0)
-    if side != "lower":
-        rest = np.maximum(n - hits, 1)
-        high = np.where(hits < n, betaincinv(hits + 1, rest, 1.0 - tail), 1.0)
-    return Interval(low, high)
 
 
 def past_moments(values: Values) -> tuple[np.ndarray, np.ndarray]:
@@ -239,19 +166,6 @@ def _interval(upper: Bound, values: np.ndarray, alpha: float, side: Side) -> Int
     low = np.zeros(shape) if side == "upper" else 1.0 - upper(1.0 - values, tail)
     high = np.ones(shape) if side == "lower" else upper(values, tail)
     return Interval(np.asarray(low), np.asarray(high))
-
-
-def _hoeffding_upper(values: np.ndarray, alpha: float) -> np.ndarray:
-    width = math.sqrt(math.log(1.0 / alpha) / (2.0 * len(values)))
-    return np.asarray(np.minimum(values.mean(axis=0) + width, 1.0))
-
-
-def _bernstein_upper(values: np.ndarray, alpha: float) -> np.ndarray:
-    n, cost = len(values), math.log(2.0 / alpha)
-    if n == 1:
-        return np.ones(values.shape[1:])
-    width = np.sqrt(2.0 * values.var(axis=0, ddof=1) * cost / n) + 7.0 * cost / (3.0 * (n - 1))
-    return np.asarray(np.minimum(values.mean(axis=0) + width, 1.0))
 
 
 def _betting_upper(values: np.ndarray, alpha: float) -> np.ndarray:

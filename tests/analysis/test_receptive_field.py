@@ -10,9 +10,7 @@ from scipy.linalg import toeplitz
 from torch import Tensor
 
 from ambient_curate.analysis.receptive_field import (
-    Sensitivity,
     frame_jacobian,
-    largest_radius,
     measure_sensitivity,
     spectrum_sensitivity,
     wiener_sensitivity,
@@ -131,15 +129,6 @@ def test_rows_do_not_enter_each_others_jacobian() -> None:
 
     x = torch.tensor([[[1.0]], [[5.0]]])
     assert frame_jacobian(denoise, x, 0).flatten().tolist() == [2.0, 10.0]
-
-
-def test_the_largest_radius_holds_for_all() -> None:
-    near, far = (
-        Sensitivity(np.array([0.5]), np.arange(-2, 3), np.array([square]))
-        for square in ([0.0, 0.0, 1.0, 0.0, 0.0], [0.2, 0.2, 0.2, 0.2, 0.2])
-    )
-    assert (near.radius.tolist(), far.radius.tolist()) == ([0], [2])
-    assert largest_radius([near, far]).tolist() == [2]
 
 
 HORIZON, PHI = 16, 0.9

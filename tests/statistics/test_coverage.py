@@ -16,17 +16,11 @@ from episode_oracle import (
     true_losses,
 )
 from numpy.typing import NDArray
+from reference_intervals import bernstein, clopper_pearson, hoeffding
 from scipy.special import logsumexp
 from scipy.stats import t as student
 
-from ambient_curate.statistics.intervals import (
-    bernstein,
-    betting,
-    clopper_pearson,
-    hoeffding,
-    smallest_rejected,
-    stakes,
-)
+from ambient_curate.statistics.intervals import betting, smallest_rejected, stakes
 from ambient_curate.statistics.lower_bounds import (
     Losses,
     _bet_folds,

@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jaxtyping import TypeCheckError
 from numpy.typing import NDArray
+from reference_intervals import bernstein, clopper_pearson, hoeffding
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
 from ambient_curate.statistics.intervals import (
     MARGIN,
     Interval,
-    bernstein,
     betting,
-    clopper_pearson,
-    hoeffding,
     past_moments,
     smallest_rejected,
     stakes,
