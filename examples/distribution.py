@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import torch
 from scipy.stats import t as student
 
-from ambient_curate.data.windows import Normalizer, Windows, fit_normalizer
+from ambient_curate.data.normalizer import Normalizer, fit_normalizer
+from ambient_curate.data.windows import Windows
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.fitting import Fit, Lesson, Ranks

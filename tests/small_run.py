@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ambient_curate.annotation.annotate import annotate
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 HORIZON, ACTION = 4, 2
 LENGTHS = {

@@ -11,11 +11,12 @@ from jaxtyping import Float64
 
 from ambient_curate.data.cache import Frames, write_frames
 from ambient_curate.data.collection import Collection, open_collection, read_episodes
-from ambient_curate.data.windows import Normalizer, Windows, clean_values, fit_normalizer
+from ambient_curate.data.normalizer import Normalizer, fit_normalizer
+from ambient_curate.data.windows import Windows, clean_values
 from ambient_curate.errors import DatasetError
 from ambient_curate.options import AnnotateOptions, resolve_options
 from ambient_curate.progress import SILENT, Progress
-from ambient_curate.run.results import open_run_results
+from ambient_curate.run.records import open_run_results
 from ambient_curate.run.source_data import annotated_options, reopen_data
 
 

@@ -28,8 +28,9 @@ from ambient_curate.analysis.spectra import (
     estimate_spectrum,
 )
 from ambient_curate.data.cache import write_frames
+from ambient_curate.data.normalizer import fit_normalizer
 from ambient_curate.data.study import prepare_study
-from ambient_curate.data.windows import clean_values, fit_normalizer
+from ambient_curate.data.windows import clean_values
 from ambient_curate.errors import ManifestError, NotEnoughDataError
 from ambient_curate.files import replace_whole
 from ambient_curate.noise import grid
@@ -39,8 +40,7 @@ from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.training_data import Curriculum, build_curriculum
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.readers.episodes import Episode
-from ambient_curate.run.records import read_run
-from ambient_curate.run.results import open_run_results
+from ambient_curate.run.records import open_run_results, read_run
 from ambient_curate.run.source_data import (
     annotated_options,
     check_study,

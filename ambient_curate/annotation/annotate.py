@@ -14,12 +14,12 @@ from ambient_curate import memory, noise
 from ambient_curate.annotation import tasks as annotation_tasks
 from ambient_curate.annotation.assessment import Assessment, assess_study
 from ambient_curate.annotation.curves import tabulate_curves, tabulate_reliability
-from ambient_curate.annotation.locality import Locality, assess_localities, list_localities
 from ambient_curate.annotation.part_writer import RowPlan, RowTotals, part_path, read_row_totals
 from ambient_curate.annotation.reliability import RELIABLE
 from ambient_curate.annotation.request import AnnotationRequest, make_request
 from ambient_curate.annotation.rows import manifest_metadata, tabulate_rows, whole_rows
 from ambient_curate.annotation.shards import plan_shards
+from ambient_curate.annotation.sigma_max import Locality, assess_localities, list_localities
 from ambient_curate.annotation.tasks import (
     CROPS,
     FRAMES,
@@ -54,7 +54,7 @@ from ambient_curate.errors import RunError
 from ambient_curate.options import AnnotateOptions, digest
 from ambient_curate.progress import SILENT, Progress, Shared
 from ambient_curate.run.directory import RunDirectory, join_run, open_run, reopen_run
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import Run, open_run_results
 from ambient_curate.run.tables import write_curves, write_part, write_reliability
 from ambient_curate.run.workers import Engine, InProcess, WorkerPool
 

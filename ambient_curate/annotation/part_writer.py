@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from ambient_curate.annotation.locality import AROUND, cross_crops, reach_at, score_crops
 from ambient_curate.annotation.reliability import RELIABLE
 from ambient_curate.annotation.row_sums import RowSums, load_sums, save_sums, sum_rows
 from ambient_curate.annotation.rows import Found, tabulate_shard
 from ambient_curate.annotation.shards import Chunk, Shard, plan_shards, read_chunks, scored_windows
+from ambient_curate.annotation.sigma_max import AROUND, cross_crops, reach_at, score_crops
 from ambient_curate.annotation.weights import Mixture, Tally, Tilt, describe_tilt
 from ambient_curate.classifier.distillation import Student, predict_curves
 from ambient_curate.classifier.fit import FoldClassifier
@@ -90,7 +90,8 @@ class RowPlan:
     metadata : mapping of str to str
         Of `rows.manifest_metadata`.
     reaches : mapping of str to sequence of float
-        By corrupt dataset whose crops may be believed: `locality.list_reaches`; empty: no locality.
+        By corrupt dataset whose crops may be believed: `sigma_max.list_reaches`; empty: no
+        locality.
     floors : mapping of str to float
         sigma_min of the datasets of which a challenger saw more than the classifier did: no row is
         given less.

@@ -22,7 +22,7 @@ from ambient_curate.report.figures import (
 if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
     from ambient_curate.data.inspection import Inspection
     from ambient_curate.policy.level_sampler import LevelSampler
-    from ambient_curate.run.results import Run
+    from ambient_curate.run.records import Run
 
 Format = Literal["table", "json"]
 
@@ -141,7 +141,7 @@ def merge_command(run: RunArgument, format: FormatOption = "table") -> None:
 @app.command("show")
 def show_command(run: RunArgument, format: FormatOption = "table") -> None:
     """Show the verdict of a finished run again."""
-    from ambient_curate.run.results import open_run_results
+    from ambient_curate.run.records import open_run_results
 
     _print_run(open_run_results(run), format)
 
@@ -186,7 +186,7 @@ def view_command(
 ) -> None:
     """Show an episode in Rerun: its actions, sigma_min and curves."""
     from ambient_curate.report.rerun import view_episode
-    from ambient_curate.run.results import open_run_results
+    from ambient_curate.run.records import open_run_results
 
     results = open_run_results(run)
     if (written := view_episode(results, dataset, episode, save=save, data=data)) is not None:
@@ -204,7 +204,7 @@ def report_command(
     """Write one page that shows a run, opens anywhere and can be sent."""
     from ambient_curate.cli.console import ConsoleProgress
     from ambient_curate.report.page import write_report
-    from ambient_curate.run.results import open_run_results
+    from ambient_curate.run.records import open_run_results
 
     results = open_run_results(run)
     typer.echo(write_report(results, out, data=data, progress=ConsoleProgress()))

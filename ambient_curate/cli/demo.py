@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ambient_curate.annotation.annotate import annotate
 from ambient_curate.errors import ConfigError
 from ambient_curate.progress import SILENT, Progress
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 RATE_HZ = 20.0
 CLEAN_EPISODES = 60

@@ -7,7 +7,7 @@ from ambient_curate.data.inspection import Inspection, MemberInspection
 from ambient_curate.export.trainers import Trainer
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 from ambient_curate.run.compare import MOVED, Comparison
-from ambient_curate.run.results import list_controls
+from ambient_curate.run.records import list_controls
 from ambient_curate.run.verify import CHECKS, Verification
 
 Table = tuple[list[str], list[list[str]]]

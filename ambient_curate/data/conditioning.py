@@ -8,7 +8,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from ambient_curate.data.cache import Frames
-from ambient_curate.data.windows import Normalizer, Windows, fit_normalizer
+from ambient_curate.data.normalizer import Normalizer, fit_normalizer
+from ambient_curate.data.windows import Windows
 from ambient_curate.errors import ConfigError
 
 

@@ -1,19 +1,16 @@
 """Windows of episodes as index views, their representation, and the action normaliser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from ambient_curate.options import Normalization, Representation
+from ambient_curate.data.normalizer import Normalizer
+from ambient_curate.options import Representation
 from ambient_curate.readers.episodes import count_windows as count_windows
-
-ROWS = 65_536  # of values looked at together
-CONSTANT = 1e-6  # a dimension whose spread is this share of its magnitude carries float32 noise
 
 
 def nearest_windows(
@@ -35,80 +32,6 @@ def nearest_windows(
     """
     inside = np.clip(start, 0, length - horizon)
     return np.minimum((inside + stride // 2) // stride, count_windows(length, horizon, stride) - 1)
-
-
-@dataclass(frozen=True)
-class Normalizer:
-    """Affine scaling of every action dimension, fitted on the clean set: ``(x - offset) * scale``.
-
-    Parameters
-    ----------
-    kind : {"minmax", "quantile", "gaussian", "none"}
-        What was fitted.
-    offset, scale : ndarray, float64, shape (action,)
-        A dimension that is constant in the clean set has scale 0 and becomes 0.
-    low, high : ndarray, float64, shape (action,)
-        Range of the clean set, before scaling.
-    """
-
-    kind: Normalization
-    offset: Float64[np.ndarray, " action"]
-    scale: Float64[np.ndarray, " action"]
-    low: Float64[np.ndarray, " action"]
-    high: Float64[np.ndarray, " action"]
-
-    @property
-    def constant(self) -> list[int]:
-        """Dimensions that are constant in the clean set and carry no information."""
-        return np.flatnonzero(self.scale == 0.0).tolist()
-
-    def apply(self, windows: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
-        """Scale raw actions; values outside the clean range are not clipped."""
-        offset, scale = torch.from_numpy(self.offset), torch.from_numpy(self.scale)
-        return ((windows.double() - offset) * scale).float()
-
-    def undo(self, scaled: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
-        """Inverse of `apply`; a constant dimension gets its constant."""
-        moving = self.scale != 0.0
-        back = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=moving)
-        values = scaled.double() * torch.from_numpy(back) + torch.from_numpy(self.offset)
-        return values.float()
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        arrays = {name: getattr(self, name).tolist() for name in ("offset", "scale", "low", "high")}
-        return {"kind": self.kind, **arrays}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Normalizer":
-        """Inverse of `as_dict`."""
-        names = ("offset", "scale", "low", "high")
-        return cls(stored["kind"], *(np.asarray(stored[name], dtype=np.float64) for name in names))
-
-
-def fit_normalizer(kind: Normalization, values: Float[np.ndarray, "n action"]) -> Normalizer:
-    """Fit a normaliser on the clean set's values.
-
-    Parameters
-    ----------
-    kind : {"minmax", "quantile", "gaussian", "none"}
-        Range to [-1, 1], 1 % and 99 % quantiles to [-1, 1], mean 0 and standard deviation 1, or
-        left as stored.
-    values : ndarray, shape (n, action)
-        Finite, n >= 1.
-    """
-    values = values.astype(np.float64)
-    low, high = values.min(axis=0), values.max(axis=0)
-    if kind == "none":
-        centre, half = np.zeros_like(low), np.ones_like(low)
-    elif kind == "gaussian":
-        centre, half = values.mean(axis=0), values.std(axis=0)
-    else:
-        ends = (low, high) if kind == "minmax" else np.quantile(values, [0.01, 0.99], axis=0)
-        centre, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
-    constant = half <= CONSTANT * np.maximum(np.abs(low), np.abs(high))
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, half))
-    return Normalizer(kind, centre, scale, low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,16 +135,6 @@ def clean_values(windows: Windows) -> Float[np.ndarray, "n action"]:
         return windows.action.numpy()
     parts = [windows.of_episode(int(e)).flatten(0, 1) for e in np.flatnonzero(windows.counts)]
     return torch.cat(parts).numpy()
-
-
-def share_outside(values: Float[np.ndarray, "n action"], normalizer: Normalizer) -> float:
-    """Share of the values that lie outside the clean set's range in their dimension."""
-    slack = CONSTANT * np.maximum(np.abs(normalizer.low), np.abs(normalizer.high))
-    low, high, count = normalizer.low - slack, normalizer.high + slack, 0
-    for first in range(0, len(values), ROWS):  # the values may be a file larger than memory
-        part = values[first : first + ROWS]
-        count += int(np.count_nonzero((part < low) | (part > high)))
-    return count / values.size
 
 
 def draw_windows(

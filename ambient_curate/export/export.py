@@ -25,8 +25,7 @@ from ambient_curate.export.trainers import ExportOptions, Trainer
 from ambient_curate.options import digest
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.run.directory import open_run, package_versions
-from ambient_curate.run.records import Kind, read_run
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import Kind, Run, open_run_results, read_run
 from ambient_curate.run.source_data import (
     annotated_options,
     check_study,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from ambient_curate.data.windows import Normalizer
+from ambient_curate.data.normalizer import Normalizer
 from ambient_curate.options import Representation
 
 

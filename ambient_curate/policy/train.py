@@ -40,8 +40,7 @@ from ambient_curate.policy.preconditioning import PerMode, find_motion, fit_mode
 from ambient_curate.policy.training_data import Curriculum, build_curriculum
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.run.directory import RunDirectory, open_run, package_versions
-from ambient_curate.run.records import read_run
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import Run, open_run_results, read_run
 from ambient_curate.run.source_data import (
     annotated_options,
     check_study,

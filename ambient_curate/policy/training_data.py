@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ambient_curate.data.cache import Frames
+from ambient_curate.data.normalizer import Normalizer, fit_normalizer
 from ambient_curate.data.study import Study
-from ambient_curate.data.windows import Normalizer, Windows, fit_normalizer, nearest_windows
+from ambient_curate.data.windows import Windows, nearest_windows
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.policy.interface import Interface
 from ambient_curate.policy.level_sampler import Admission, Item

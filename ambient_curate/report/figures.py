@@ -7,7 +7,7 @@ if TYPE_CHECKING:  # each of these loads in a second, which --help must not cost
     from matplotlib.axes import Axes
 
     from ambient_curate.progress import Progress
-    from ambient_curate.run.results import Run
+    from ambient_curate.run.records import Run
 
 Figure = Literal[
     "accuracy",
@@ -177,7 +177,7 @@ def save_any(
         The file.
     """
     if figure in FIGURES:
-        from ambient_curate.run.results import open_run_results
+        from ambient_curate.run.records import open_run_results
 
         return save_run_figure(open_run_results(source), figure, path, **episode)
     import matplotlib as mpl

@@ -27,7 +27,7 @@ from ambient_curate.report.page_content import (
     list_tilts,
     threshold,
 )
-from ambient_curate.run.results import Run, list_controls
+from ambient_curate.run.records import Run, list_controls
 from ambient_curate.run.source_data import reopen_data
 from ambient_curate.run.tables import find_parts
 

@@ -9,7 +9,7 @@ import numpy as np
 from ambient_curate.errors import ConfigError
 from ambient_curate.files import replace_whole
 from ambient_curate.noise import Levels
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import Sight, look_up
 
 NEVER = {"sigma_min": 1.0, "sigma_min_lower": 1.0, "sigma_min_upper": 1.0, "sigma_max": 0.0}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ambient_curate.run.directory import INPUTS, list_differences
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import Run, open_run_results
 from ambient_curate.run.tables import read_manifest
 
 MOVED = 0.01  # of sigma_min: the chance of another fit is of this size

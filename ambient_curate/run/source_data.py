@@ -21,7 +21,7 @@ from ambient_curate.data.study import Study
 from ambient_curate.errors import CurateError, ManifestError, RunError
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.readers.episodes import Episode
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 
 def reopen_data(run: Run, data: Path | None = None) -> Collection:

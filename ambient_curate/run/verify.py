@@ -22,8 +22,7 @@ from ambient_curate.options import digest
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.run.audit import BY_ROW, Roll, audit_manifest
 from ambient_curate.run.directory import INPUTS, list_differences
-from ambient_curate.run.records import RUN, digest_files, read_run, seal_record
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import RUN, Run, digest_files, read_run, seal_record
 from ambient_curate.run.tables import read_curves, read_reliability
 
 CHECKS = {

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ambient_curate import plot_accuracy
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.solvers import pick_levels
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from examples.maze.arms import STEPS
 from examples.maze.tables import find_verdict, wilson
 from examples.maze.world import Maze

@@ -15,7 +15,7 @@ import torch
 
 from ambient_curate import annotate
 from ambient_curate.progress import Progress
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from examples.maze.arms import Training, Trial
 from examples.maze.demonstrations import Clean, write_demonstrations
 from examples.maze.tables import MARGIN, find_verdict
@@ -88,7 +88,7 @@ class Study:
     Parameters
     ----------
     out : Path
-        Gets ``data``, ``run``, ``policies``, ``trials``, ``results.parquet`` and the figures.
+        Gets ``data``, ``run``, ``policies``, ``trials``, ``records.parquet`` and the figures.
     size : Size
         How much of everything.
     maze : Maze

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import binomtest, norm
 
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 REFERENCE = "cotrain"
 RESAMPLES = 2000

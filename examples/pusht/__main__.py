@@ -58,7 +58,7 @@ def run_study(out: Path, size: Size, *, workers: int | None = None) -> pa.Table:
     Parameters
     ----------
     out : Path
-        Gets ``data``, ``run``, a policy for each mode, and ``results.parquet``.
+        Gets ``data``, ``run``, a policy for each mode, and ``records.parquet``.
     size : Size
         How much of everything.
     workers : int or None

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from examples.sorting.environment import BIN_Y, BINS, GAP, GAPS, WALL
 from examples.sorting.tables import wilson
 

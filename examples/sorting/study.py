@@ -13,7 +13,7 @@ import torch
 
 from ambient_curate import annotate
 from ambient_curate.progress import Progress
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from examples.sorting.arms import Training, Trial
 from examples.sorting.demonstrations import write_demonstrations
 
@@ -79,7 +79,7 @@ class Study:
     Parameters
     ----------
     out : Path
-        Gets ``data``, a run, ``policies``, ``trials``, ``results.parquet`` and the figures.
+        Gets ``data``, a run, ``policies``, ``trials``, ``records.parquet`` and the figures.
     size : Size
         How much of everything.
     progress : Progress

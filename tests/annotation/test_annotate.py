@@ -21,7 +21,7 @@ from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.errors import ConfigError, NotEnoughDataError, RunError
 from ambient_curate.progress import Task
 from ambient_curate.run.directory import open_run
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from ambient_curate.training import TrainOptions
 
 GRANULARITIES = ("dataset", "group", "episode", "datapoint")

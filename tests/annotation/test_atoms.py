@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ambient_curate.annotation.annotate import annotate
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 CLEAN, CORRUPT = (100, 10), (1_000, 40)  # episodes and frames

@@ -16,7 +16,7 @@ from ambient_curate.annotation import tasks
 from ambient_curate.annotation.annotate import annotate, annotate_share, merge
 from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.divergence import gaussian_delta
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from ambient_curate.statistics.sigma_min import find_legibility
 from ambient_curate.training import TrainOptions
 

@@ -12,7 +12,7 @@ from paper_runs import make_run
 
 from ambient_curate.report import figures
 from ambient_curate.report.figures import FIGURES, save_run_figure
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 RUNS: dict[str, dict[str, Any]] = {
     "one": {"datasets": 1},

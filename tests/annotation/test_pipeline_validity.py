@@ -31,7 +31,7 @@ from scipy.special import erf
 from scipy.stats import norm
 
 from ambient_curate.annotation.annotate import annotate
-from ambient_curate.data.windows import Normalizer
+from ambient_curate.data.normalizer import Normalizer
 from ambient_curate.divergence import gaussian_delta
 from ambient_curate.statistics.sigma_min import last_crossing
 

@@ -6,7 +6,7 @@ import torch
 from test_crop_network import ACTION, DIM, HORIZON, SIGMA, make
 from torch import nn
 
-from ambient_curate.annotation.locality import (
+from ambient_curate.annotation.sigma_max import (
     AROUND,
     cross_crops,
     find_radius,

@@ -19,7 +19,7 @@ from ambient_curate.classifier import fit
 from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.classifier.samples import Sample, draw_sample
 from ambient_curate.data.populations import Population
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from ambient_curate.statistics.challenger import ChallengerFinding
 from ambient_curate.training import TrainOptions
 

@@ -49,7 +49,7 @@ from power_truths import (
 
 from ambient_curate import readers
 from ambient_curate.annotation.annotate import annotate
-from ambient_curate.data.windows import Normalizer
+from ambient_curate.data.normalizer import Normalizer
 
 HARD = ("near30", "fast10")  # few episodes, rather than the classifier, decide there
 KEY = ("experiment", "law", "seed", "schedule", "epsilon", "represent", "normalize", "sets")

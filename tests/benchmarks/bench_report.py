@@ -20,7 +20,7 @@ from small_run import annotate_small, write_collection
 from small_worker import make_small
 
 from ambient_curate.report.page import write_report
-from ambient_curate.run.results import open_run_results
+from ambient_curate.run.records import open_run_results
 
 EPISODE, PART = 200, 65_536
 DATASETS = ("far", "jitter")

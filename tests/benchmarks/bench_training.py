@@ -19,7 +19,8 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ambient_curate.data.windows import Windows, fit_normalizer
+from ambient_curate.data.normalizer import fit_normalizer
+from ambient_curate.data.windows import Windows
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.checkpoints import find_levels
 from ambient_curate.policy.denoiser import Shape, build_denoiser

@@ -7,7 +7,7 @@ from oracle_study import cross
 from planted_bits import crop_divergence, draw_bits
 from scipy.stats import multivariate_normal
 
-from ambient_curate.annotation.locality import find_radius
+from ambient_curate.annotation.sigma_max import find_radius
 from ambient_curate.classifier.channels import crop_channel
 from ambient_curate.classifier.crop_network import (
     CropNetwork,

@@ -27,8 +27,7 @@ from ambient_curate.files import write_json_atomic
 from ambient_curate.options import ALIASES, AnnotateOptions, option_help
 from ambient_curate.report import plots
 from ambient_curate.report.figures import list_figures
-from ambient_curate.run.records import RUN, SCHEMA_VERSION
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import RUN, SCHEMA_VERSION, Run, open_run_results
 from ambient_curate.run.schema import (
     METADATA_KEYS,
     curves_schema,

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from ambient_curate.data.normalizer import Normalizer, fit_normalizer, share_outside
 from ambient_curate.data.windows import (
-    Normalizer,
     Windows,
     clean_values,
     count_windows,
     draw_windows,
-    fit_normalizer,
     pick_windows,
-    share_outside,
 )
 from ambient_curate.options import Normalization, Representation
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from small_run import annotate_small
 
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 HORIZON, STRIDE = 4, 2
 LENGTHS = {

@@ -14,7 +14,7 @@ from small_worker import make_small
 
 from ambient_curate.export.export import export_run
 from ambient_curate.export.trainers import TRAINERS
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 
 @pytest.fixture(scope="module")

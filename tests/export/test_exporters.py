@@ -24,7 +24,7 @@ from small_worker import make_small
 from ambient_curate.export.export import WRITERS, export_run
 from ambient_curate.export.trainers import TRAINERS
 from ambient_curate.noise import schedule_levels
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 LEVELS = schedule_levels("squaredcos_cap_v2:100")
 FRAME_TABLES = ["lerobot", "openpi", "robomimic", "octo", "openvla", "gr00t"]

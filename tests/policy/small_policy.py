@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ambient_curate.data.windows import Normalizer, fit_normalizer
+from ambient_curate.data.normalizer import Normalizer, fit_normalizer
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.interface import Interface

@@ -18,7 +18,7 @@ from ambient_curate.policy.level_sampler import LevelSampler
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.training_data import Curriculum, build_curriculum
 from ambient_curate.progress import SILENT
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 NAMES = ("clean", "far", "jitter")
 Made = tuple[Run, Study]

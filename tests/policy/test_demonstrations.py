@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ambient_curate.data.windows import Normalizer, Windows, fit_normalizer
+from ambient_curate.data.normalizer import Normalizer, fit_normalizer
+from ambient_curate.data.windows import Windows
 from ambient_curate.policy.level_sampler import Admission, BatchSampler, LevelSampler
 from ambient_curate.policy.training_data import Batch, Demonstrations, Part, keep_batch
 

@@ -22,7 +22,7 @@ from ambient_curate.policy.acting import load_policy
 from ambient_curate.policy.level_sampler import LevelSampler
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.train import TrainedPolicy, train_policy
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 SMALL: dict[str, Any] = {"steps": 20, "batch_size": 16, "n_action_steps": 3, "warm_up": 2}
 WORDS = [

@@ -8,7 +8,7 @@ import pytest
 
 from ambient_curate.report import plots, sigma_max_plots
 from ambient_curate.report.figures import FIGURES, list_figures, save_run_figure
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 
 
 class Other(Run):

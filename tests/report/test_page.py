@@ -19,7 +19,7 @@ from ambient_curate.errors import ConfigError, RunError
 from ambient_curate.progress import SILENT
 from ambient_curate.report.page import write_report
 from ambient_curate.report.page_content import MEASURED, gather
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import Run, open_run_results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

@@ -10,7 +10,7 @@ from test_looking import run as run
 
 from ambient_curate.errors import ConfigError
 from ambient_curate.report.rerun import view_episode
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import look_up
 
 

@@ -17,7 +17,7 @@ from small_worker import make_small
 
 from ambient_curate.files import write_json_atomic
 from ambient_curate.run.compare import MOVED, Comparison, compare_runs
-from ambient_curate.run.results import open_run_results
+from ambient_curate.run.records import open_run_results
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from small_worker import make_small
 
 from ambient_curate.errors import RunError
 from ambient_curate.report.figures import save_run_figure
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import Run, open_run_results
 from ambient_curate.run.source_data import look_up
 
 

@@ -10,7 +10,7 @@ from small_worker import make_small
 
 from ambient_curate.data.study import prepare_study
 from ambient_curate.progress import SILENT
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import annotated_options, place_values, reopen_data
 
 OPTIONS = {

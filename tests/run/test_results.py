@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ambient_curate.errors import RunError
-from ambient_curate.run.results import open_run_results
+from ambient_curate.run.records import open_run_results
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_reading_results_loads_neither_torch_nor_scikit_learn() -> None:
     code = (
-        "import sys, ambient_curate.run.results, ambient_curate.cli.tables;"
+        "import sys, ambient_curate.run.records, ambient_curate.cli.tables;"
         "print([n for n in ('torch', 'sklearn', 'pandas') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from small_worker import make_small
 from ambient_curate.data.study import prepare_study
 from ambient_curate.errors import ManifestError, RunError
 from ambient_curate.progress import SILENT
-from ambient_curate.run.results import Run, open_run_results
+from ambient_curate.run.records import Run, open_run_results
 from ambient_curate.run.source_data import (
     annotated_options,
     check_study,

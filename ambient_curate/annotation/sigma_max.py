@@ -1,4 +1,4 @@
-"""Locality: sigma_max, up to which the frames that a denoiser depends on are like clean ones."""
+"""sigma_max by locality: up to it, the frames that a denoiser depends on are like clean ones."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -168,7 +168,7 @@ def find_radius(crossing: Float64[np.ndarray, "*rows"], horizon: int) -> Int64[n
 def reach_at(
     radius: Int64[np.ndarray, "*rows"], reaches: Float64[np.ndarray, " radius"]
 ) -> Float64[np.ndarray, "*rows"]:
-    """sigma_max of a radius, from `locality.list_reaches`; 0 for -1."""
+    """sigma_max of a radius, from `sigma_max.list_reaches`; 0 for -1."""
     return np.append(reaches, 0.0)[radius]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ambient_curate.annotation.locality import SHARE, list_reaches, wiener_field
+from ambient_curate.annotation.sigma_max import SHARE, list_reaches, wiener_field
 from ambient_curate.noise import ve_from_sigma
 
 SIGMA = np.array([0.02, 0.1, 0.3, 0.6, 0.9])

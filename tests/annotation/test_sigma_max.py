@@ -12,10 +12,10 @@ from small_worker import leave_network
 
 from ambient_curate.annotation import tasks
 from ambient_curate.annotation.annotate import annotate, annotate_share, merge
-from ambient_curate.annotation.locality import list_reaches, wiener_field
+from ambient_curate.annotation.sigma_max import list_reaches, wiener_field
 from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.noise import grid, schedule_levels
-from ambient_curate.run.results import Run
+from ambient_curate.run.records import Run
 from ambient_curate.training import TrainOptions
 
 HORIZON, PERIOD = 6, 3
