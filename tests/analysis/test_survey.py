@@ -9,9 +9,10 @@ import small_worker
 from click.testing import Result
 from collection_writer import write_npz
 from small_run import annotate_small, write_collection
+from small_worker import leave_network
 from typer.testing import CliRunner
 
-from ambient_curate.analysis import survey
+from ambient_curate.analysis import probes, survey
 from ambient_curate.analysis.probes import Probe, ProbeOptions
 from ambient_curate.analysis.sources import read_recordings
 from ambient_curate.analysis.survey import (
@@ -43,6 +44,12 @@ def write_walks(root: Path, scale: float, count: int = 10) -> Path:
 
 def call(*arguments: object) -> Result:
     return CliRunner(env={"TERM": "dumb"}).invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(autouse=True)
+def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit a network alone: these tests are about the path."""
+    monkeypatch.setattr(probes, "noise_channel", leave_network)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from small_study import (
     make_tepid,
     times,
 )
+from small_worker import leave_network
 
 from ambient_curate.annotation import shards
 from ambient_curate.annotation import tasks as annotation_tasks
@@ -84,7 +85,7 @@ Fit = tuple[str, int, Channel, FitOptions]
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
-    """Corrupt set, fold, channel and sizes of every fit, which takes four steps."""
+    """Corrupt set, fold, channel and sizes of every fit: four steps of a network alone."""
     asked: list[Fit] = []
     fit_pair = annotation_tasks.fit_pair
 
@@ -94,6 +95,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[Fit]:
         return fit_pair(*arguments, **named)
 
     monkeypatch.setattr(annotation_tasks, "FitOptions", TINY)
+    monkeypatch.setattr(annotation_tasks, "noise_channel", leave_network)
     monkeypatch.setattr(annotation_tasks, "fit_pair", fit)
     return asked
 

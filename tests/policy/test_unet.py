@@ -179,6 +179,7 @@ def test_bfloat16_is_near_float32() -> None:
     laws.bears_bfloat16(make())
 
 
+@pytest.mark.slow
 def test_it_learns_to_denoise_by_time_and_condition() -> None:
     network = make((8, 2, 1), channels=(16, 16))
     assert laws.learns_to_denoise(network, steps=150, rate=1e-2) < 0.15
