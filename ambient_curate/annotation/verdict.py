@@ -32,11 +32,11 @@ _NAMED = 5  # sets whose shares are named
 
 # by number of clean episodes, the sigma_min that was found where the true ones are FEW_TRUE; None:
 # no answer (METHOD.md section 4, "Few clean episodes")
-FEW_TRUE = (0.31, 0.837)
+FEW_TRUE = (0.31, 0.86)
 FEW_FOUND: Mapping[int, tuple[float | None, ...]] = {
-    10: (0.225, None),
-    20: (0.294, 0.683),
-    50: (0.304, 0.779),
+    10: (0.88, 0.86),
+    20: (0.57, 0.82),
+    50: (0.23, 0.79),
 }
 
 TOO_FEW = "too few different episodes with a whole window to fill every fold"
@@ -327,8 +327,8 @@ def list_warnings(study: Study, controls: Sequence[Mapping[str, Any]]) -> list[s
     found += [_describe_missed(control) for control in controls if not control["recovered"]]
     if (n := len(study.clean.episodes)) < FEW_CLEAN:
         found.append(
-            f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}, and "
-            f"sigma_min comes out too low: {_describe_few()}"
+            f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}: "
+            f"{_describe_few()}"
         )
     found += _position_warnings(study)
     if study.normalizer.constant:
@@ -347,7 +347,7 @@ def _describe_few() -> str:
         + " and ".join("no answer" if value is None else f"{value:g}" for value in values)
         for episodes, values in FEW_FOUND.items()
     )
-    return f"where it is {' and '.join(map(str, FEW_TRUE))}, {found}"
+    return f"where sigma_min is {' and '.join(map(str, FEW_TRUE))}, {found}"
 
 
 def _describe_missed(control: Mapping[str, Any]) -> str:
