@@ -168,7 +168,7 @@ def _judge(findings: dict[PopulationName, list[Finding]]) -> dict[PopulationName
 
 
 class _Assessing:
-    """What the steps of scoring set a study share."""
+    """What the steps of an assessment share."""
 
     def __init__(
         self,
