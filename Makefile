@@ -20,7 +20,7 @@ sorting: $(INSTALLED)
 	$(BIN)/python -m examples.sorting --out ambient_sorting
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED)
 	$(BIN)/pytest -m ""

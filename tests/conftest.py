@@ -16,11 +16,13 @@ settings.register_profile("project", deadline=None)  # a busy machine is no fail
 settings.load_profile("project")
 
 
-LONGEST = (  # files of a minute and more, where one worker would wait for another in the end
+LONGEST = (  # files of a minute and more: last, one worker would wait for another
     "test_example_maze",
     "test_notebooks",
     "test_annotate",
-    "test_localities",
+    "test_sigma_max",
+    "test_survey",
+    "test_power",
     "test_example_sorting",
     "test_hidden_by_noise",
     "test_fit",

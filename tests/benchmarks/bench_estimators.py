@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "readers")]
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("", "annotation", "readers")]
 
 from oracle_study import SIGMA as GRID
 from oracle_study import channel_of, gaussian_episodes, make_population
