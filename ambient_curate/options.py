@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from ambient_curate.errors import ConfigError
 
@@ -19,6 +19,7 @@ Weighting = Literal["episode", "window"]
 Engine = Literal["local", "ray"]
 OnError = Literal["fail", "skip"]
 Condition = Literal["none", "state"]
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -360,3 +361,29 @@ OPTIONS: dict[str, Rule] = {
     "store_curves": _FLAG,
 }
 ALIASES = {"tv": _between(0.0, 1.0), "delta": _between(0.0, 2.0)}  # other ways to say epsilon
+
+
+def options_or_changes(
+    kind: type[Chosen], options: Chosen | None, changes: Mapping[str, Any]
+) -> Chosen:
+    """Give options as they are, or made of single ones by name, those that are None left out.
+
+    Raises
+    ------
+    ValueError
+        If both are given.
+    """
+    refuse_both(options, changes)
+    return options or kind(**{key: value for key, value in changes.items() if value is not None})
+
+
+def refuse_both(options: object, changes: Mapping[str, Any]) -> None:
+    """Refuse options beside single options by name.
+
+    Raises
+    ------
+    ValueError
+        If both are given.
+    """
+    if options is not None and changes:
+        raise ValueError("give options, or single options by name, not both")

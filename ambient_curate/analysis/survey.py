@@ -29,7 +29,6 @@ from ambient_curate.analysis.spectra import (
 )
 from ambient_curate.data.cache import write_frames
 from ambient_curate.data.normalizer import fit_normalizer
-from ambient_curate.data.study import prepare_study
 from ambient_curate.data.windows import clean_values
 from ambient_curate.errors import ManifestError, NotEnoughDataError
 from ambient_curate.files import replace_whole
@@ -41,12 +40,7 @@ from ambient_curate.policy.training_data import Curriculum, build_curriculum
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.readers.episodes import Episode
 from ambient_curate.run.records import open_run_results, read_run
-from ambient_curate.run.source_data import (
-    annotated_options,
-    check_study,
-    read_own_manifest,
-    reopen_data,
-)
+from ambient_curate.run.source_data import read_own_manifest, reopen_study
 
 WINDOWS = 256  # at which a Jacobian is taken
 LEVELS = 24  # of a receptive field
@@ -150,9 +144,7 @@ def sense_policy(
     load_weights(denoiser, policy / POLICY.results[0])
     denoiser.eval().requires_grad_(False)
     with tempfile.TemporaryDirectory(prefix="ambient-curate-") as folder:
-        collection = reopen_data(results)
-        study = prepare_study(collection, annotated_options(results), Path(folder), progress)
-        check_study(results, study)
+        _, study = reopen_study(results, Path(folder), progress)
         options = _trained_options(card["options"])
         curriculum = build_curriculum(study, read_own_manifest(results), options)
         return Field(policy.name, "Jacobian", _sense(denoiser, curriculum, levels))

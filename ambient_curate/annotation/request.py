@@ -12,7 +12,7 @@ from ambient_curate.data.collection import (
     open_collection,
     require_clean,
 )
-from ambient_curate.options import AnnotateOptions, resolve_options
+from ambient_curate.options import AnnotateOptions, refuse_both, resolve_options
 from ambient_curate.run.directory import package_versions
 
 NOT_IN_DIGEST = (
@@ -72,8 +72,7 @@ def make_request(
     ValueError
         If both `options` and `changes` are given.
     """
-    if options is not None and changes:
-        raise ValueError("give options, or single options by name, not both")
+    refuse_both(options, changes)
     if not isinstance(collection, Collection):
         given = asdict(options) if options is not None else changes
         picked = {key: given.get(key) for key in ("clean", "checksums", "on_error")}

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ambient_curate.data.collection import Collection
-from ambient_curate.data.study import Study, prepare_study
+from ambient_curate.data.study import Study
 from ambient_curate.export import (
     diffusion_policy,
     lerobot,
@@ -22,17 +22,11 @@ from ambient_curate.export import (
 from ambient_curate.export.action_scale import compare_scales, read_scale, rescale
 from ambient_curate.export.job import AnnotatedMember, Job
 from ambient_curate.export.trainers import ExportOptions, Trainer
-from ambient_curate.options import digest
+from ambient_curate.options import digest, options_or_changes
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.run.directory import open_run, package_versions
 from ambient_curate.run.records import Kind, Run, open_run_results, read_run
-from ambient_curate.run.source_data import (
-    annotated_options,
-    check_study,
-    place_values,
-    read_own_manifest,
-    reopen_data,
-)
+from ambient_curate.run.source_data import place_values, read_own_manifest, reopen_study
 
 WRITERS: dict[str, Callable[[Job], None]] = {
     "lerobot": lerobot.write,
@@ -106,9 +100,7 @@ def export_run(
     ----------
     METHOD.md, sections 1 and 10.
     """
-    if options is not None and changes:
-        raise ValueError("give options, or single options by name, not both")
-    chosen = options or ExportOptions(**{k: v for k, v in changes.items() if v is not None})
+    chosen = options_or_changes(ExportOptions, options, changes)
     if not isinstance(run, Run):
         run = open_run_results(run)
     factor = _find_factor(run, chosen.normalizer)
@@ -120,11 +112,8 @@ def export_run(
         )
         if directory.complete:
             return Export(path, read_run(path, EXPORT), True)
-        collection = reopen_data(run, chosen.data)
-        study = prepare_study(
-            collection, annotated_options(run), directory.work / "frames", progress
-        )
-        check_study(run, study)
+        frames = directory.work / "frames"
+        collection, study = reopen_study(run, frames, progress, data=chosen.data)
         job = _lay_job(run, study, collection, directory.work / "data", chosen, factor)
         WRITERS[chosen.to](job)
         directory.commit(_describe(job, chosen.trainer))

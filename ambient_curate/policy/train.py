@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ambient_curate.data.study import Study, open_study, prepare_study
+from ambient_curate.data.study import Study, open_study
 from ambient_curate.errors import CheckpointError
-from ambient_curate.options import digest
+from ambient_curate.options import digest, options_or_changes
 from ambient_curate.policy.checkpoints import (
     POLICY,
     build_from_card,
@@ -41,12 +41,7 @@ from ambient_curate.policy.training_data import Curriculum, build_curriculum
 from ambient_curate.progress import SILENT, Progress
 from ambient_curate.run.directory import RunDirectory, open_run, package_versions
 from ambient_curate.run.records import Run, open_run_results, read_run
-from ambient_curate.run.source_data import (
-    annotated_options,
-    check_study,
-    read_own_manifest,
-    reopen_data,
-)
+from ambient_curate.run.source_data import check_study, read_own_manifest, reopen_study
 
 NOT_IN_DIGEST = ("out", "force", "workers", "data", "tensorboard")
 FRAMES = "frames"
@@ -116,9 +111,7 @@ def train_policy(
     Ambient Diffusion Policy, arXiv 2606.12365; Diffusion Policy, arXiv 2303.04137; METHOD.md
     section 9.
     """
-    if options is not None and changes:
-        raise ValueError("give options, or single options by name, not both")
-    options = options or PolicyOptions(**{k: v for k, v in changes.items() if v is not None})
+    options = options_or_changes(PolicyOptions, options, changes)
     if not isinstance(run, Run):
         run = open_run_results(run)
     path = options.out or Path(f"{run.path.resolve().name}_policy")
@@ -129,9 +122,7 @@ def train_policy(
             opened = open_run(path, inputs, digest(inputs), force=options.force, kind=POLICY)
             directory = stack.enter_context(opened)
             if not directory.complete:
-                collection = reopen_data(run, options.data)
-                options_then = annotated_options(run)
-                prepare_study(collection, options_then, directory.work / FRAMES, progress)
+                reopen_study(run, directory.work / FRAMES, progress, data=options.data)
         ranks.wait()
         if not directory.complete:
             _train(run, options, directory, ranks, progress, tell)

@@ -17,9 +17,10 @@ from ambient_curate.data.collection import (
     open_collection,
     read_episodes,
 )
-from ambient_curate.data.study import Study
+from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.errors import CurateError, ManifestError, RunError
 from ambient_curate.options import AnnotateOptions
+from ambient_curate.progress import SILENT, Progress
 from ambient_curate.readers.episodes import Episode
 from ambient_curate.run.records import Run
 
@@ -48,6 +49,35 @@ def reopen_data(run: Run, data: Path | None = None) -> Collection:
     collection = open_collection(path, clean=clean, on_error=run.info["options"]["on_error"])
     _check_data(run, collection)
     return collection
+
+
+def reopen_study(
+    run: Run, folder: Path, progress: Progress = SILENT, *, data: Path | None = None
+) -> tuple[Collection, Study]:
+    """Open the data of a finished run again, cached, windowed and normalised as it was.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    folder : Path
+        Where the frames are cached.
+    progress : Progress
+        Of reading.
+    data : Path or None
+        As in `reopen_data`.
+
+    Raises
+    ------
+    RunError
+        If the data is not there, or is not what was annotated.
+    ManifestError
+        If it gives another normaliser than the run has.
+    """
+    collection = reopen_data(run, data)
+    study = prepare_study(collection, annotated_options(run), folder, progress)
+    check_study(run, study)
+    return collection, study
 
 
 def annotated_options(run: Run) -> AnnotateOptions:
