@@ -46,9 +46,9 @@ class StudentOptions:
         Sample of a fold's windows that it learns from.
     draws : int
         Noise draws of each, at all its levels.
-    judges : int
+    test_windows : int
         Further windows, which tell how far it errs.
-    judge_draws : int
+    test_draws : int
         Noise draws of each of them.
     width : int
         Units of a layer.
@@ -69,8 +69,8 @@ class StudentOptions:
     least: int = 4_096
     windows: int = 2_048
     draws: int = 16
-    judges: int = 192
-    judge_draws: int = 64
+    test_windows: int = 192
+    test_draws: int = 64
     width: int = 128
     held_out: float = 0.125
     train: TrainOptions = field(
@@ -83,7 +83,7 @@ class StudentOptions:
     @property
     def answers(self) -> int:
         """Noise draws for which the classifier is asked, at all levels of a student each."""
-        return self.windows * self.draws + self.judges * self.judge_draws
+        return self.windows * self.draws + self.test_windows * self.test_draws
 
 
 class CurveNetwork(nn.Module):
@@ -203,7 +203,7 @@ def teach_student(
     classifier : FoldClassifier
         Of `fold`.
     population : Population
-        A corrupt one with at least ``windows + judges`` windows in the fold.
+        A corrupt one with at least ``windows + test_windows`` windows in the fold.
     fold, head : int
         The held-out fold, and the population's output.
     options : StudentOptions
@@ -215,7 +215,9 @@ def teach_student(
     name = f"teaching {population.dataset}"
     with progress.task(name, options.answers) as task:
         student = _teach(classifier, population, fold, head, options, rng, task)
-    available = int(population.windows.counts[population.in_folds([fold])].sum()) - options.judges
+    available = (
+        int(population.windows.counts[population.in_folds([fold])].sum()) - options.test_windows
+    )
     windows = min(LONGER, available)
     if student.error <= TRUSTED or windows <= options.windows:
         return student
@@ -237,25 +239,25 @@ def _teach(
 ) -> Student:
     """Teach and examine one student."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    sample = _sample_windows(population, fold, options.windows + options.judges, rng)
-    judges, pupils = sample[: options.judges], sample[options.judges :]
-    answers = sample_curves(classifier, pupils, head, rng, draws=options.draws, task=task)
+    sample = _sample_windows(population, fold, options.windows + options.test_windows, rng)
+    test_windows, training_windows = sample[: options.test_windows], sample[options.test_windows :]
+    answers = sample_curves(classifier, training_windows, head, rng, draws=options.draws, task=task)
     levels = sparse_levels(classifier.sigma.size)
     network = CurveNetwork(
-        *find_axes(pupils), levels.size, width=options.width, generator=generator
+        *find_axes(training_windows), levels.size, width=options.width, generator=generator
     )
-    features = network.describe(pupils)
+    features = network.describe(training_windows)
     network.standardize(features)
     network = _train(network, features, answers, generator, options)
     halves = [
-        sample_curves(classifier, judges, head, rng, draws=options.judge_draws // 2, task=task)
+        sample_curves(classifier, test_windows, head, rng, draws=options.test_draws // 2, task=task)
         for _ in range(2)
     ]
-    residual = predict_curves(network, pupils) - answers.double().numpy()
+    residual = predict_curves(network, training_windows) - answers.double().numpy()
     return _examine(
         network,
         np.sqrt(np.square(residual).mean(axis=0)),
-        predict_curves(network, judges),
+        predict_curves(network, test_windows),
         torch.stack(halves).double().numpy(),
         classifier.sigma[levels],
         0.5 - options.epsilon,
@@ -270,7 +272,7 @@ def _examine(
     sigma: np.ndarray,
     threshold: float,
 ) -> Student:
-    """Compare what is said of the judges with their many draws; `scale` gives margins a shape.
+    """Compare predicted curves of the test windows with many draws; `scale` shapes the margins.
 
     The draws err too: by half of what separates the crossings of their halves.
     """

@@ -200,7 +200,9 @@ def measure(name: str, clean: Population, corrupt: Population, count: int) -> No
     picked = np.random.default_rng(1).permutation(len(rows))[:count]
     windows = rows[np.sort(picked)]
     exact = draw(ORACLE_DRAWS, antithetic=True)(classifier, windows, np.random.default_rng(2))
-    options = StudentOptions(windows=min(StudentOptions.windows, len(rows) - StudentOptions.judges))
+    options = StudentOptions(
+        windows=min(StudentOptions.windows, len(rows) - StudentOptions.test_windows)
+    )
     start, counted = time.perf_counter(), Counter(classifier)
     student = teach_student(counted.classifier, corrupt, FOLD, 0, options)
     taught = LOWEST_DRAWS + 1 + FOLDS * counted.evaluations // SET

@@ -110,7 +110,7 @@ def test_a_student_errs_less_than_the_draws_that_taught_it_and_knows_how_far() -
     few = sample_curves(make_exact(), fresh, 0, np.random.default_rng(0), draws=OPTIONS.draws)
     still = np.zeros((1, PLACES.size))
     drawn = cross_curves(few.double().numpy(), still, still, SIGMA, THRESHOLD)[0]
-    distillation = [taught(judges=1_000, judge_draws=draws) for draws in (16, 512)]
+    distillation = [taught(test_windows=1_000, test_draws=draws) for draws in (16, 512)]
     by_draws, *by_students = (
         np.abs(found - exact).mean()
         for found in (drawn, *(cross_student(student, fresh)[0] for student in distillation))
@@ -123,18 +123,18 @@ def test_a_student_errs_less_than_the_draws_that_taught_it_and_knows_how_far() -
     assert by_students[1] < errors[1] < 1.4 * by_students[1]
 
 
-@pytest.mark.parametrize(("judge_draws", "most", "width"), [(16, 0.995, 0.1), (512, 0.97, 0.05)])
-def test_its_interval_covers_fresh_windows(judge_draws: int, most: float, width: float) -> None:
+@pytest.mark.parametrize(("test_draws", "most", "width"), [(16, 0.995, 0.1), (512, 0.97, 0.05)])
+def test_its_interval_covers_fresh_windows(test_draws: int, most: float, width: float) -> None:
     """Nominal 95 % over draws of the judges too, who are many here.
 
     It holds what the judges' draws say, and so their noise: with few it is wider than need be.
     """
     fresh = draw_windows(4_000, 1)
     exact = exact_crossings(fresh)
-    _, lower, upper = cross_student(taught(judges=1_000, judge_draws=judge_draws), fresh)
+    _, lower, upper = cross_student(taught(test_windows=1_000, test_draws=test_draws), fresh)
     covered, wide = np.mean((lower <= exact) & (exact <= upper)), np.mean(upper - lower)
     missed = np.mean(lower > exact), np.mean(upper < exact)
-    print(f"{judge_draws} draws of a judge: covered {covered:.4f}, mean width {wide:.3f}")
+    print(f"{test_draws} draws of a judge: covered {covered:.4f}, mean width {wide:.3f}")
     print(f"missed below and above: {missed}")
     assert 0.93 <= covered <= most
     assert wide < width
@@ -146,7 +146,7 @@ def weights_of(student: Student) -> list[Any]:
     return [*(tensor.numpy().tobytes() for tensor in state.values()), student.margins.tolist()]
 
 
-SHORT = {"train": TrainOptions(steps=20), "windows": 128, "judges": 64}
+SHORT = {"train": TrainOptions(steps=20), "windows": 128, "test_windows": 64}
 
 
 def test_the_same_seed_fold_and_head_give_the_same_bits_and_others_do_not() -> None:
@@ -210,24 +210,24 @@ def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ears, counter, fold = Ears(monkeypatch), Counter(), 2
-    options = replace(OPTIONS, windows=512, judges=100, train=TrainOptions(steps=50))
+    options = replace(OPTIONS, windows=512, test_windows=100, train=TrainOptions(steps=50))
     student = teach_student(make_exact(), make_corrupt(), fold, 0, options, progress=counter)
-    (pupils, answers, draws), (judges, *half), (again, *other) = ears.heard
-    assert (len(pupils), len(judges)) == (512, 100)
-    assert (again == judges).all()
-    assert (draws, half[1], other[1]) == (options.draws, *[options.judge_draws // 2] * 2)
+    (training_windows, answers, draws), (test_windows, *half), (again, *other) = ears.heard
+    assert (len(training_windows), len(test_windows)) == (512, 100)
+    assert (again == test_windows).all()
+    assert (draws, half[1], other[1]) == (options.draws, *[options.test_draws // 2] * 2)
     assert counter.tasks == {"teaching q": [512 * 16 + 100 * 64] * 2}
     population = make_corrupt()
     own = torch.cat([population.windows.of_episode(int(e)) for e in population.in_folds([fold])])
     places = {window.numpy().tobytes(): i for i, window in enumerate(own)}
     assert len(places) == len(own) == 60 * 60
-    chosen = [places[window.numpy().tobytes()] for window in (*judges, *pupils)]
+    chosen = [places[window.numpy().tobytes()] for window in (*test_windows, *training_windows)]
     assert len(set(chosen)) == len(chosen)  # so none is judge and pupil
     assert abs(np.corrcoef(chosen, np.arange(len(chosen)))[0, 1]) < 0.15  # in no order
     assert max(np.diff(sorted(chosen))) < 80  # from everywhere
 
     levels = SIGMA[PLACES]
-    said = predict_curves(student.network, judges)
+    said = predict_curves(student.network, test_windows)
     halves = [heard[0].double().numpy() for heard in (half, other)]
     exact = last_crossing(0.5 * (halves[0] + halves[1]), levels, THRESHOLD)
     apart = np.abs(last_crossing(said, levels, THRESHOLD) - exact).mean()
@@ -236,7 +236,9 @@ def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
     assert apart > noise > 0.0
     assert student.error == pytest.approx((apart**2 - noise**2) ** 0.5, rel=1e-12)
     scale = np.sqrt(
-        np.mean((predict_curves(student.network, pupils) - answers.double().numpy()) ** 2, 0)
+        np.mean(
+            (predict_curves(student.network, training_windows) - answers.double().numpy()) ** 2, 0
+        )
     )
     scale = np.maximum(scale, SMALLEST)
     shifts = find_shifts(said - THRESHOLD, scale, levels, exact, missed=MISSED)
@@ -251,7 +253,7 @@ def test_one_that_errs_too_much_gives_way_to_one_taught_on_more_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ears, counter = Ears(monkeypatch, trusted=0.0), Counter()
-    options = replace(OPTIONS, windows=64, judges=400)
+    options = replace(OPTIONS, windows=64, test_windows=400)
     student = teach_student(make_exact(), make_corrupt(), 1, 0, options, progress=counter)
     assert [len(windows) for windows, _, _ in ears.heard] == [64, 400, 400, 3_200, 400, 400]
     assert [draws for _, _, draws in ears.heard] == [16, 32, 32, 8, 32, 32]  # 60 x 60 windows
@@ -271,7 +273,7 @@ def test_one_that_errs_too_much_stays_where_there_are_no_more_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ears = Ears(monkeypatch, trusted=0.0)
-    options = replace(OPTIONS, windows=3_400, judges=200, train=TrainOptions(steps=50))
+    options = replace(OPTIONS, windows=3_400, test_windows=200, train=TrainOptions(steps=50))
     teach_student(make_exact(), make_corrupt(), 1, 0, options)
     assert len(ears.heard) == 3
 
@@ -321,7 +323,7 @@ def test_the_average_that_met_held_out_windows_best_is_kept(
     monkeypatch.setattr(distillation, "TRUSTED", np.inf)
     options = replace(
         *(OPTIONS,),
-        **{"windows": 64, "judges": 40, "held_out": 0.25, "every": 10, "patience": 2},
+        **{"windows": 64, "test_windows": 40, "held_out": 0.25, "every": 10, "patience": 2},
         train=TrainOptions(steps=steps, learning_rate=0.3, warm_up=1, average_decay=0.5),
     )
     student = teach_student(make_exact(), make_corrupt(), 0, 0, options)
@@ -354,12 +356,12 @@ def test_windows_are_described_along_the_axes_of_those_it_learns_from_at_two_sca
 ) -> None:
     ears = Ears(monkeypatch)
     network = teach_student(make_exact(), make_corrupt(), 1, 0, replace(OPTIONS, **SHORT)).network
-    pupils = ears.heard[0][0].flatten(1).double().numpy()
+    training_windows = ears.heard[0][0].flatten(1).double().numpy()
     mean, basis = network.mean.numpy(), network.basis.numpy()
-    np.testing.assert_allclose(mean, pupils.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(mean, training_windows.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(basis.T @ basis, np.eye(DIM), atol=1e-6)
     np.testing.assert_allclose(
-        basis.T @ np.cov(pupils.T) @ basis, np.diag(network.variance.numpy()), atol=1e-6
+        basis.T @ np.cov(training_windows.T) @ basis, np.diag(network.variance.numpy()), atol=1e-6
     )
     windows = draw_windows(4, 5)
     described = network.describe(windows).numpy()
