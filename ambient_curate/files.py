@@ -74,6 +74,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
         temporary.write_bytes(save(content))
 
 
+def tensors_of(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the tensors whose names begin with a prefix, by what follows it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
 @contextmanager
 def reading_tensors(path: Path, what: str, hint: str) -> Iterator[dict[str, Any]]:
     """Offer the tensors of a safetensors file to the block that makes something of them.

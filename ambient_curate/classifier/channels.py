@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ambient_curate.classifier.crop_network import SPAN, CropNetwork, radius_levels, step_between
 from ambient_curate.classifier.local_ratios import LocalRatios
 from ambient_curate.classifier.networks import Sizes, WindowNetwork
-from ambient_curate.classifier.samples import Sample, covariance
+from ambient_curate.classifier.samples import Sample, covariance, noise_scales
 from ambient_curate.classifier.temporal_mixtures import MixtureRatio
 from ambient_curate.noise import log_snr
 from ambient_curate.statistics.sigma_min import sparse_levels
@@ -102,11 +102,8 @@ def add_noise(
     *,
     moved: int,
 ) -> Float32[Tensor, "level row dim"]:
-    """Return ``a x + sigma z``, the rows of a level at its noise; coordinates from `moved` on stay.
-
-    ``a^2`` and ``sigma^2`` are sigmoids of the log-SNR: 1 - a^2 has no digits left at low noise.
-    """
-    signal, spread = (torch.sigmoid(x).sqrt()[:, None, None] for x in (log_snr, -log_snr))
+    """Return ``a x + sigma z``, rows at their level; coordinates from `moved` on stay."""
+    signal, spread = noise_scales(log_snr[:, None, None])
     if moved == windows.shape[-1]:
         return signal * windows + spread * noise
     hidden = torch.arange(windows.shape[-1], device=windows.device) < moved

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ambient_curate.classifier.channels import Channel
 from ambient_curate.classifier.distillation import CurveNetwork, Student
 from ambient_curate.classifier.fit import PairClassifier
-from ambient_curate.files import reading_tensors, write_tensors
+from ambient_curate.files import reading_tensors, tensors_of, write_tensors
 
 _OF_NETWORK = "network."
 _AGAIN = "annotate again with --force"
@@ -39,7 +39,7 @@ def load_pair(path: Path, channel: Channel) -> PairClassifier:
         If the file is missing, damaged, or holds something else.
     """
     with reading_tensors(path, "classifier of this version", _AGAIN) as tensors:
-        state = _state_of(tensors)
+        state = tensors_of(_OF_NETWORK, tensors)
         estimates, levels = tensors["slope"].shape
         if tensors["intercept"].shape != (levels,) or tensors["sigma"].shape != (levels,):
             raise ValueError("its calibration and its levels have different sizes")
@@ -71,7 +71,7 @@ def load_student(path: Path) -> Student:
         If the file is missing, damaged, or holds something else.
     """
     with reading_tensors(path, "student of this version", _AGAIN) as tensors:
-        state = _state_of(tensors)
+        state = tensors_of(_OF_NETWORK, tensors)
         width, dim = state["layers.0.bias"].numel(), state["mean"].numel()
         (sides, levels), margins = tensors["margins"].shape, tensors["margins"].numpy()
         if sides != 2:
@@ -90,12 +90,3 @@ def load_student(path: Path) -> Student:
 def _save(network: nn.Module, others: Mapping[str, Tensor], path: Path) -> None:
     tensors = {f"{_OF_NETWORK}{name}": value for name, value in network.state_dict().items()}
     write_tensors(path, {**tensors, **others})
-
-
-def _state_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the network, by its own names."""
-    return {
-        name.removeprefix(_OF_NETWORK): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_OF_NETWORK)
-    }

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 
+from ambient_curate.classifier.samples import noise_scales
+
 BINS = 257  # of a table
 SMOOTHING = 0.08  # of them: standard deviation of a table's kernel
 LIMIT = 8.0  # robust standard deviations at its ends
@@ -91,11 +93,9 @@ class Tables(LocalLaw):
         picked = [_pick_by_part(x, m, ROWS, generator) for x, m in zip(frames, part, strict=True)]
         tables = []
         for number, snr in enumerate(log_snr):
+            signal, spread = noise_scales(snr)
             shown = [
-                _statistics(
-                    torch.sigmoid(snr).sqrt() * x
-                    + torch.sigmoid(-snr).sqrt() * torch.randn(x.shape, generator=generator)
-                )
+                _statistics(signal * x + spread * torch.randn(x.shape, generator=generator))
                 for x in picked
             ]
             found = [_tabulate(p, q) for p, q in zip(*shown, strict=True)]

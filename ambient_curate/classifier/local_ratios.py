@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ambient_curate.classifier.calibration import spline_basis
 from ambient_curate.classifier.local_laws import PARTS, Chains, LocalLaw, StationaryNormals, Tables
 from ambient_curate.classifier.networks import saturate
-from ambient_curate.classifier.samples import Sample
+from ambient_curate.classifier.samples import Sample, noise_scales, split_frames
 
 MOST = 2_048  # windows of a class in all
 BOUND = 10.0  # nats at which a log-ratio saturates
@@ -142,9 +142,7 @@ class LocalRatios(nn.Module):
         order = torch.randperm(len(rows), generator=generator)
         index = order[torch.arange(count * len(levels)) % len(rows)].view(count, -1).T
         noise = torch.randn((*index.shape, *rows.shape[1:]), generator=generator)
-        signal, spread = (
-            torch.sigmoid(x).sqrt()[:, None, None, None] for x in (self.snr, -self.snr)
-        )
+        signal, spread = noise_scales(self.snr[:, None, None, None])
         ratios = self._read(signal * rows[index] + spread * noise, levels, part)
         splines = self.splines[:, None]
         weighted = (ratios[..., None] * splines[:, :, None]).flatten(2)
@@ -168,13 +166,12 @@ class LocalRatios(nn.Module):
         sizes = [self.ratios * splines.shape[1], splines.shape[1] - 2]
         heights, offset = torch.split(self.weight, sizes)
         weight = heights.view(self.ratios, -1) @ splines.T  # (ratio, level)
-        start = torch.sigmoid(self.snr[levels]).sqrt()[:, None, None, None] * self.centre
+        start = noise_scales(self.snr[levels][:, None, None, None])[0] * self.centre
         ratios = self._read(self._frames(noised) - start, levels, -1)
         return ratios @ weight.T[..., None] + (splines[:, 2:] @ offset)[:, None, None]
 
     def _frames(self, windows: Tensor) -> Tensor:
-        moved = self.horizon * self.action
-        return windows[..., :moved].reshape(*windows.shape[:-1], self.horizon, self.action)
+        return split_frames(windows, self.horizon, self.action)
 
     def _centred(self, windows: Tensor) -> Tensor:
         return self._frames(windows) - self.centre

@@ -8,7 +8,12 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ambient_curate.classifier.samples import Sample, find_basis, find_contrast
+from ambient_curate.classifier.samples import (
+    Sample,
+    find_basis,
+    find_contrast,
+    split_frames,
+)
 
 SQUASH = 8.0  # standard deviations at which a coordinate saturates
 FARTHEST = 1e9
@@ -205,8 +210,7 @@ class WindowNetwork(PairNetwork):
         return (*eigen, later, 0.5 * (later.square() - 1.0)), ratio
 
     def _frames(self, windows: Tensor) -> Tensor:
-        moved = windows[..., : self.sizes.moved]
-        return moved.reshape(*windows.shape[:-1], self.sizes.horizon, self.sizes.action)
+        return split_frames(windows, self.sizes.horizon, self.sizes.action)
 
     def _known(self, power: Tensor, instead: float) -> Tensor:
         """Powers of every coordinate: what is known has its own, whatever the level."""

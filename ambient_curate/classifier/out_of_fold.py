@@ -401,16 +401,16 @@ def challenge_pair(study: Study, work: Path, head: int) -> ChallengerFinding:
     seed = noise_seed(
         study.options.seed, f"{population.dataset}\x00{population.group}", "challenger"
     )
-    sides, curve = [], np.empty(0)
+    sides, means = [], []
     for number, side in enumerate((CLEAN, CORRUPT)):
         scoring_set = scoring_sets[name_side(head, side)]
         scores, weight = scoring_set.read(work), scoring_set.weigh(study.options.weighting)
         network = NetworkScores(scores.statistics[:, BRIER], scores.statistics[:, ACCURACY], weight)
         rng = np.random.default_rng([*seed, number])
         sides.append((_sample_windows(scoring_set.population, scores.episodes, rng), network))
-        curve = rising_fit(np.average(scores.statistics[:, C], axis=0, weights=weight))
+        means.append(np.average(scores.statistics[:, C], axis=0, weights=weight))
     epsilon = study.options.epsilon
-    found = float(last_crossing(curve, levels, 0.5 - epsilon))  # of the corrupt side
+    found = float(last_crossing(rising_fit(means[1]), levels, 0.5 - epsilon))  # of the corrupt side
     clean, corrupt = sides
     return cross_challenger(clean, corrupt, levels, sigma_min=found, epsilon=epsilon, seed=seed[0])
 
@@ -442,10 +442,10 @@ def _sample_windows(
     return SampledWindows(values, place, population.fold[episodes[place]])
 
 
-def save_scores(evidence: OutOfFoldScores, path: Path) -> None:
-    """Write evidence as a file of plain arrays that appears only whole."""
+def save_scores(scores: OutOfFoldScores, path: Path) -> None:
+    """Write scores as a file of plain arrays that appears only whole."""
     with replace_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{f.name: getattr(evidence, f.name) for f in fields(OutOfFoldScores)})
+        np.savez(file, **{f.name: getattr(scores, f.name) for f in fields(OutOfFoldScores)})
 
 
 def load_scores(path: Path) -> OutOfFoldScores:

@@ -110,6 +110,23 @@ def _beside(columns: Tensor, condition_dim: int) -> Tensor:
     return basis
 
 
+def split_frames(
+    windows: Float32[Tensor, "*batch dim"], horizon: int, action: int
+) -> Float32[Tensor, "*batch horizon action"]:
+    """Frames of flattened windows; values behind them are left out."""
+    return windows[..., : horizon * action].reshape(*windows.shape[:-1], horizon, action)
+
+
+def noise_scales(
+    log_snr: Float32[Tensor, "*level"],
+) -> tuple[Float32[Tensor, "*level"], Float32[Tensor, "*level"]]:
+    """Scales a and sigma of ``a x + sigma z``, a^2 + sigma^2 = 1, at a log-SNR.
+
+    Both are roots of sigmoids: 1 - a^2 has no digits left at low noise.
+    """
+    return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+
 def covariance(rows: Tensor) -> Tensor:
     """Covariance (dim, dim) of rows (n, dim), also where dim is 1."""
     return torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1])

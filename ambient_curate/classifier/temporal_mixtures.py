@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from ambient_curate.classifier.samples import Sample
+from ambient_curate.classifier.samples import Sample, noise_scales, split_frames
 
 COMPONENTS = 4
 STEPS = 40  # of expectation maximisation at most
@@ -173,13 +173,11 @@ class MixtureRatio(nn.Module):
             Source of the beginnings.
         """
         lowest = torch.tensor(log_snr, dtype=torch.float32)
-        noise = float(torch.exp(-lowest))
+        noise, (a, sigma) = float(torch.exp(-lowest)), noise_scales(lowest)
         self.centre.copy_(self._frames(seen.clean).mean(dim=(0, 1)))
         for side in ("clean", "corrupt"):
             rows, held = (self._centred(getattr(part, side)[:MOST]) for part in (seen, unseen))
-            noised = torch.sigmoid(lowest).sqrt() * held + torch.sigmoid(-lowest).sqrt() * (
-                torch.randn(held.shape, generator=generator)
-            )
+            noised = a * held + sigma * torch.randn(held.shape, generator=generator)
             laws = [fit_mixture(rows, m, noise, generator) for m in (1, COMPONENTS)]
             best = max(
                 laws, key=lambda law: float(law.log_density(noised[None], lowest[None]).mean())
@@ -205,16 +203,15 @@ class MixtureRatio(nn.Module):
         self, noised: Float32[Tensor, "level row dim"], log_snr: Float32[Tensor, " level"]
     ) -> Float32[Tensor, "level row 1"]:
         """Log-odds of noised windows; see `networks.PairNetwork`."""
-        snr = log_snr[:, None, None, None]
-        frames = self._frames(noised) - torch.sigmoid(snr).sqrt() * self.centre
+        signal, _ = noise_scales(log_snr[:, None, None, None])
+        frames = self._frames(noised) - signal * self.centre
         clean, corrupt = (
             self._law(side).log_density(frames, log_snr) for side in ("clean", "corrupt")
         )
         return (clean - corrupt)[..., None]
 
     def _frames(self, windows: Tensor) -> Tensor:
-        moved = self.horizon * self.action
-        return windows[..., :moved].reshape(*windows.shape[:-1], self.horizon, self.action)
+        return split_frames(windows, self.horizon, self.action)
 
     def _centred(self, windows: Tensor) -> Tensor:
         return self._frames(windows) - self.centre

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ambient_curate.errors import CheckpointError, ConfigError
-from ambient_curate.files import reading_tensors, write_tensors
+from ambient_curate.files import reading_tensors, tensors_of, write_tensors
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
 from ambient_curate.policy.interface import Interface
@@ -111,12 +111,7 @@ def load_training(training: Training, path: Path) -> None:
     """
     with reading_tensors(path, "weights of this policy", _AGAIN) as tensors:
         for name in ("network", "average"):
-            state = {
-                key.removeprefix(f"{name}."): value
-                for key, value in tensors.items()
-                if key.startswith(f"{name}.")
-            }
-            getattr(training, name).load_state_dict(state)
+            getattr(training, name).load_state_dict(tensors_of(f"{name}.", tensors))
         training.step = int(tensors["step"])
         for number, parameter in enumerate(training.network.parameters()):
             moments = {
