@@ -22,7 +22,7 @@ from ambient_curate import annotate, load_policy, roll_out, train_policy
 from examples.pusht.demonstrations import write_demonstrations
 from examples.pusht.environment import MOST_FRAMES, make
 
-LOOKS = ("clean", "cotrain", "ambient")
+MODES = ("clean", "cotrain", "ambient")
 FIRST_SEED = 2_000_000  # of the rollouts; the demonstrations begin at others
 
 
@@ -77,7 +77,7 @@ def run_study(out: Path, size: Size, *, workers: int | None = None) -> pa.Table:
     for row in run.info["verdict"]:
         _tell(started, f"{row['dataset']}: {row['status']}, sigma_min {row['sigma_min']}")
     tables = []
-    for mode in LOOKS:
+    for mode in MODES:
         trained = train_policy(run, mode=mode, steps=size.steps, out=out / f"policy_{mode}")
         _tell(started, f"{mode}: trained")
         tables.append(_try_policy(trained.path, mode, size.rollouts))
@@ -113,7 +113,7 @@ def _try_policy(path: Path, mode: str, count: int) -> pa.Table:
 def describe_results(results: pa.Table) -> str:
     """Lay out the success rates and the mean of the largest coverages, a line a mode."""
     lines = ["mode     success  95 % interval  coverage  frames"]
-    for mode in LOOKS:
+    for mode in MODES:
         rows = [row for row in results.to_pylist() if row["mode"] == mode]
         rate, coverage, frames = (
             sum(row[name] for row in rows) / len(rows) for name in ("success", "coverage", "frames")
