@@ -27,7 +27,7 @@ Episodes = Sequence[np.ndarray]
 
 
 def make_population(name: str, episodes: Episodes, horizon: int, folds: int) -> Population:
-    """Lay one arm over un-normalised episodes of shape (frame, action)."""
+    """Make a population of un-normalised episodes of shape (frame, action)."""
     length = np.array([len(episode) for episode in episodes], dtype=np.int64)
     action = torch.from_numpy(np.concatenate(episodes).astype(np.float32))
     windows = Windows(action, None, np.cumsum(length) - length, length, horizon, 1)
@@ -37,7 +37,7 @@ def make_population(name: str, episodes: Episodes, horizon: int, folds: int) -> 
 
 
 def channel_of(population: Population, sigma: np.ndarray = SIGMA) -> Channel:
-    """Noise up to every scored level of a grid, for the windows of an arm."""
+    """Noise up to every scored level of a grid, for the windows of a population."""
     windows = population.windows
     return noise_channel(
         sigma, Sizes(windows.horizon, windows.action.shape[1], windows.condition_dim)

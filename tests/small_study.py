@@ -98,7 +98,7 @@ def make_staged(folder: Path, granularity: str = "dataset", weighting: str = "ep
 def make_population(
     name: str, episodes: Sequence[np.ndarray], fold: Sequence[int], **fields: Any
 ) -> Population:
-    """Lay an arm over un-normalised episodes of shape (frame, action)."""
+    """Make a population of un-normalised episodes of shape (frame, action)."""
     length = np.array([len(each) for each in episodes], dtype=np.int64)
     action = torch.from_numpy(np.concatenate(episodes).astype(np.float32))
     windows = Windows(action, None, np.cumsum(length) - length, length, HORIZON, 1)

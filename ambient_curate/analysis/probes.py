@@ -277,14 +277,14 @@ def _lay_classes(
         )
     used = {str(population.group) for population in populations}
     everyone = _join(populations).episodes
-    against = [replace(a, opponents=np.setdiff1d(everyone, a.episodes)) for a in populations]
+    against = [replace(a, clean_episodes=np.setdiff1d(everyone, a.episodes)) for a in populations]
     return against, {label: n for label, n in counts.items() if label not in used}
 
 
 def _join(populations: Sequence[Population]) -> Population:
     """Join the episodes of all classes into one population."""
     together = np.sort(np.concatenate([population.episodes for population in populations]))
-    return replace(populations[0], group=None, episodes=together, opponents=None)
+    return replace(populations[0], group=None, episodes=together, clean_episodes=None)
 
 
 def _assign_folds(

@@ -214,9 +214,9 @@ def survey_probes(
         read_recordings(source, limit=limit, progress=progress) as recordings,
         tempfile.TemporaryDirectory(prefix="ambient-curate-") as folder,
     ):
-        said = recordings.options
-        fit = replace(options.fit, seed=said.seed, folds=said.folds)
-        options = replace(options, of=of, schedule=said.schedule, fit=fit)
+        stored = recordings.options
+        fit = replace(options.fit, seed=stored.seed, folds=stored.folds)
+        options = replace(options, of=of, schedule=stored.schedule, fit=fit)
         pooled = of == "dataset"
         members = _pool(recordings, Path(folder)) if pooled else iter(recordings.members)
         for member in members:

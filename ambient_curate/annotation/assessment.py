@@ -104,9 +104,9 @@ class Assessment:
 
     Parameters
     ----------
-    populations : dict of (str, str or None) to ArmCurves
+    populations : dict of (str, str or None) to PopulationCurves
         By dataset and group.
-    controls : list of ArmCurves
+    controls : list of PopulationCurves
         The planted controls.
     statuses : dict of (str, str or None) to str
         By dataset and group, of `populations` only: whether their classifier may be believed.

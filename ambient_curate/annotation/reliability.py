@@ -340,7 +340,7 @@ def examine_population(
 
     Parameters
     ----------
-    population : ArmCurves
+    population : PopulationCurves
         What the scores say.
     clean, corrupt : Side
         The scores.

@@ -84,7 +84,7 @@ def build_verdict(
     ----------
     study : Study
         What was annotated.
-    populations : mapping of (str, str or None) to ArmCurves
+    populations : mapping of (str, str or None) to PopulationCurves
         By dataset and group; absent where there were too few episodes.
     findings : mapping of (str, str or None) to sequence of Finding
         Of the same.
@@ -270,7 +270,7 @@ def describe_policy(
     ----------
     study : Study
         What was annotated.
-    populations : mapping of (str, str or None) to ArmCurves
+    populations : mapping of (str, str or None) to PopulationCurves
         By dataset and group.
     statuses : mapping of (str, str or None) to str
         Of the same: whether their classifier may be believed.

@@ -267,7 +267,7 @@ def _teach(
 def _examine(
     network: CurveNetwork,
     scale: np.ndarray,
-    said: np.ndarray,
+    predicted: np.ndarray,
     halves: np.ndarray,
     sigma: np.ndarray,
     threshold: float,
@@ -278,10 +278,10 @@ def _examine(
     """
     scale = np.maximum(scale, SMALLEST)
     exact = last_crossing(halves.mean(axis=0), sigma, threshold)
-    apart = np.abs(last_crossing(said, sigma, threshold) - exact).mean()
+    apart = np.abs(last_crossing(predicted, sigma, threshold) - exact).mean()
     noise = 0.5 * np.abs(np.subtract(*last_crossing(halves, sigma, threshold))).mean()
     error = float(np.sqrt(max(apart**2 - noise**2, 0.0)))
-    up, down = find_shifts(said - threshold, scale, sigma, exact, missed=MISSED)
+    up, down = find_shifts(predicted - threshold, scale, sigma, exact, missed=MISSED)
     margins = np.minimum(np.stack([up * scale, down * scale]), 1.0)  # 1: nothing is known
     return Student(network, margins, error)
 

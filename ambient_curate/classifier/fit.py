@@ -19,7 +19,7 @@ from ambient_curate.noise import log_snr
 from ambient_curate.progress import Task
 from ambient_curate.training import StopOptions, TrainOptions, train_until_best
 
-JUDGED = 512  # held-out windows of a class that decide when training ends
+HELD_OUT_WINDOWS = 512  # held-out windows of a class that decide when training ends
 NEEDED = 2e-4  # nats by which an estimate must lower the held-out loss to be kept
 
 
@@ -290,7 +290,7 @@ class _HeldOutLoss:
     """Held-out windows, noised once: when a network's training ends."""
 
     def __init__(self, sample: Sample, channel: Channel, generator: torch.Generator) -> None:
-        rows = [side[:JUDGED] for side in (sample.clean, sample.corrupt)]
+        rows = [side[:HELD_OUT_WINDOWS] for side in (sample.clean, sample.corrupt)]
         parts = [_blur(side, channel, generator) for side in rows]
         self.noised, self.level = (torch.cat(part) for part in zip(*parts, strict=True))
         self.is_clean = np.arange(len(self.level)) < len(rows[0])

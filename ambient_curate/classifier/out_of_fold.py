@@ -193,7 +193,7 @@ class ScoringMode:
     ----------
     options : ScoreOptions
         How much.
-    judge : bool
+    by_validation : bool
         By the network that the episode's fold stopped and calibrated, instead of the one that has
         not met the fold at all. Neither was trained on it.
     ending : str
@@ -201,7 +201,7 @@ class ScoringMode:
     """
 
     options: ScoreOptions
-    judge: bool
+    by_validation: bool
     ending: str
 
 
@@ -306,7 +306,7 @@ def list_scoring_sets(study: Study, modes: ScoringModes = MODES) -> dict[str, Sc
     found: list[ScoringSet] = []
     for head, population in enumerate(study.populations):
         shown = modes if head < len(study.corrupt) else modes[:1]
-        for side, which in ((CLEAN, study.clean.facing(population)), (CORRUPT, population)):
+        for side, which in ((CLEAN, study.clean.compared_with(population)), (CORRUPT, population)):
             found += _list_modes(name_side(head, side), which, head, shown, is_clean=side == CLEAN)
     return {scoring_set.label: scoring_set for scoring_set in found}
 
@@ -327,7 +327,7 @@ def _list_modes(
 
 
 def _shorten(mode: ScoringMode, episodes: int) -> ScoringMode:
-    """Listen to less of each where there are many: they differ more than the windows of one do."""
+    """Score fewer windows of each where there are many: episodes differ more."""
     most = min(mode.options.most_windows or WINDOWS, WINDOWS // episodes)
     return replace(mode, options=replace(mode.options, most_windows=most))
 
@@ -345,7 +345,7 @@ def score_piece(
     ----------
     study, classifiers
         The study and its networks, one a fold.
-    scoring_set : Hearing
+    scoring_set : ScoringSet
         What is scored, and how.
     piece : int
         Which `PIECE` of its episodes.
@@ -355,7 +355,9 @@ def score_piece(
     population, head = scoring_set.population, scoring_set.head
     other = study.populations[head]
     ids = study.frames[study.clean.dataset if other.planted is not None else population.dataset].ids
-    back = 1 if scoring_set.mode.judge else 0  # a fold validates the network of the fold before
+    back = (
+        1 if scoring_set.mode.by_validation else 0
+    )  # a fold validates the network of the fold before
     chosen = range(piece * PIECE, min((piece + 1) * PIECE, scoring_set.rows.size))
     scores = []
     for number in chosen:

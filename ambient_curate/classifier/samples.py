@@ -50,7 +50,8 @@ def draw_sample(
     Parameters
     ----------
     clean, corrupt : Population
-        Each with an episode in `folds`; of the clean set only the opponents of `corrupt`.
+        Each with an episode in `folds`; of the clean set only those
+        that `corrupt` is compared with.
     folds : sequence of int
         Folds to draw from.
     count : int
@@ -61,7 +62,7 @@ def draw_sample(
         Every window counts the same, instead of every episode.
     """
     drawn = []
-    for population in (clean.facing(corrupt), corrupt):
+    for population in (clean.compared_with(corrupt), corrupt):
         episodes = population.in_folds(folds)
         episode, number = pick_windows(
             episodes, population.windows.counts[episodes], count, rng, by_window=by_window

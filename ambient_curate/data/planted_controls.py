@@ -154,7 +154,7 @@ class Control:
     Parameters
     ----------
     population : Population
-        One half of the clean episodes, changed; its opponents are the other half.
+        One half of the clean episodes, changed; it is compared with the other half.
     sigma_min : float
         Where its Delta crosses 4 epsilon, in (0, 1).
     """
@@ -191,7 +191,7 @@ def plant_controls(clean: Population, folds: int, epsilon: float, seed: int) -> 
     changed, others = clean.episodes[rank % 2 == 1], clean.episodes[rank % 2 == 0]
     if len(np.unique(clean.fold[changed])) < folds:
         return ()
-    half = Population(SHIFT, None, clean.windows, changed, clean.fold, opponents=others)
+    half = Population(SHIFT, None, clean.windows, changed, clean.fold, clean_episodes=others)
     values = _read(half, others), _read(half, changed)
     if not values[0].var(axis=0).any():
         return ()

@@ -52,8 +52,8 @@ class Population:
         Held-out fold of every episode of the member.
     planted : Planted or None
         What is done to its windows: how a control is planted.
-    opponents : ndarray, int64, shape (episode,), or None
-        Episodes of the clea population it is compared with; None: all.
+    clean_episodes : ndarray, int64, shape (episode,), or None
+        Episodes of the clean population it is compared with; None: all.
     planted_clean : Planted or None
         What is done to the clean windows that it is compared with.
     """
@@ -64,7 +64,7 @@ class Population:
     episodes: Int64[np.ndarray, " episode"]
     fold: Int64[np.ndarray, " member_episode"]
     planted: Planted | None = None
-    opponents: Int64[np.ndarray, " opponent"] | None = None
+    clean_episodes: Int64[np.ndarray, " clean_episode"] | None = None
     planted_clean: Planted | None = None
 
     def gather(self, episode: Numbers, number: Numbers) -> Windowed:
@@ -72,11 +72,11 @@ class Population:
         windows = self.windows.gather(episode, number)
         return windows if self.planted is None else self.planted.apply(windows, episode, number)
 
-    def facing(self, corrupt: "Population") -> "Population":
-        """Return this clea population as `corrupt` is compared with it."""
+    def compared_with(self, corrupt: "Population") -> "Population":
+        """Return this clean population as `corrupt` is compared with it."""
         episodes = self.episodes
-        if corrupt.opponents is not None:
-            episodes = np.intersect1d(episodes, corrupt.opponents)
+        if corrupt.clean_episodes is not None:
+            episodes = np.intersect1d(episodes, corrupt.clean_episodes)
         return replace(self, episodes=episodes, planted=corrupt.planted_clean)
 
     def in_folds(self, folds: Sequence[int]) -> Int64[np.ndarray, " episode"]:

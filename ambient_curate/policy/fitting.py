@@ -188,7 +188,7 @@ def join_ranks() -> Iterator[Ranks]:
 
 LOGGED = 10  # steps whose mean loss is a row of the log
 KEPT = 500  # steps between two checkpoints, a multiple of LOGGED
-JUDGED = 1000  # steps between two measurements of the held-out error
+EVALUATED_EVERY = 1000  # steps between two measurements of the held-out error
 PROBED = 10  # levels at which it is measured meanwhile
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -271,7 +271,7 @@ def _keep(fit: "Fit", log: Journal, path: Path, loss: float) -> None:
     log.add_loss(step, loss, learning_rate_at(step - 1, fit.training.options))
     if step % LOGGED == 0 or last:
         log.write_losses()
-    if fit.lesson.held_out is not None and (step % JUDGED == 0 or last):
+    if fit.lesson.held_out is not None and (step % EVALUATED_EVERY == 0 or last):
         levels = np.linspace(0, fit.average.sigma.shape[0] - 1, PROBED).round().astype(int)
         errors = measure_errors(fit.average, fit.lesson.held_out, levels, windows=128)
         log.write_errors(step, levels, fit.lesson.sampler.sigma, errors)

@@ -274,7 +274,7 @@ def fit_modes(
     Raises
     ------
     ValueError
-        If a band has no windows, or `band` and `floor` are not as said.
+        If a band has no windows, or `band` and `floor` are not as described.
     """
     if not floor > 0.0:
         raise ValueError(f"the least variance is {floor}: expected a number > 0")

@@ -102,8 +102,8 @@ def _draw(run: "Run", figure: Figure) -> "Axes":
         case "locality":
             return sigma_max_plots.plot_locality(info.get("locality", []), epsilon=info["epsilon"])
         case "legibility":
-            said = info.get("legibility", [])
-            return sigma_max_plots.plot_legibility(run.curves(), said, epsilon=info["epsilon"])
+            entries = info.get("legibility", [])
+            return sigma_max_plots.plot_legibility(run.curves(), entries, epsilon=info["epsilon"])
         case _:
             return plots.plot_reliability(run.reliability())
 

@@ -49,14 +49,14 @@ def plot_legibility(
     NotEnoughDataError
         If the run was made without legibility.
     """
-    said = [each for each in legibility if each["group"] is None]
-    if not said:
+    entries = [each for each in legibility if each["group"] is None]
+    if not entries:
         raise NotEnoughDataError(
             "the run says nothing of legibility: there is nothing to draw",
             "annotate with --legibility",
         )
-    drawn = [_hidden(curves, each) for each in said]
-    order = sorted(range(len(said)), key=lambda number: -float(drawn[number].value.mean()))
+    drawn = [_hidden(curves, each) for each in entries]
+    order = sorted(range(len(entries)), key=lambda number: -float(drawn[number].value.mean()))
     ax = canvas.prepare_axes(ax)
     threshold = delta_at(epsilon)
     level = canvas.draw_level(ax, threshold, f"threshold 4ε = {threshold:g}")
@@ -64,7 +64,7 @@ def plot_legibility(
     ranked = [drawn[number] for number in order]
     colors = canvas.draw_curves(ax, ranked, title, band="", key=[level])
     for number, color in zip(order, colors, strict=True):
-        _mark(ax, said[number], threshold, color)
+        _mark(ax, entries[number], threshold, color)
     top = max(threshold, *(float(curve.value.max()) for curve in drawn))
     ax.set(ylabel="Δ that noise has hidden (0 to 2)", ylim=(-0.02 * top, _HEADROOM * top))
     return ax

@@ -89,8 +89,10 @@ class Ledger:
         moved = rows["episode_index"].fill_null(-1).to_numpy() != self.roll.index[number]
         yield from _tell(moved, rows, part, "have not the position of their episode")
         short = self.roll.length[number] < self.horizon
-        said = pc.equal(rows["status"].cast(pa.string()), "too-short").to_numpy()
-        yield from _tell(short != said, rows, part, "are wrong about an episode's being too short")
+        is_short = pc.equal(rows["status"].cast(pa.string()), "too-short").to_numpy()
+        yield from _tell(
+            short != is_short, rows, part, "are wrong about an episode's being too short"
+        )
         place, outside = self._place(rows, number, short)
         yield from _tell(outside, rows, part, "are not whole windows of their episode")
         again = self._tick_off(place[~outside])

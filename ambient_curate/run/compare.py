@@ -228,9 +228,9 @@ def _compare_files(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def _pair_verdicts(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[VerdictPair]:
-    said = [{(row["dataset"], row["group"]): row for row in info["verdict"]} for info in (a, b)]
-    for name, group in sorted({*said[0], *said[1]}, key=lambda key: (key[0], key[1] or "")):
-        rows = [each.get((name, group), {}) for each in said]
+    rows_of = [{(row["dataset"], row["group"]): row for row in info["verdict"]} for info in (a, b)]
+    for name, group in sorted({*rows_of[0], *rows_of[1]}, key=lambda key: (key[0], key[1] or "")):
+        rows = [each.get((name, group), {}) for each in rows_of]
         actions = {info["members"].get(name, {}).get("actions_sha256") for info in (a, b)}
         yield VerdictPair(
             name,

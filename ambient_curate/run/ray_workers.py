@@ -109,10 +109,10 @@ class RayPool:
     def _receive(self, done: Any, progress: Progress) -> str | None:
         """Report what a task did; return why it failed, if it did."""
         try:
-            said = self._ray.get(done)
+            report = self._ray.get(done)
         except self._ray.exceptions.RayError as error:
             return " ".join(str(error).split())[:200] or type(error).__name__
-        match said:
+        match report:
             case ["expected", message, hint]:
                 raise CurateError(message, hint)
             case ["full disk", number, text]:

@@ -143,7 +143,7 @@ class WorkerPool:
                         busy.register(worker.replies, selectors.EVENT_READ, worker)
                     for key, _ in busy.select():
                         worker = key.data
-                        if worker.listen(progress):
+                        if worker.receive(progress):
                             busy.unregister(key.fileobj)
                             if worker.failure is not None:
                                 agenda.fail(worker.task, worker.attempt, worker.failure)
@@ -191,7 +191,7 @@ class Agenda:
 
 
 class _Worker:
-    """A process as we see it: what it has said, and the bars that it has open."""
+    """A process as we see it: what it has reported, and the progress bars that it has open."""
 
     def __init__(self, command: Sequence[str]) -> None:
         reading, writing = os.pipe()
@@ -217,12 +217,12 @@ class _Worker:
     def begin(self, task: str, attempt: int) -> None:
         self.idle, self.task, self.attempt = False, task, attempt
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it died: `listen` will see it
+        with suppress(BrokenPipeError):  # it died: `receive` will see it
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
 
-    def listen(self, progress: Progress) -> bool:
-        """Take in what has been said; tell whether the task has ended, see `failure`."""
+    def receive(self, progress: Progress) -> bool:
+        """Read its reports; tell whether the task has ended, see `failure`."""
         received = self.replies.read(1 << 16)
         if not received:
             self.failure = _last_words(self.process.wait())
@@ -233,8 +233,8 @@ class _Worker:
             self._follow(json.loads(line), progress)
         return self.idle
 
-    def _follow(self, said: list[Any], progress: Progress) -> None:
-        match said:
+    def _follow(self, report: list[Any], progress: Progress) -> None:
+        match report:
             case ["open", bar, description, total]:
                 context = progress.task(description, total)
                 self._bars[bar] = context, context.__enter__()

@@ -59,7 +59,7 @@ def score(study: Study, work: Path, networks: Sequence[FoldClassifier] | None = 
     return assess_study(study, SIGMA, work)
 
 
-def heard(study: Study, work: Path, label: str) -> OutOfFoldScores:
+def read_scores(study: Study, work: Path, label: str) -> OutOfFoldScores:
     return list_scoring_sets(study)[label].read(work)
 
 
@@ -88,10 +88,13 @@ def test_controls_are_compared_with_their_opponents_alone(
     said = score(study, tmp_path)
     assert [found.dataset for found in said.controls] == [SHIFT, SPIKES]
     for head, (found, control) in enumerate(zip(said.controls, study.controls, strict=True), 2):
-        opponents, episodes = control.population.opponents, control.population.episodes
-        assert opponents is not None
-        assert heard(study, tmp_path, f"{head:05d}-clean").episodes.tolist() == opponents.tolist()
-        corrupt = heard(study, tmp_path, f"{head:05d}-corrupt").episodes
+        clean_episodes, episodes = control.population.clean_episodes, control.population.episodes
+        assert clean_episodes is not None
+        assert (
+            read_scores(study, tmp_path, f"{head:05d}-clean").episodes.tolist()
+            == clean_episodes.tolist()
+        )
+        corrupt = read_scores(study, tmp_path, f"{head:05d}-corrupt").episodes
         assert corrupt.tolist() == episodes.tolist()
         assert (found.n_clean, found.n_corrupt) == (3, 3)
     assert said.populations["a", None].n_clean == 6
@@ -114,7 +117,7 @@ def test_a_blind_classifier_is_not_believed(study_of: Callable[..., Study], tmp_
 def test_a_member_that_fails_a_check_loses_its_status_and_no_other(
     study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    """Of the arms a and b, in this order, the first fails."""
+    """Of the populations a and b, in this order, the first fails."""
     asked: list[Finding] = []
 
     def examine(*_: Any, **__: Any) -> Any:
@@ -136,7 +139,7 @@ def test_a_member_that_fails_a_check_loses_its_status_and_no_other(
 def test_a_challenger_that_saw_more_raises_the_answer_of_its_own_arm(
     study_of: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the arm a alone; that one was tried is told to the examination of each."""
+    """Of the population a alone; that one was tried is told to the examination of each."""
     study, tried = study_of(), []
     before = score(study, tmp_path).populations
     raised = ChallengerFinding("raised", (), 0.98, 0.985, "sees more")
@@ -220,7 +223,7 @@ def test_curves_are_means_over_the_arms_own_episodes(
     for head, name in enumerate("ab"):
         population = said.populations[name, None]
         for side, mean in (("clean", population.clean), ("corrupt", population.corrupt)):
-            stored = heard(study, tmp_path, f"{head:05d}-{side}")
+            stored = read_scores(study, tmp_path, f"{head:05d}-{side}")
             assert stored.episodes.tolist() == list(range(6))
             expected = np.average(stored.statistics, axis=0, weights=weights)
             np.testing.assert_allclose(mean, expected)
@@ -244,7 +247,7 @@ def test_only_the_episodes_that_were_heard_speak_for_an_arm(
         assert (population.n_clean, population.n_corrupt) == (4, 4)
         weights = np.array(LENGTHS)[rows] - 2.0 if weighting == "window" else None
         for side, mean in (("clean", population.clean), ("corrupt", population.corrupt)):
-            stored = heard(study, tmp_path, f"{head:05d}-{side}")
+            stored = read_scores(study, tmp_path, f"{head:05d}-{side}")
             assert stored.episodes.tolist() == rows
             expected = np.average(stored.statistics, axis=0, weights=weights)
             np.testing.assert_allclose(mean, expected)
@@ -286,10 +289,10 @@ def test_a_group_is_summarised_over_its_own_episodes_against_its_own_output(
     assert list(said.populations) == list(said.statuses) == list(said.findings) == names
     whole, part = study.head("b"), study.head("b", "x")
     for end in ("", "-own", "-other"):
-        assert heard(study, tmp_path, f"{whole:05d}-corrupt{end}").episodes.size == 6
-        stored = heard(study, tmp_path, f"{part:05d}-corrupt{end}")
+        assert read_scores(study, tmp_path, f"{whole:05d}-corrupt{end}").episodes.size == 6
+        stored = read_scores(study, tmp_path, f"{part:05d}-corrupt{end}")
         assert stored.episodes.tolist() == [0, 1, 2, 4, 5]
-    statistics = heard(study, tmp_path, f"{part:05d}-corrupt").statistics
+    statistics = read_scores(study, tmp_path, f"{part:05d}-corrupt").statistics
     found = said.populations["b", "x"]
     assert (found.n_clean, found.n_corrupt) == (6, 5)
     np.testing.assert_allclose(found.corrupt, statistics.mean(axis=0))
@@ -303,7 +306,7 @@ def test_curves_of_a_fine_grid_are_those_of_its_sparse_levels_interpolated(
     made = make_jobs(study, tmp_path, make_networks(study, sigma=grid))
     carry_out(made, plan_scores(study, tmp_path).tasks)
     said = assess_study(study, grid, tmp_path).populations["a", None]
-    scores = heard(study, tmp_path, "00000-corrupt").statistics.mean(axis=0)
+    scores = read_scores(study, tmp_path, "00000-corrupt").statistics.mean(axis=0)
     assert scores.shape[1] == 33
     np.testing.assert_allclose(said.corrupt[:, ::2], scores)
     x = log_snr(grid)

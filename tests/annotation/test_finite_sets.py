@@ -15,7 +15,7 @@ from ambient_curate.statistics.upper_bounds import kernel_divergence, population
 LENGTHS = (3, 30, 5, 12)
 
 
-def marked_arm(**fields: object) -> object:
+def marked_population(**fields: object) -> object:
     """Every value of episode i is i, so that a window tells where it is from."""
     episodes = [np.full((n, ACTION), float(i)) for i, n in enumerate(LENGTHS)]
     return make_population("a", episodes, range(len(LENGTHS)), **fields)
@@ -30,7 +30,7 @@ def shares(measure: object, mark: float = 0.0) -> list[float]:
 
 def test_every_episode_weighs_the_same_whatever_its_length() -> None:
     rng = np.random.default_rng(0)
-    measure, count = measure_population(marked_arm(), np.arange(4), rng)
+    measure, count = measure_population(marked_population(), np.arange(4), rng)
     assert count == 4
     assert shares(measure) == pytest.approx([0.25] * 4)
     assert len(measure.points) == sum(n - HORIZON + 1 for n in LENGTHS)  # all of them fit
@@ -39,22 +39,22 @@ def test_every_episode_weighs_the_same_whatever_its_length() -> None:
 
 def test_by_window_an_episode_weighs_its_windows() -> None:
     rng = np.random.default_rng(0)
-    measure, _ = measure_population(marked_arm(), np.arange(4), rng, by_window=True)
+    measure, _ = measure_population(marked_population(), np.arange(4), rng, by_window=True)
     counts = np.array([n - HORIZON + 1 for n in LENGTHS])
     assert shares(measure) == pytest.approx(counts / counts.sum())
 
 
 def test_there_are_never_more_windows_than_asked_for() -> None:
     rng = np.random.default_rng(0)
-    measure, count = measure_population(marked_arm(), np.arange(4), rng, most=8)
+    measure, count = measure_population(marked_population(), np.arange(4), rng, most=8)
     assert (len(measure.points), count) == (1 + 2 + 2 + 2, 4)
     assert shares(measure) == pytest.approx([0.25] * 4)
-    measure, count = measure_population(marked_arm(), np.arange(4), rng, most=3)
+    measure, count = measure_population(marked_population(), np.arange(4), rng, most=3)
     assert (len(measure.points), count) == (3, 3)
 
 
 def test_a_planted_shift_is_in_the_windows() -> None:
-    population = marked_arm(planted=PlantedShift(torch.full((HORIZON, ACTION), 7.0)))
+    population = marked_population(planted=PlantedShift(torch.full((HORIZON, ACTION), 7.0)))
     measure, _ = measure_population(population, np.arange(4), np.random.default_rng(0))
     assert shares(measure, 7.0) == pytest.approx([0.25] * 4)
 
@@ -78,7 +78,7 @@ def test_a_level_takes_the_bound_of_the_nearest_one_below(monkeypatch: pytest.Mo
     monkeypatch.setattr(assessment, "LEVELS", 3)
     rng = np.random.default_rng(0)
     clean, corrupt = (
-        measure_population(marked_arm(**fields), np.arange(4), rng)
+        measure_population(marked_population(**fields), np.arange(4), rng)
         for fields in ({}, {"planted": PlantedShift(torch.full((HORIZON, ACTION), 0.3))})
     )
     found = compare_sets(clean, corrupt, SIGMA, np.random.default_rng(5))
@@ -96,7 +96,8 @@ def test_a_level_takes_the_bound_of_the_nearest_one_below(monkeypatch: pytest.Mo
 def test_the_usual_grid_is_read_at_both_of_its_ends() -> None:
     sigma = grid("squaredcos_cap_v2:100")
     sets = [
-        measure_population(marked_arm(), np.arange(4), np.random.default_rng(0)) for _ in range(2)
+        measure_population(marked_population(), np.arange(4), np.random.default_rng(0))
+        for _ in range(2)
     ]
     found = compare_sets(*sets, sigma, np.random.default_rng(0))
     assert len(np.unique(found.delta)) <= LEVELS

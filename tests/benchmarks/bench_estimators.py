@@ -168,7 +168,7 @@ class Counter:
 
 
 def make_sets() -> Iterator[tuple[str, Population, Population]]:
-    """Name, clean arm and corrupt arm."""
+    """Name, clean and corrupt population."""
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(4, 2))
     mean *= 0.9 / np.linalg.norm(mean)

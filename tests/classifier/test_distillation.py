@@ -103,7 +103,7 @@ def cross_student(student: Student, windows: Tensor) -> np.ndarray:
 
 
 def test_a_student_errs_less_than_the_draws_that_taught_it_and_knows_how_far() -> None:
-    """It never claims to err less than it does; few draws of the judges make it too modest."""
+    """It never claims to err less than it does; few draws of the test windows make it too modest."""
     fresh = draw_windows(2_000, 0)
     exact = exact_crossings(fresh)
     assert np.ptp(np.quantile(exact, [0.1, 0.9])) > 0.2
@@ -125,16 +125,16 @@ def test_a_student_errs_less_than_the_draws_that_taught_it_and_knows_how_far() -
 
 @pytest.mark.parametrize(("test_draws", "most", "width"), [(16, 0.995, 0.1), (512, 0.97, 0.05)])
 def test_its_interval_covers_fresh_windows(test_draws: int, most: float, width: float) -> None:
-    """Nominal 95 % over draws of the judges too, who are many here.
+    """Nominal 95 % over draws of the test windows too, which are many here.
 
-    It holds what the judges' draws say, and so their noise: with few it is wider than need be.
+    It holds what the draws of the test windows say, and so their noise: with few it is wider than need be.
     """
     fresh = draw_windows(4_000, 1)
     exact = exact_crossings(fresh)
     _, lower, upper = cross_student(taught(test_windows=1_000, test_draws=test_draws), fresh)
     covered, wide = np.mean((lower <= exact) & (exact <= upper)), np.mean(upper - lower)
     missed = np.mean(lower > exact), np.mean(upper < exact)
-    print(f"{test_draws} draws of a judge: covered {covered:.4f}, mean width {wide:.3f}")
+    print(f"{test_draws} draws of a test window: covered {covered:.4f}, mean width {wide:.3f}")
     print(f"missed below and above: {missed}")
     assert 0.93 <= covered <= most
     assert wide < width
@@ -160,12 +160,12 @@ def test_the_same_seed_fold_and_head_give_the_same_bits_and_others_do_not() -> N
         assert changed[-1] != weights_of(first)[-1], other
 
 
-class Ears:
+class RecordedAnswers:
     """What was asked of the classifier, and what it said."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, trusted: float = np.inf) -> None:
         monkeypatch.setattr(distillation, "TRUSTED", trusted)
-        self.heard: list[tuple[Tensor, Tensor, int]] = []
+        self.batches: list[tuple[Tensor, Tensor, int]] = []
         self.states: list[str] = []
         monkeypatch.setattr(distillation, "sample_curves", self.sample_curves)
 
@@ -174,20 +174,22 @@ class Ears:
     ) -> Tensor:
         self.states.append(str(rng.bit_generator.state))
         answers = sample_curves(classifier, windows, head, rng, draws=draws, task=task)
-        self.heard.append((windows, answers, draws))
+        self.batches.append((windows, answers, draws))
         return answers
 
 
 def test_every_fold_head_and_seed_has_noise_and_windows_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ears = Ears(monkeypatch)
+    recorded = RecordedAnswers(monkeypatch)
     for fold, head, seed in ((1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)):
         options = replace(OPTIONS, **SHORT, seed=seed)
         teach_student(make_exact(), make_corrupt(), fold, head, options)
-    assert len(set(ears.states)) == len(ears.states) == 12  # of pupils, and of judges twice
-    samples = [windows.numpy().tobytes() for windows, _, _ in ears.heard]
-    assert samples[1::3] == samples[2::3]  # the judges are heard twice
+    assert (
+        len(set(recorded.states)) == len(recorded.states) == 12
+    )  # of training windows, and of test windows twice
+    samples = [windows.numpy().tobytes() for windows, _, _ in recorded.batches]
+    assert samples[1::3] == samples[2::3]  # test windows are answered twice
     assert len(set(samples)) == 8
 
 
@@ -206,13 +208,13 @@ class Counter(SilentProgress):
         self.tasks[[*self.tasks][-1]][1] += steps
 
 
-def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
+def test_the_test_windows_are_other_windows_of_the_fold_and_say_how_far_it_errs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ears, counter, fold = Ears(monkeypatch), Counter(), 2
+    recorded, counter, fold = RecordedAnswers(monkeypatch), Counter(), 2
     options = replace(OPTIONS, windows=512, test_windows=100, train=TrainOptions(steps=50))
     student = teach_student(make_exact(), make_corrupt(), fold, 0, options, progress=counter)
-    (training_windows, answers, draws), (test_windows, *half), (again, *other) = ears.heard
+    (training_windows, answers, draws), (test_windows, *half), (again, *other) = recorded.batches
     assert (len(training_windows), len(test_windows)) == (512, 100)
     assert (again == test_windows).all()
     assert (draws, half[1], other[1]) == (options.draws, *[options.test_draws // 2] * 2)
@@ -222,13 +224,13 @@ def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
     places = {window.numpy().tobytes(): i for i, window in enumerate(own)}
     assert len(places) == len(own) == 60 * 60
     chosen = [places[window.numpy().tobytes()] for window in (*test_windows, *training_windows)]
-    assert len(set(chosen)) == len(chosen)  # so none is judge and pupil
+    assert len(set(chosen)) == len(chosen)  # so none is both training and test window
     assert abs(np.corrcoef(chosen, np.arange(len(chosen)))[0, 1]) < 0.15  # in no order
     assert max(np.diff(sorted(chosen))) < 80  # from everywhere
 
     levels = SIGMA[PLACES]
     said = predict_curves(student.network, test_windows)
-    halves = [heard[0].double().numpy() for heard in (half, other)]
+    halves = [batch[0].double().numpy() for batch in (half, other)]
     exact = last_crossing(0.5 * (halves[0] + halves[1]), levels, THRESHOLD)
     apart = np.abs(last_crossing(said, levels, THRESHOLD) - exact).mean()
     crossings = [last_crossing(each, levels, THRESHOLD) for each in halves]
@@ -252,17 +254,19 @@ def test_judges_are_other_windows_of_the_fold_and_say_how_far_it_errs(
 def test_one_that_errs_too_much_gives_way_to_one_taught_on_more_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ears, counter = Ears(monkeypatch, trusted=0.0), Counter()
+    recorded, counter = RecordedAnswers(monkeypatch, trusted=0.0), Counter()
     options = replace(OPTIONS, windows=64, test_windows=400)
     student = teach_student(make_exact(), make_corrupt(), 1, 0, options, progress=counter)
-    assert [len(windows) for windows, _, _ in ears.heard] == [64, 400, 400, 3_200, 400, 400]
-    assert [draws for _, _, draws in ears.heard] == [16, 32, 32, 8, 32, 32]  # 60 x 60 windows
+    assert [len(windows) for windows, _, _ in recorded.batches] == [64, 400, 400, 3_200, 400, 400]
+    assert [draws for _, _, draws in recorded.batches] == [16, 32, 32, 8, 32, 32]  # 60 x 60 windows
     assert counter.tasks == {
         "teaching q": [64 * 16 + 400 * 64] * 2,
         "teaching q on more windows": [3_200 * 8 + 400 * 64] * 2,
     }
-    first, second = ({window.numpy().tobytes() for window in ears.heard[i][0]} for i in (1, 4))
-    assert len(first & second) < 100  # other judges
+    first, second = (
+        {window.numpy().tobytes() for window in recorded.batches[i][0]} for i in (1, 4)
+    )
+    assert len(first & second) < 100  # other test windows
     monkeypatch.setattr(distillation, "TRUSTED", np.inf)
     short = teach_student(make_exact(), make_corrupt(), 1, 0, options)
     print(f"errors: {short.error:.4f} on 64 windows, {student.error:.4f} on 3,200")
@@ -272,10 +276,10 @@ def test_one_that_errs_too_much_gives_way_to_one_taught_on_more_windows(
 def test_one_that_errs_too_much_stays_where_there_are_no_more_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ears = Ears(monkeypatch, trusted=0.0)
+    recorded = RecordedAnswers(monkeypatch, trusted=0.0)
     options = replace(OPTIONS, windows=3_400, test_windows=200, train=TrainOptions(steps=50))
     teach_student(make_exact(), make_corrupt(), 1, 0, options)
-    assert len(ears.heard) == 3
+    assert len(recorded.batches) == 3
 
 
 def test_answers_are_means_over_fresh_noise_that_serves_all_levels() -> None:
@@ -354,9 +358,9 @@ def test_values_are_compressed_as_by_asinh() -> None:
 def test_windows_are_described_along_the_axes_of_those_it_learns_from_at_two_scales(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ears = Ears(monkeypatch)
+    recorded = RecordedAnswers(monkeypatch)
     network = teach_student(make_exact(), make_corrupt(), 1, 0, replace(OPTIONS, **SHORT)).network
-    training_windows = ears.heard[0][0].flatten(1).double().numpy()
+    training_windows = recorded.batches[0][0].flatten(1).double().numpy()
     mean, basis = network.mean.numpy(), network.basis.numpy()
     np.testing.assert_allclose(mean, training_windows.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(basis.T @ basis, np.eye(DIM), atol=1e-6)

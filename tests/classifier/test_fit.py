@@ -147,7 +147,7 @@ def test_a_network_that_spoils_what_the_moments_say_is_not_relied_on() -> None:
     assert expected.std() > 0.1
 
 
-def small_arms() -> tuple[Population, list[Population]]:
+def small_populations() -> tuple[Population, list[Population]]:
     rng = np.random.default_rng(8)
     clean = make_population("p", gaussian_episodes(rng, 30, np.zeros((4, 2)), 0.04), 4, 3)
     return clean, [
@@ -158,7 +158,7 @@ def small_arms() -> tuple[Population, list[Population]]:
 
 def test_what_is_said_of_a_set_does_not_depend_on_the_others() -> None:
     """Bit by bit: not on whether they are there, nor on their order."""
-    clean, (a, b) = small_arms()
+    clean, (a, b) = small_populations()
     channel = channel_of(clean, COARSE)
     both, turned = (
         fit_fold(clean, populations, 1, channel, BRIEF) for populations in ([a, b], [b, a])
@@ -174,7 +174,7 @@ def test_what_is_said_of_a_set_does_not_depend_on_the_others() -> None:
 
 
 def test_predictions_are_those_of_the_pairs_asked_for_at_the_levels_asked_for() -> None:
-    clean, populations = small_arms()
+    clean, populations = small_populations()
     fitted = fit_fold(clean, populations, 0, channel_of(clean), BRIEF)
     assert fitted.sigma.tolist() == SIGMA[sparse_levels(SIGMA.size)].tolist()
     generator = torch.Generator().manual_seed(1)
@@ -197,7 +197,7 @@ def test_predictions_are_those_of_the_pairs_asked_for_at_the_levels_asked_for() 
 
 
 def test_a_prediction_is_the_weighed_sum_of_the_estimates() -> None:
-    clean, (a, _) = small_arms()
+    clean, (a, _) = small_populations()
     pair = fit_pair(clean, a, 0, channel_of(clean), BRIEF)
     rows, noise = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(2))
     levels = np.array([3, 20])
@@ -227,7 +227,7 @@ class Steps(Task):
 
 @pytest.mark.parametrize("patience", [1, 99])
 def test_a_task_is_told_of_every_step_also_of_those_that_are_left_out(patience: int) -> None:
-    clean, (a, _) = small_arms()
+    clean, (a, _) = small_populations()
     task, options = Steps(), replace(BRIEF, every=6, patience=patience)
     fit_pair(clean, a, 0, channel_of(clean, COARSE), options, task=task)
     assert task.done == 20  # of the network: the only member that is trained
@@ -286,7 +286,7 @@ def test_a_value_that_no_noise_hides_is_relied_on_at_every_level() -> None:
 
 
 def fit_sample(sample: Sample, channel: Channel) -> PairClassifier:
-    """Fit to given windows: `fit_pair` without arms."""
+    """Fit to given windows: `fit_pair` without populations."""
     members = channel.build(sample, sample, torch.Generator().manual_seed(1))
     members = members.requires_grad_(False).eval()
     kept, model = fit._calibrate(members, sample, channel, BRIEF, torch.Generator().manual_seed(2))

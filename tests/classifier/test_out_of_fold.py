@@ -255,10 +255,10 @@ def test_both_sides_of_a_pair_are_heard_at_length_and_twice_in_short_and_of_cont
         assert each.path(tmp_path, 2) == tmp_path / "scores" / f"{label}.002.npz"
         corrupt = study.populations[each.head]
         if each.is_clean:
-            facing = study.clean if corrupt.opponents is None else corrupt.opponents
+            clean_side = study.clean if corrupt.clean_episodes is None else corrupt.clean_episodes
             assert each.population.dataset == "clean"
             assert each.population.planted is corrupt.planted_clean
-            assert set(each.population.episodes) == set(getattr(facing, "episodes", facing))
+            assert set(each.population.episodes) == set(getattr(clean_side, "episodes", clean_side))
         else:
             assert each.population is corrupt
 

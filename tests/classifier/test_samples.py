@@ -17,13 +17,15 @@ FOLD = (0, 1, 2, 0, 1, 2)
 DIM = HORIZON * ACTION
 
 
-def marked_arm(name: str, mark: float, fold: Sequence[int] = FOLD, **fields: object) -> Population:
+def marked_population(
+    name: str, mark: float, fold: Sequence[int] = FOLD, **fields: object
+) -> Population:
     """Every value of episode i is `mark` + i, so that a window tells where it is from."""
     episodes = [np.full((n, ACTION), mark + i) for i, n in enumerate(LENGTHS)]
     return make_population(name, episodes, fold, **fields)
 
 
-CLEAN = marked_arm("clean", 0.0)
+CLEAN = marked_population("clean", 0.0)
 
 
 def shares(windows: Tensor) -> Counter[float]:
@@ -32,7 +34,7 @@ def shares(windows: Tensor) -> Counter[float]:
 
 
 def test_every_episode_of_the_folds_has_the_same_share_of_either_class() -> None:
-    corrupt = marked_arm("a", 100.0)
+    corrupt = marked_population("a", 100.0)
     sample = draw_sample(CLEAN, corrupt, [0, 2], 3000, np.random.default_rng(0))
     for drawn, mark in ((sample.clean, 0.0), (sample.corrupt, 100.0)):
         assert shares(drawn) == {mark + episode: 750 for episode in (0, 2, 3, 5)}
@@ -40,7 +42,7 @@ def test_every_episode_of_the_folds_has_the_same_share_of_either_class() -> None
 
 def test_by_window_an_episode_counts_for_its_windows() -> None:
     sample = draw_sample(
-        CLEAN, marked_arm("a", 100.0), [0, 1], 8000, np.random.default_rng(0), by_window=True
+        CLEAN, marked_population("a", 100.0), [0, 1], 8000, np.random.default_rng(0), by_window=True
     )
     windows = {0.0: 1, 1.0: 28, 3.0: 10, 4.0: 1}
     for draw, mark in ((sample.clean, 0.0), (sample.corrupt, 100.0)):
@@ -53,13 +55,15 @@ def test_by_window_an_episode_counts_for_its_windows() -> None:
 
 
 def test_every_window_tells_its_episode() -> None:
-    sample = draw_sample(CLEAN, marked_arm("a", 100.0), [0, 2], 800, np.random.default_rng(0))
+    sample = draw_sample(
+        CLEAN, marked_population("a", 100.0), [0, 2], 800, np.random.default_rng(0)
+    )
     assert torch.equal(sample.clean[:, 0], sample.clean_episode.float())
     assert torch.equal(sample.corrupt[:, 0], 100.0 + sample.corrupt_episode)
 
 
 def test_only_opponents_of_the_corrupt_set_are_drawn_from_the_clean_one() -> None:
-    control = marked_arm("control", 100.0, opponents=np.array([1, 2]))
+    control = marked_population("control", 100.0, clean_episodes=np.array([1, 2]))
     sample = draw_sample(CLEAN, control, [0, 1, 2], 1200, np.random.default_rng(0))
     assert shares(sample.clean) == {1.0: 600, 2.0: 600}
     assert shares(sample.corrupt) == {100.0 + episode: 200 for episode in range(6)}
@@ -80,7 +84,7 @@ class Mark:
 
 def test_what_is_planted_in_a_side_is_in_its_windows_and_in_no_others() -> None:
     for planted, planted_clean in ((Mark(1.0), None), (None, Mark(2.0)), (Mark(1.0), Mark(2.0))):
-        control = marked_arm("q", 100.0, planted=planted, planted_clean=planted_clean)
+        control = marked_population("q", 100.0, planted=planted, planted_clean=planted_clean)
         sample = draw_sample(CLEAN, control, [0, 1, 2], 1200, np.random.default_rng(0))
         sides = (
             (sample.corrupt, sample.corrupt_episode, 100.0, planted),
@@ -96,12 +100,12 @@ def test_what_is_planted_in_a_side_is_in_its_windows_and_in_no_others() -> None:
                 assert len(numbers.unique()) > 10
                 rest = rest - 0.01 * numbers[:, None]
             assert rest.abs().max() < 1e-3
-    drawn = draw_sample(CLEAN, marked_arm("q", 100.0), [0], 50, np.random.default_rng(0))
-    assert shares(drawn.clean).keys() == {0.0, 3.0}  # the clean arm is as it was
+    drawn = draw_sample(CLEAN, marked_population("q", 100.0), [0], 50, np.random.default_rng(0))
+    assert shares(drawn.clean).keys() == {0.0, 3.0}  # the clean population is as it was
 
 
 def test_map_reaches_the_windows_of_both_classes_only() -> None:
-    sample = draw_sample(CLEAN, marked_arm("a", 9.0), [0], 600, np.random.default_rng(0))
+    sample = draw_sample(CLEAN, marked_population("a", 9.0), [0], 600, np.random.default_rng(0))
     mapped = sample.map(lambda windows: windows + 1.0)
     assert torch.equal(mapped.clean, sample.clean + 1.0)
     assert torch.equal(mapped.corrupt, sample.corrupt + 1.0)

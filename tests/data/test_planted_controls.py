@@ -48,7 +48,9 @@ def arm_of(windows: Values, horizon: int) -> Population:
     return Population("clean", None, views, np.arange(n), np.arange(n) % FOLDS)
 
 
-def normal_arm(covariance: Values, episodes: int, horizon: int, *, seed: int = 0) -> Population:
+def normal_population(
+    covariance: Values, episodes: int, horizon: int, *, seed: int = 0
+) -> Population:
     rng = np.random.default_rng(seed)
     root = np.linalg.cholesky(covariance + 1e-12 * np.eye(len(covariance)))
     return arm_of(rng.standard_normal((episodes, len(covariance))) @ root.T, horizon)
@@ -172,7 +174,7 @@ def test_windows_without_spread_cross_at_one_fifth(epsilon: float) -> None:
 )
 def test_spikes_cross_where_the_exact_divergence_does(covariance: Values, horizon: int) -> None:
     """Whatever else the windows show: between the noise with v and that without, .02 apart."""
-    _, control = both(normal_arm(covariance, 1_500, horizon))
+    _, control = both(normal_population(covariance, 1_500, horizon))
     along, planted, _ = spikes_of(control)
     sigma = control.sigma_min
     spread = float(np.einsum("ij,jk,ik->i", along, covariance, along).max())
@@ -208,7 +210,7 @@ def noise_halves(
 
 def test_means_and_covariances_say_nothing_of_spikes() -> None:
     """Half as much noise as at the crossing: a quadratic discriminant sees none, the ratio all."""
-    population = normal_arm(autoregressive(16, 2, phi=0.999), 30_000, 16)
+    population = normal_population(autoregressive(16, 2, phi=0.999), 30_000, 16)
     _, control = both(population)
     along, planted, opposed = spikes_of(control)
     sigma = control.sigma_min / 2
@@ -233,7 +235,7 @@ def test_means_and_covariances_say_nothing_of_spikes() -> None:
 
 def test_both_halves_have_one_mean_and_one_covariance() -> None:
     """Those of clean windows, and the spikes' variance along their directions."""
-    population = normal_arm(autoregressive(8, 2), 200, 8)
+    population = normal_population(autoregressive(8, 2), 200, 8)
     _, control = both(population)
     along, planted, opposed = spikes_of(control)
     n = 100_000
@@ -341,7 +343,7 @@ def test_the_shift_crosses_where_the_exact_divergence_does(least: float, epsilon
     rng = np.random.default_rng(4)
     turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     covariance = turn @ np.diag([least, 0.6, 0.8, 1.0, 2.0, 9.0]) @ turn.T
-    control, _ = both(normal_arm(covariance, 4_000, 3), epsilon)
+    control, _ = both(normal_population(covariance, 4_000, 3), epsilon)
     assert isinstance(control.population.planted, PlantedShift)
     shift = control.population.planted.shift.flatten().double().numpy()
     sigma, a2 = control.sigma_min, 1.0 - control.sigma_min**2
@@ -352,11 +354,12 @@ def test_the_shift_crosses_where_the_exact_divergence_does(least: float, epsilon
 
 @pytest.mark.parametrize("episodes", [10, 11, 23])
 def test_the_controls_part_the_clean_set_in_every_fold_in_the_same_way(episodes: int) -> None:
-    population = normal_arm(np.eye(4), episodes, horizon=2)
+    population = normal_population(np.eye(4), episodes, horizon=2)
     controls = both(population)
     assert [control.name for control in controls] == [SHIFT, SPIKES]
     halves = [
-        (control.population.episodes.tolist(), control.population.opponents) for control in controls
+        (control.population.episodes.tolist(), control.population.clean_episodes)
+        for control in controls
     ]
     assert halves[0][0] == halves[1][0]
     for changed, others in halves:
@@ -393,13 +396,13 @@ def test_one_moving_dimension_is_enough() -> None:
 
 
 def test_too_few_or_motionless_episodes_give_no_controls() -> None:
-    few = normal_arm(np.eye(4), 2 * FOLDS - 1, horizon=2)
+    few = normal_population(np.eye(4), 2 * FOLDS - 1, horizon=2)
     assert plant_controls(few, FOLDS, EPSILON, 0) == ()
     assert plant_controls(arm_of(np.ones((40, 4)), horizon=2), FOLDS, EPSILON, 0) == ()
 
 
 def test_the_seed_decides_where_spikes_are_and_in_which_windows() -> None:
-    population = normal_arm(sinusoids(16, 2), 60, 16)
+    population = normal_population(sinusoids(16, 2), 60, 16)
     first, again, other = (spikes_of(both(population, seed=seed)[1])[1] for seed in (0, 0, 1))
     number = np.zeros_like(population.episodes)
     windows = population.windows.gather(population.episodes, number)

@@ -1,4 +1,4 @@
-"""Arms: folds that never part copies, and what is planted in windows that are read."""
+"""Populations: folds that never part copies, and what is planted in windows that are read."""
 
 import hashlib
 from collections import Counter
@@ -106,15 +106,15 @@ def test_windows_are_read_with_what_is_planted_in_them() -> None:
 
 def test_the_clean_set_shows_a_corrupt_one_its_opponents_and_what_is_planted_in_them() -> None:
     clean, theirs = make_walks(), PlantedNumber(1.0)
-    facing = clean.facing(make_walks())
-    assert facing.episodes.tolist() == [0, 1, 2, 3]
-    assert facing.planted is None
+    clean_side = clean.compared_with(make_walks())
+    assert clean_side.episodes.tolist() == [0, 1, 2, 3]
+    assert clean_side.planted is None
     corrupt = make_walks(
-        planted=PlantedNumber(2.0), opponents=np.array([1, 3]), planted_clean=theirs
+        planted=PlantedNumber(2.0), clean_episodes=np.array([1, 3]), planted_clean=theirs
     )
-    facing = clean.facing(corrupt)
-    assert facing.episodes.tolist() == [1, 3]
-    assert facing.in_folds([0, 2]).tolist() == [3]
-    assert facing.planted is theirs
-    assert facing.dataset == clean.dataset
+    clean_side = clean.compared_with(corrupt)
+    assert clean_side.episodes.tolist() == [1, 3]
+    assert clean_side.in_folds([0, 2]).tolist() == [3]
+    assert clean_side.planted is theirs
+    assert clean_side.dataset == clean.dataset
     assert clean.planted is None

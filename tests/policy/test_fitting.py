@@ -104,7 +104,7 @@ def test_a_stop_at_any_step_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     monkeypatch.setattr(fitting, "KEPT", 10)
-    monkeypatch.setattr(fitting, "JUDGED", 20)
+    monkeypatch.setattr(fitting, "EVALUATED_EVERY", 20)
     whole = fit(tmp_path / "whole")
     keep = fitting._keep
 

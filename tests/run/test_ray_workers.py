@@ -85,7 +85,7 @@ class WordedJobs(Jobs):
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """Runs that were opened, in turn; by no crew before."""
+    """Runs that were opened, in turn; by no pool before."""
     ray_workers._open.cache_clear()
     monkeypatch.setattr(WordedJobs, "opened", [], raising=False)
     yield WordedJobs.opened
@@ -121,7 +121,7 @@ def test_an_interrupt_is_not_taken_for_a_failure() -> None:
 
 
 def test_a_run_is_opened_once_a_crew_and_anew_by_the_next(opened: list[Path]) -> None:
-    """What was read for one crew may have changed before the next comes."""
+    """What was read for one pool may have changed before the next comes."""
     for token in ("one", "one", "two", "two"):
         perform(WordedJobs, "work", token, "open")
     perform(WordedJobs, "other", "two", "open")

@@ -1,4 +1,4 @@
-"""Crews of real processes: each task is a word that says what happens to it."""
+"""Pools of real processes: each task is a word that says what happens to it."""
 
 import errno
 import os
@@ -22,11 +22,11 @@ PROGRAM = (Path(__file__).parents[1] / "worker_program.py").read_text()
 
 PARENT = """
 import sys
-from ambient_curate.run.workers import WorkerPool as Crew
+from ambient_curate.run.workers import WorkerPool
 from ambient_curate.progress import SILENT
 
-with Crew([sys.argv[1]], workers=2) as crew:
-    crew.run(sys.argv[2:], SILENT)
+with WorkerPool([sys.argv[1]], workers=2) as pool:
+    pool.run(sys.argv[2:], SILENT)
 """
 
 
@@ -73,7 +73,7 @@ def pool(program: Path) -> Iterator[WorkerPool]:
     assert children() == []
 
 
-@pytest.fixture(params=["alone", "crew"])
+@pytest.fixture(params=["alone", "pool"])
 def engine(request: pytest.FixtureRequest, program: Path) -> Iterator[Engine]:
     if request.param == "alone":
         yield InProcess(runpy.run_path(str(program))["handle"])
@@ -192,7 +192,7 @@ def test_progress_arrives_complete(engine: Engine, program: Path) -> None:
 # What holds of processes
 
 
-def test_a_crew_has_workers() -> None:
+def test_a_pool_has_workers() -> None:
     with pytest.raises(ValueError, match="0 workers"):
         WorkerPool([], workers=0)
 
