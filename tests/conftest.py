@@ -1,5 +1,6 @@
 """Fixtures shared by the whole suite."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,12 @@ from small_study import make_staged
 from threadpoolctl import threadpool_limits
 
 from ambient_curate.data.study import Study
+
+# One thread a process, those that tests start too: threads of small products wait for each other on
+# busy cores, and the suite took several times as long.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+torch.set_num_threads(1)
+threadpool_limits(1)
 
 settings.register_profile("project", deadline=None)  # a busy machine is no failure
 settings.load_profile("project")
