@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from itertools import starmap, zip_longest
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,8 @@ def test_the_ambient_toml_is_understood(tmp_path: Path) -> None:
 def test_the_keys_of_ambient_toml_are_all_there_are() -> None:
     told = quoted_first(section(DOCS["ambient-toml"], "Tables of members"))
     assert told == [field.name for field in fields(MemberOptions)]
-    text = section(DOCS["ambient-toml"], "Options of annotate").partition("not among them")[2]
+    text = " ".join(section(DOCS["ambient-toml"], "Options of annotate").split())
+    text = text.partition("not among them")[2]
     never = {field.name for field in fields(AnnotateOptions)} - set(FILE_OPTIONS)
     assert set(quoted(text)) == never
 
@@ -230,6 +232,15 @@ def test_the_sections_of_the_method_that_are_cited_exist() -> None:
             citing += 1
             assert set(re.findall(r"\d+", cited)) <= set(numbers), path
     assert citing > 20
+
+
+def test_the_functions_of_the_method_exist() -> None:
+    table = rows(section(DOCS["method"], "At a glance"))[1:]
+    named = [name for row in table for name in re.findall(r"`([\w.]+)`", row[-1])]
+    assert len(named) >= len(table)
+    for name in named:
+        module, _, function = name.rpartition(".")
+        assert callable(getattr(import_module(f"ambient_curate.{module}"), function))
 
 
 def test_the_install_lines_are_those_of_the_project() -> None:
