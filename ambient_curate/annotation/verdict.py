@@ -31,7 +31,7 @@ WANTED_TV = 0.1  # of a policy, for which the epsilon it takes is named
 _NAMED = 5  # sets whose shares are named
 
 # by number of clean episodes, the sigma_min that was found where the true ones are FEW_TRUE; None:
-# no answer (method.md section 4, "Few clean episodes")
+# no answer (METHOD.md section 4, "Few clean episodes")
 FEW_TRUE = (0.31, 0.86)
 FEW_FOUND: Mapping[int, tuple[float | None, ...]] = {
     10: (0.88, 0.86),
