@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 INSTALLED := .venv/installed
 
-.PHONY: demo maze sorting test test-all lint bench
+.PHONY: demo maze sorting test test-all lint docs bench
 
 demo: $(INSTALLED)
 	$(BIN)/ambient-curate demo
@@ -30,6 +30,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zensical build --strict
+
+docs: $(INSTALLED)
+	$(BIN)/zensical build --strict
+	@echo "open site/index.html, or: $(BIN)/zensical serve"
 
 bench: $(INSTALLED)
 	for each in tests/benchmarks/bench_*.py; do echo "$$each"; $(BIN)/python $$each || exit 1; done

@@ -55,7 +55,7 @@ _HOMES = {
     "train_policy": "policy.train",
     "verify": "run.verify",
 }
-__all__ = [  # noqa: RUF022 (in the order of the README)
+__all__ = [  # noqa: RUF022 (in the order of docs/api.md)
     "open_collection",
     "annotate",
     "annotate_share",

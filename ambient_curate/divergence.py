@@ -2,7 +2,7 @@
 
 With balanced classes and c* the best possible classifier, ``E_q c* = 1/2 - Delta/4``, where
 ``Delta = int (p - q)^2 / (p + q)`` is the triangular discrimination in [0, 2], and
-``2 TV^2 <= Delta <= 2 TV`` (Topsoe 2000; METHOD.md section 3).
+``2 TV^2 <= Delta <= 2 TV`` (Topsoe 2000; method.md section 3).
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 The canonical level is VP ``sigma`` in [0, 1]: ``x_sigma = sqrt(1 - sigma^2) x_0 + sigma z`` with
 ``z ~ N(0, I)``, on normalised actions. Trainers speak other units; at equal signal-to-noise ratio
-they describe one channel (METHOD.md section 1).
+they describe one channel (method.md section 1).
 """
 
 from collections.abc import Callable

@@ -171,7 +171,7 @@ def epsilon_from(*, tv: float | None = None, delta: float | None = None) -> floa
     """Translate a bound on one divergence into the margin `epsilon` that implies it.
 
     ``E_q c > 1/2 - epsilon`` is ``Delta < 4 epsilon`` and implies ``TV <= sqrt(2 epsilon)``
-    (METHOD.md, "The annotation rule").
+    (method.md, "The annotation rule").
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 At a noise level the derivative of one frame of the predicted window by every noised frame is the
 denoiser's sensitivity; its radius is the smallest that holds 95 % of its square. For a stationary
-normal process the best denoiser is the Wiener filter of its power spectral density (METHOD.md
+normal process the best denoiser is the Wiener filter of its power spectral density (method.md
 section 12). A window's own covariance, with its two ends, is the business of `fields`.
 """
 

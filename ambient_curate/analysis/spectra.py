@@ -3,7 +3,7 @@
 Time is the frame index: the channel adds white noise a frame, whatever the clock did between two
 of them, so that neither resampling nor a Lomb-Scargle periodogram of the timestamps would say what
 the noise hides. Power is two-sided and a frame: white noise of variance v has power v at every
-frequency (METHOD.md section 12).
+frequency (method.md section 12).
 """
 
 import math

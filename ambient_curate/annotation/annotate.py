@@ -102,7 +102,7 @@ def annotate(
 
     References
     ----------
-    Ambient Diffusion Policy, arXiv 2606.12365; METHOD.md sections 2, 3 and 5.
+    Ambient Diffusion Policy, arXiv 2606.12365; method.md sections 2, 3 and 5.
     """
     request = make_request(collection, options, changes)
     if request.options.num_shards is not None:

@@ -27,7 +27,7 @@ from ambient_curate.statistics.sigma_min import (
 
 CONFIDENCE = 0.95
 NORMAL = 1.96  # standard errors of a normal interval with that confidence
-MISSED = 0.01  # by which a fitted classifier's E_q c exceeds the best one's (METHOD.md section 4)
+MISSED = 0.01  # by which a fitted classifier's E_q c exceeds the best one's (method.md section 4)
 CERTIFIED = (
     "delta_lower",
     "delta_upper_empirical",
@@ -189,7 +189,7 @@ def summarize_population(
     """Average the scores of a population over episodes, and bootstrap over episodes.
 
     Folds are drawn before episodes, which shows how the networks differ, and the intervals are
-    widened for their small number; they remain approximate (METHOD.md section 4).
+    widened for their small number; they remain approximate (method.md section 4).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Checks that can show a classifier to be unreliable, and which dataset fails which.
 
 Each asks for evidence of one fault, and passes where there is none. Where laws are equal, a sound
-classifier fails any of the four in less than one run of twenty (METHOD.md section 7).
+classifier fails any of the four in less than one run of twenty (method.md section 7).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +77,7 @@ def check_blindness(
         Not passed where the p-value is at most `CERTAIN`, the accuracy's interval reaches down to
         1/2, sigma_min is 0, and no challenger could be tried. A small difference that the network
         sees is no finding; one below the rule's margin that it cannot be shown to see is
-        (METHOD.md section 7).
+        (method.md section 7).
     """
     tail = (1.0 - CONFIDENCE) / 2
     lower, upper = (float(end) for end in np.quantile(accuracy, [tail, 1.0 - tail]))

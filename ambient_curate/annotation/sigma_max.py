@@ -32,7 +32,7 @@ def wiener_field(
 
     Of windows with covariance C under VE noise s it is ``J = C (C + s^2 I)^-1``. The radius is the
     smallest that holds `SHARE` of the squared Jacobian of a frame's output, for every frame
-    (METHOD.md section 11).
+    (method.md section 11).
 
     Parameters
     ----------

@@ -279,7 +279,7 @@ def describe_policy(
     -------
     list of str
         One sentence at granularity ``dataset`` where a corrupt set is admitted somewhere, else
-        none; none either where windows are conditioned on a state (METHOD.md section 3).
+        none; none either where windows are conditioned on a state (method.md section 3).
     """
     options, clean = study.options, study.clean.dataset
     sigma_min = {

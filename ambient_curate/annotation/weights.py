@@ -2,7 +2,7 @@
 
 A window is used at the lowest noise only where it is like clean ones, and so the windows of q that
 are used crowd where p and q agree. Weights undo this, at the price of fewer effective windows
-(METHOD.md section 3).
+(method.md section 3).
 """
 
 from collections.abc import Mapping

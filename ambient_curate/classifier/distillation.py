@@ -2,7 +2,7 @@
 
 One curve sigma -> E_z c(x_sigma, sigma) takes many draws of noise. Windows are alike, and a network
 regressed on few draws of many windows averages over the noise of all of them: one evaluation of it
-says what hundreds of the classifier's do, and better (METHOD.md section 5).
+says what hundreds of the classifier's do, and better (method.md section 5).
 """
 
 from dataclasses import dataclass, field, replace

@@ -139,7 +139,7 @@ class WindowNetwork(PairNetwork):
     Features: the window along the eigenvectors of its covariance, where fine structure is as
     visible as coarse at every level, with squares and log-energies of bands; and later frames and
     halves of short stretches relative to earlier ones, with squares, in which the direction of
-    time shows. The log-ratio is that of independent normal laws along the eigenvectors (METHOD.md
+    time shows. The log-ratio is that of independent normal laws along the eigenvectors (method.md
     section 8).
 
     Parameters

@@ -78,7 +78,7 @@ def find_basis(
     """Find the eigenbasis of the windows and the clean set's variance along it.
 
     The basis is that of the clean set where it varies, and of the corrupt set where it does not
-    (`CORRUPT_SHARE`, METHOD.md section 8), which may not count for more than the clean one. The
+    (`CORRUPT_SHARE`, method.md section 8), which may not count for more than the clean one. The
     variances are the larger of training and held-out clean windows: where few episodes leave a
     direction too narrow, held-out ones show it. The last `condition_dim` coordinates stay as they
     are.
@@ -146,7 +146,7 @@ def find_contrast(
     Few episodes differ from few others in every coordinate, by chance. A difference is therefore
     multiplied by ``1 - CAUTION / mean t^2`` (0 if that is negative), the mean taken over a block
     of neighbouring coordinates, ``t`` being the difference over its standard error *between
-    episodes* (James and Stein 1961; block by block, Cai 1999). METHOD.md section 8.
+    episodes* (James and Stein 1961; block by block, Cai 1999). method.md section 8.
 
     Parameters
     ----------

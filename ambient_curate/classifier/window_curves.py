@@ -97,7 +97,7 @@ def spread_of(
     """Half-width of a 95 % interval: what other draws of noise would change.
 
     Student's t for half the degrees of freedom, twice: pairs cancel what is odd in the noise, and
-    what is left is skewed and has heavy tails (METHOD.md section 4).
+    what is left is skewed and has heavy tails (method.md section 4).
     """
     from scipy.special import stdtrit
 

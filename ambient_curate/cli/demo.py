@@ -2,7 +2,7 @@
 
 A planar hand picks at one place and puts down at another, in minimum-jerk reaches (Flash and Hogan
 1985). Four corrupt datasets each bring one fault, and the width of its spectrum says up to which
-noise level it can be distinguished from clean motion (README.md, "What the demo shows").
+noise level it can be distinguished from clean motion (docs/experiments.md, "The demo").
 """
 
 import shutil

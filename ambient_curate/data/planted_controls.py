@@ -1,7 +1,7 @@
 """Planted controls: changes of known sigma_min in half of the clean episodes.
 
 A control asks whether the classifier is good enough on this data. One moves a mean, which means
-and covariances show; the other changes a shape alone, which they do not (METHOD.md section 7).
+and covariances show; the other changes a shape alone, which they do not (method.md section 7).
 """
 
 from collections.abc import Callable

@@ -98,7 +98,7 @@ def export_run(
 
     References
     ----------
-    METHOD.md, sections 1 and 10.
+    method.md, sections 1 and 10.
     """
     chosen = options_or_changes(ExportOptions, options, changes)
     if not isinstance(run, Run):

@@ -57,7 +57,7 @@ def sample_time(
 
     References
     ----------
-    METHOD.md, section 10.
+    method.md, section 10.
     """
     clock, device = Clock(schedule), sigma_min.device
     low = sigma_min.detach().double().cpu().numpy()

@@ -108,7 +108,7 @@ def train_policy(
 
     References
     ----------
-    Ambient Diffusion Policy, arXiv 2606.12365; Diffusion Policy, arXiv 2303.04137; METHOD.md
+    Ambient Diffusion Policy, arXiv 2606.12365; Diffusion Policy, arXiv 2303.04137; method.md
     section 9.
     """
     options = options_or_changes(PolicyOptions, options, changes)

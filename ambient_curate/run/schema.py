@@ -58,7 +58,7 @@ MANIFEST_FIELDS = (
     _nullable("sigma_min", pa.float64(), SIGMA, "classifier: usable above; null: not annotated"),
     _nullable("sigma_min_lower", pa.float64(), SIGMA, "bracket or Monte-Carlo interval"),
     _nullable("sigma_min_upper", pa.float64(), SIGMA, "bracket or Monte-Carlo interval"),
-    _nullable("sigma_max", pa.float64(), SIGMA, "usable at or below (METHOD 11); null: none"),
+    _nullable("sigma_max", pa.float64(), SIGMA, "usable at or below (method.md 11); null: none"),
     _nullable("weight", pa.float32(), "ratio", "classifier: unbiased weight of the window"),
     _nullable("p_clean", _CURVE, PROBABILITY, "classifier: a value a grid level"),
     _required("status", _LABEL, "name", "annotation: ok, or why sigma_min is null"),

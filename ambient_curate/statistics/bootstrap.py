@@ -21,7 +21,7 @@ def few_folds(folds: int) -> float:
     """Give the factor by which a bootstrap over so few folds is too narrow for a nominal 95 %.
 
     ``sqrt(K / (K - 1))``, since draws from K values vary that much less than the values, times
-    Student's quantile with K - 1 degrees of freedom over the normal one (METHOD.md section 4).
+    Student's quantile with K - 1 degrees of freedom over the normal one (method.md section 4).
 
     Examples
     --------

@@ -37,7 +37,7 @@ def walk_up(sigma: Float64[np.ndarray, " level"], differs: Bool[np.ndarray, " le
     References
     ----------
     Maurer, Hothorn and Lehmacher, Multiple comparisons in drug clinical trials and preclinical
-    assays: a-priori ordered hypotheses, 1995; METHOD.md section 4.
+    assays: a-priori ordered hypotheses, 1995; method.md section 4.
 
     Examples
     --------

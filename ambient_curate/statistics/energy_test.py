@@ -93,7 +93,7 @@ def compare_episodes(
     Notes
     -----
     Nothing here but the permutation knows the labels, so that the p-value is exact for any number
-    of episodes, of windows in each, and any dependence between these (METHOD.md section 7). A
+    of episodes, of windows in each, and any dependence between these (method.md section 7). A
     normaliser fitted on the clean side knows them: scaled directions nearly undo what it did,
     unscaled ones keep its choice of units.
 

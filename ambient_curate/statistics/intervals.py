@@ -1,7 +1,7 @@
 """Confidence bounds for the mean of independent values in [0, 1], one per episode.
 
 Every bound holds for finite n and any law, level by level; several levels at once need a
-correction or a fixed sequence (METHOD.md section 4).
+correction or a fixed sequence (method.md section 4).
 """
 
 import math

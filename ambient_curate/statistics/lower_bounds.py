@@ -7,7 +7,7 @@ With b a classifier's balanced loss, the mean of its mean losses on clean and on
 whatever the classifier, and Delta >= 2 TV^2. Each fold bets, block of episodes by block, against
 "b is at least m". Folds are taken in a random order: the greatest of the means of the first
 capital, the first two, the first three ... reaches 1 / alpha with probability at most alpha,
-however the folds depend on each other (Ramdas and Manole 2023; METHOD.md section 4).
+however the folds depend on each other (Ramdas and Manole 2023; method.md section 4).
 """
 
 import math

@@ -2,7 +2,7 @@
 
 Total variation of what ideal denoisers of the admitted data sample and of the clean law, by the
 shares of the draw; what the rule demands for a wanted value; and how much of a corrupt set the rule
-leaves unexamined (METHOD.md section 3, "What sigma_min means for a policy").
+leaves unexamined (method.md section 3, "What sigma_min means for a policy").
 """
 
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ def bound_output(
 
     References
     ----------
-    METHOD.md section 3, "What sigma_min means for a policy".
+    method.md section 3, "What sigma_min means for a policy".
 
     Examples
     --------

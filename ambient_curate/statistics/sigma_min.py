@@ -88,7 +88,7 @@ def find_legibility(
     sigma : ndarray, float64, shape (level,)
         Rising noise levels in (0, 1).
     epsilon : float
-        Margin: of a dataset's mean, Delta has then fallen by less than 4 epsilon (METHOD.md
+        Margin: of a dataset's mean, Delta has then fallen by less than 4 epsilon (method.md
         section 11).
     """
     return first_crossing(curve - curve[..., :1], sigma, epsilon)
@@ -152,7 +152,7 @@ def find_shifts(
 ) -> tuple[float, float]:
     """How far to move curves so that their crossings of 0 enclose the right ones.
 
-    Split conformal (METHOD.md section 4): for a further exchangeable row the crossing of
+    Split conformal (method.md section 4): for a further exchangeable row the crossing of
     ``curve + up * scale`` lies above the right one with a probability of at most `missed`, and
     that of ``curve - down * scale`` below it. Where there are fewer than ``1 / missed - 1`` rows
     nothing can be said, and both are infinite.

@@ -1,4 +1,4 @@
-"""What noise hides: sigma_max of data whose actions are wrong for what is seen (METHOD 11)."""
+"""What noise hides: sigma_max of data whose actions are wrong for what is seen (method.md 11)."""
 
 import functools
 import hashlib

@@ -1,7 +1,7 @@
 """Coverage of the approximate intervals with the classifiers fitted anew in every repetition.
 
 Two normal laws that differ by a shift, and linear discriminants, which are the right family; the
-folds, the calibration and the bootstrap are the package's. The figures of METHOD.md section 4 are
+folds, the calibration and the bootstrap are the package's. The figures of method.md section 4 are
 those printed here.
 """
 
