@@ -176,7 +176,7 @@ class Options:
         cls.declared = {
             name: _read_option(hint, getattr(cls, name)) for name, hint in hints.items()
         }
-        cls.__doc__ = f"{cls.__doc__}\n\n{_describe_fields(cls.declared)}"
+        cls.__doc__ = f"{cls.__doc__ or ''}\n\n{_describe_fields(cls.declared)}"
 
     def __post_init__(self) -> None:
         values, problems = check_values(vars(self), self.declared)

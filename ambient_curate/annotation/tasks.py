@@ -149,9 +149,8 @@ class Jobs:
 
     def _score(self, label: str, piece: str, *, progress: Progress) -> None:
         scoring_set = self.scoring_sets[label]
-        with track(
-            progress, _name_scores(scoring_set, self.of_crops), scoring_set.rows.size
-        ) as advance:
+        name = _name_scores(scoring_set, self.of_crops)
+        with track(progress, name, scoring_set.rows.size) as advance:
             scores = score_piece(self.study, self.classifiers, scoring_set, int(piece), advance)
         save_scores(scores, scoring_set.path(self.work, int(piece)))
 

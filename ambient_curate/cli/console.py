@@ -78,8 +78,8 @@ class ConsoleProgress:
             if self._draws:
                 self._bars.start()
         now = self._console.get_time()
-        number = self._bars.add_task(update.work, total=update.total, note="", pieces=1, shown=now)
-        self._open[update.work] = self._bars.tasks[self._bars.task_ids.index(number)]
+        self._bars.add_task(update.work, total=update.total, note="", pieces=1, shown=now)
+        self._open[update.work] = self._bars.tasks[-1]
         if not self._draws:
             _print(self._console, f"{update.work}: started")
 
@@ -104,7 +104,7 @@ class ConsoleProgress:
 
 
 def _describe_rate(task: Task) -> tuple[str, str]:
-    """How much is done, and an estimate of the time left, empty where there is none."""
+    """Say how much is done, and about how long the rest takes, empty where that is unknown."""
     if not task.total:
         return f"{task.completed:,.0f}", ""
     left = task.time_remaining
