@@ -1,85 +1,94 @@
-"""Progress of long work, reported to an injected object; silent unless a caller wants to see it."""
+"""Progress of long work: whoever wants to follow it passes a function that takes updates."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol, runtime_checkable
-
-
-@runtime_checkable
-class Task(Protocol):
-    """One running piece of work."""
-
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        """Report `steps` more units done and, if given, a short note (a loss, a file name)."""
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 
-@runtime_checkable
-class Progress(Protocol):
-    """Where long work reports to; a caller may pass its own, functions default to `SILENT`."""
-
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        """Open a piece of work of `total` units (None: unknown)."""
-        ...
-
-    def message(self, text: str) -> None:
-        """Tell the user one line (a warning, a skipped file)."""
-
-
-class _SilentTask:
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        pass
-
-
-class SilentProgress:
-    """Reports nothing."""
-
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        """Open a task that reports nothing."""
-        yield _SilentTask()
-
-    def message(self, text: str) -> None:
-        """Drop the line."""
-
-
-SILENT = SilentProgress()
-
-
-class Shared:
-    """Shows the like-named pieces of work of many tasks as one, from its first report on.
+class Update(NamedTuple):
+    """What has been done since the update before.
 
     Parameters
     ----------
-    progress : Progress
-        Where to show it.
-    totals : mapping of str to float
-        Of all pieces together, by their description; others are shown one by one.
+    work : str
+        Name of a piece of work; those of the same name at the same time are shown as one.
+    steps : int or float
+        How much more of it is done.
+    note : str or None
+        Of how it goes, such as a loss; the text of a warning.
+    total : int or float or None
+        Where it is started: all its steps, None where that is unknown.
+    state : str
+        started, running, done or stopped (by an error); warning: a line for the user.
     """
 
-    def __init__(self, progress: Progress, totals: Mapping[str, int | float]) -> None:
-        self._progress, self._totals = progress, totals
-        self._open = ExitStack()
-        self._tasks: dict[str, Task] = {}
+    work: str
+    steps: int | float = 0
+    note: str | None = None
+    total: int | float | None = None
+    state: Literal["started", "running", "done", "stopped", "warning"] = "running"
 
-    def __enter__(self) -> "Shared":
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)
+Progress = Callable[[Update], Any]
+Advance = Callable[..., None]  # of `track`
 
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        """Open a piece of work, or another one of the same description."""
-        if description not in self._totals:
-            with self._progress.task(description, total) as task:
-                yield task
+
+def silent(update: Update) -> None:
+    """Show nothing: the default of all functions that report."""
+
+
+def warn(progress: Progress, text: str) -> None:
+    """Tell the user one line, such as of a file that is left out."""
+    progress(Update("", note=text, state="warning"))
+
+
+@contextmanager
+def track(progress: Progress, work: str, total: int | float | None = None) -> Iterator[Advance]:
+    """Report a piece of work of `total` steps (None: unknown) from its start to its end.
+
+    Yields
+    ------
+    callable
+        ``advance(steps=1, note=None)`` reports that so many more are done.
+    """
+
+    def advance(steps: int | float = 1, note: str | None = None) -> None:
+        progress(Update(work, steps, note))
+
+    progress(Update(work, total=total, state="started"))
+    try:
+        yield advance
+    except BaseException:
+        progress(Update(work, state="stopped"))
+        raise
+    progress(Update(work, state="done"))
+
+
+@contextmanager
+def join_pieces(progress: Progress, totals: Mapping[str, int | float]) -> Iterator[Progress]:
+    """Report the pieces of each of the works in `totals` as one, from the first on until all end.
+
+    Yields
+    ------
+    Progress
+        What the pieces report to.
+    """
+    begun = dict[str, None]()  # in this order
+
+    def join(update: Update) -> None:
+        if update.work not in totals:
+            progress(update)
             return
-        if description not in self._tasks:
-            whole = self._progress.task(description, self._totals[description])
-            self._tasks[description] = self._open.enter_context(whole)
-        yield self._tasks[description]
+        if update.work not in begun:
+            begun[update.work] = None
+            progress(Update(update.work, total=totals[update.work], state="started"))
+        if update.state == "running":
+            progress(update)
 
-    def message(self, text: str) -> None:
-        """Tell the user one line."""
-        self._progress.message(text)
+    state: Literal["done", "stopped"] = "stopped"
+    try:
+        yield join
+        state = "done"
+    finally:
+        for work in begun:
+            progress(Update(work, state=state))

@@ -27,7 +27,7 @@ from ambient_curate.data.settings import CollectionSettings
 from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.data.windows import Windows
 from ambient_curate.options import AnnotateOptions
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.readers.episodes import Episode
 from ambient_curate.run.tables import read_manifest
 from ambient_curate.statistics.brackets import Envelope
@@ -83,7 +83,7 @@ def make_collection(members: Mapping[str, Sequence[Episode]]) -> Collection:
 
 def make_study(folder: Path, members: Mapping[str, Sequence[Episode]], **options: Any) -> Study:
     chosen = AnnotateOptions(**{"horizon": HORIZON, "folds": 3, **options})
-    return prepare_study(make_collection(members), chosen, folder, SILENT)
+    return prepare_study(make_collection(members), chosen, folder, silent)
 
 
 def make_staged(folder: Path, granularity: str = "dataset", weighting: str = "episode") -> Study:
@@ -218,7 +218,7 @@ def make_jobs(study: Study, work: Path, networks: Sequence[FoldClassifier]) -> J
 
 def carry_out(jobs: Jobs, tasks: Iterable[str]) -> None:
     for task in tasks:
-        jobs.perform(task, SILENT)
+        jobs.perform(task, silent)
 
 
 def make_plan(

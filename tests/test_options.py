@@ -5,17 +5,19 @@ import math
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ambient_curate.errors import ConfigError
 from ambient_curate.options import (
-    OPTIONS,
+    ALIASES,
+    ANNOTATE_OPTIONS,
+    FILE_OPTIONS,
     AnnotateOptions,
     digest,
     epsilon_from,
-    option_help,
     resolve_options,
 )
 
@@ -27,11 +29,11 @@ JSON = st.recursive(
 )
 
 
-def test_every_option_has_a_rule_and_a_help_text() -> None:
-    assert list(OPTIONS) == NAMES
-    assert list(option_help()) == NAMES
-    assert option_help()["horizon"] == "Frames in a window, >= 1."
-    assert option_help()["out"].endswith("None: ./<name>_run.")
+def test_what_may_be_given_are_the_fields_and_other_ways_to_say_epsilon() -> None:
+    assert list(AnnotateOptions.declared) == NAMES
+    after = NAMES.index("epsilon") + 1
+    assert list(ANNOTATE_OPTIONS) == [*NAMES[:after], *ALIASES, *NAMES[after:]]
+    assert ANNOTATE_OPTIONS.keys() - FILE_OPTIONS.keys() == {"out", "force", "workers", "strict"}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,14 @@ def test_digest_is_sha256_of_canonical_json() -> None:
         digest({"a": math.nan})
 
 
-def test_a_notebook_may_name_the_run_in_text() -> None:
+def test_a_notebook_may_give_text_for_a_path_and_numbers_of_numpy() -> None:
     assert resolve_options({}, {"out": "runs/a"}).out == Path("runs/a")
     with pytest.raises(ConfigError, match="out = 3: expected a path"):
         resolve_options({}, {"out": 3})
+    numbers = {"horizon": np.int64(8), "epsilon": np.float32(0.25)}
+    options = resolve_options({}, numbers)
+    assert options == AnnotateOptions(horizon=8, epsilon=0.25)
+    assert (type(options.horizon), type(options.epsilon)) == (int, float)  # as JSON has them
+    assert resolve_options({}, {"tv": np.float64(0.5)}).epsilon == 0.125
+    with pytest.raises(ConfigError, match="horizon = 0: expected a whole number >= 1"):
+        resolve_options({}, {"horizon": np.int64(0)})

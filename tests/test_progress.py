@@ -1,110 +1,89 @@
-"""Progress: what is shown of pieces of work that many tasks report."""
+"""Progress: what a function that follows it is told, also of pieces that many tasks report."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 
 import pytest
 
-from ambient_curate.progress import SILENT, Progress, Shared, Task
+from ambient_curate.progress import Update, join_pieces, silent, track, warn
 
 
-@dataclass
-class Bar:
-    description: str
-    total: int | float | None
-    done: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    failed: bool = False
-
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        self.done += steps
-        if note is not None:
-            self.notes.append(note)
+def started(work: str, total: float | None = None) -> Update:
+    return Update(work, total=total, state="started")
 
 
-class Screen:
-    """Bars in the order they were opened, and those that are still open."""
+def done(work: str) -> Update:
+    return Update(work, state="done")
 
-    def __init__(self) -> None:
-        self.bars: list[Bar] = []
-        self.open: list[str] = []
-        self.messages: list[str] = []
 
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        bar = Bar(description, total)
-        self.bars.append(bar)
-        self.open.append(description)
-        try:
-            yield bar
-        except BaseException:
-            bar.failed = True
-            raise
-        finally:
-            self.open.remove(description)
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
+def stopped(work: str) -> Update:
+    return Update(work, state="stopped")
 
 
 def test_silence_takes_everything_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(SILENT, Progress)
-    with SILENT.task("fit", 3) as task:
-        assert isinstance(task, Task)
-        task.advance(2, "loss .6")
-    SILENT.message("skipped")
+    with track(silent, "fit", 3) as advance:
+        advance(2, "loss .6")
+    warn(silent, "skipped")
     assert capsys.readouterr() == ("", "")
 
 
-def test_like_named_pieces_are_one_bar_of_all_their_steps() -> None:
-    screen = Screen()
-    with Shared(screen, {"fit": 30, "score": 7}) as shared:
-        assert isinstance(shared, Progress)
-        assert screen.bars == []  # nothing has begun
+def test_a_piece_of_work_is_reported_from_its_start_to_its_end() -> None:
+    updates: list[Update] = []
+    with track(updates.append, "fit", 30) as advance:
+        advance()
+        advance(2.5, "loss .6")
+    warn(updates.append, "skipped a file")
+    with pytest.raises(KeyboardInterrupt), track(updates.append, "read"):
+        raise KeyboardInterrupt
+    assert updates == [
+        *(started("fit", 30), Update("fit", 1), Update("fit", 2.5, "loss .6"), done("fit")),
+        Update("", note="skipped a file", state="warning"),
+        *(started("read"), stopped("read")),
+    ]
+
+
+def test_pieces_of_a_known_total_are_one_work_from_the_first_of_them_on() -> None:
+    updates: list[Update] = []
+    with join_pieces(updates.append, {"fit": 30, "score": 7}) as join:
+        assert updates == []  # nothing has begun
         for steps in (10, 12):
-            with shared.task("fit", 10) as task:
-                task.advance(steps, f"note {steps}")
-            assert screen.open == ["fit"]  # others of its name are yet to come
-        with shared.task("score") as task:
-            task.advance(0.5)
-        assert screen.open == ["fit", "score"]
-    assert screen.bars == [Bar("fit", 30, 22, ["note 10", "note 12"]), Bar("score", 7, 0.5)]
-    assert screen.open == []
+            with track(join, "fit", 10) as advance:
+                advance(steps, f"note {steps}")
+        with track(join, "score") as advance:
+            advance(0.5)
+    assert updates == [
+        *(started("fit", 30), Update("fit", 10, "note 10"), Update("fit", 12, "note 12")),
+        *(started("score", 7), Update("score", 0.5)),
+        *(done("fit"), done("score")),
+    ]
 
 
-def test_pieces_at_the_same_time_share_their_bar_too() -> None:
-    screen = Screen()
-    with Shared(screen, {"fit": 4}) as shared, ExitStack() as pieces:
-        tasks = [pieces.enter_context(shared.task("fit", 2)) for _ in range(2)]
-        for task in (*tasks, *tasks):
-            task.advance()
-    assert screen.bars == [Bar("fit", 4, 4)]
+def test_pieces_at_the_same_time_are_one_work_too() -> None:
+    updates: list[Update] = []
+    with join_pieces(updates.append, {"fit": 4}) as join, ExitStack() as pieces:
+        both = [pieces.enter_context(track(join, "fit", 2)) for _ in range(2)]
+        for advance in (*both, *both):
+            advance()
+    assert updates == [started("fit", 4), *[Update("fit", 1)] * 4, done("fit")]
 
 
-def test_other_pieces_are_shown_one_by_one_while_they_last() -> None:
-    screen = Screen()
-    with Shared(screen, {"fit": 4}) as shared:
-        for total in (5, None):
-            with shared.task("read a file", total) as task:
-                task.advance(2, "half")
-                assert screen.open == ["read a file"]
-            assert screen.open == []
-        shared.message("skipped a file")
-    assert screen.bars == [Bar("read a file", total, 2, ["half"]) for total in (5, None)]
-    assert screen.messages == ["skipped a file"]
+def test_other_works_and_warnings_pass_through() -> None:
+    updates: list[Update] = []
+    with join_pieces(updates.append, {"fit": 4}) as join:
+        with track(join, "read a file", 5) as advance:
+            advance(2, "half")
+        warn(join, "skipped a file")
+    assert updates == [
+        *(started("read a file", 5), Update("read a file", 2, "half"), done("read a file")),
+        Update("", note="skipped a file", state="warning"),
+    ]
 
 
-def test_a_piece_that_fails_leaves_the_others_their_bar_and_what_ends_all_is_told() -> None:
-    screen = Screen()
-    with pytest.raises(KeyError), Shared(screen, {"fit": 4}) as shared:
-        with pytest.raises(ValueError, match="one"), shared.task("fit"):
+def test_a_piece_that_fails_leaves_the_others_their_work_and_what_ends_all_is_told() -> None:
+    updates: list[Update] = []
+    with pytest.raises(KeyError), join_pieces(updates.append, {"fit": 4}) as join:
+        with pytest.raises(ValueError, match="one"), track(join, "fit"):
             raise ValueError("one")
-        with shared.task("fit") as task:
-            task.advance(3)
-        with pytest.raises(ValueError, match="two"), shared.task("read"):
-            raise ValueError("two")
-        assert screen.open == ["fit"]
+        with track(join, "fit") as advance:
+            advance(3)
         raise KeyError
-    assert screen.bars == [Bar("fit", 4, 3, failed=True), Bar("read", None, failed=True)]
-    assert screen.open == []
+    assert updates == [started("fit", 4), Update("fit", 3), stopped("fit")]

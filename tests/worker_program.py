@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ambient_curate.errors import DatasetError
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track, warn
 from ambient_curate.run.workers import serve
 
 folder = Path(__file__).parent
@@ -32,15 +32,15 @@ def handle(task: str, progress: Progress) -> None:  # noqa: C901, PLR0915
             raise ValueError("no\n  such value")
     elif kind in ("kill", "kill-once"):
         if kind == "kill" or tried(task) == 1:
-            with progress.task("doomed", 2) as bar:
-                bar.advance()
+            with track(progress, "doomed", 2) as advance:
+                advance()
                 os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "unnamed":
         os.kill(os.getpid(), signal.SIGRTMIN + 1)
     elif kind == "exit":
         sys.exit(3)
     elif kind == "refuse":
-        with progress.task("half", 2):
+        with track(progress, "half", 2):
             raise DatasetError("the file is \u00fcbel", "mend it")
     elif kind == "refuse-plain":
         raise DatasetError("no hint")
@@ -66,24 +66,24 @@ def handle(task: str, progress: Progress) -> None:  # noqa: C901, PLR0915
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "report":
         start = time.monotonic()
-        progress.message("m\u00e4ssage\nof two lines")
-        with progress.task("fast", 3000) as bar:
+        warn(progress, "m\u00e4ssage\nof two lines")
+        with track(progress, "fast", 3000) as advance:
             for _ in range(3000):
-                bar.advance()
-            bar.advance(0, "last note")
+                advance()
+            advance(0, "last note")
         log("seconds", time.monotonic() - start)
-        with progress.task("fast") as bar:
-            bar.advance(0.25)
-        with progress.task("no steps", 0.5):
+        with track(progress, "fast") as advance:
+            advance(0.25)
+        with track(progress, "no steps", 0.5):
             pass
     elif kind == "threads":
 
-        def advance() -> None:
+        def advance_often() -> None:
             for _ in range(1000):
-                bar.advance()
+                advance()
 
-        with progress.task("shared", 4000) as bar:
-            threads = [threading.Thread(target=advance) for _ in range(4)]
+        with track(progress, "shared", 4000) as advance:
+            threads = [threading.Thread(target=advance_often) for _ in range(4)]
             for thread in threads:
                 thread.start()
             for thread in threads:

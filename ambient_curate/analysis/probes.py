@@ -26,7 +26,7 @@ from ambient_curate.data.populations import Population
 from ambient_curate.data.windows import Windows
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.noise import grid
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent, track
 from ambient_curate.statistics.subsampling import pick_evenly
 
 MOST_CLASSES = 16
@@ -193,7 +193,7 @@ def probe_dataset(
     windows: Windows,
     options: ProbeOptions,
     *,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
 ) -> Probe:
     """Measure how well a task variable is read from noised windows, over noise levels.
 
@@ -234,9 +234,9 @@ def probe_dataset(
     )
     sigma = channel.levels
     steps = folds * len(populations) * options.fit.train.steps
-    with progress.task(f"probing {name}", total=steps) as task:
+    with track(progress, f"probing {name}", total=steps) as advance:
         for fold in range(folds):
-            fitted = fit_fold(everyone, populations, fold, channel, options.fit, task=task)
+            fitted = fit_fold(everyone, populations, fold, channel, options.fit, advance=advance)
             for number, population in enumerate(populations):
                 for episode in population.in_folds([fold]).tolist():
                     seed = noise_seed(options.fit.seed, name, frames.ids[episode])

@@ -15,7 +15,7 @@ from ambient_curate.data.normalizer import Normalizer, fit_normalizer
 from ambient_curate.data.windows import Windows, clean_values
 from ambient_curate.errors import DatasetError
 from ambient_curate.options import AnnotateOptions, resolve_options
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent
 from ambient_curate.run.records import open_run_results
 from ambient_curate.run.source_data import annotated_options, reopen_data
 
@@ -87,7 +87,7 @@ class Recordings:
 
 @contextmanager
 def read_recordings(
-    source: Path | str, *, limit: int | None = None, progress: Progress = SILENT
+    source: Path | str, *, limit: int | None = None, progress: Progress = silent
 ) -> Iterator[Recordings]:
     """Read a dataset, a collection, or the data of a finished run, into a temporary folder.
 

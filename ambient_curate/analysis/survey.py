@@ -37,7 +37,7 @@ from ambient_curate.policy.checkpoints import POLICY, build_from_card, load_weig
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.training_data import Curriculum, build_curriculum
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent, warn
 from ambient_curate.readers.episodes import Episode
 from ambient_curate.run.records import open_run_results, read_run
 from ambient_curate.run.source_data import read_own_manifest, reopen_study
@@ -111,7 +111,7 @@ def _choose_levels(schedule: str, count: int) -> np.ndarray:
 
 
 def sense_policy(
-    run: Path | str, policy: Path | str, *, levels: int = LEVELS, progress: Progress = SILENT
+    run: Path | str, policy: Path | str, *, levels: int = LEVELS, progress: Progress = silent
 ) -> Field:
     """Give the receptive field of a trained policy, from its Jacobian at held-out clean windows.
 
@@ -182,7 +182,7 @@ def survey_probes(
     options: ProbeOptions | None = None,
     *,
     limit: int | None = None,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
 ) -> list[Probe]:
     """Probe every dataset of a source for a task variable.
 
@@ -224,7 +224,7 @@ def survey_probes(
             try:
                 found.append(probe_dataset(*part, options, progress=progress))
             except NotEnoughDataError as error:
-                progress.message(f"left out {member.name}: {error}")
+                warn(progress, f"left out {member.name}: {error}")
                 last = error
     if last is not None and not found:
         raise last

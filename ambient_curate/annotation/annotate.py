@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from ambient_curate.data.populations import PopulationName
 from ambient_curate.data.study import Study, describe_member, open_study, prepare_study
 from ambient_curate.errors import RunError
 from ambient_curate.options import AnnotateOptions, digest
-from ambient_curate.progress import SILENT, Progress, Shared
+from ambient_curate.progress import Progress, join_pieces, silent, warn
 from ambient_curate.run.directory import RunDirectory, join_run, open_run, reopen_run
 from ambient_curate.run.records import Run, open_run_results
 from ambient_curate.run.tables import write_curves, write_part, write_reliability
@@ -67,7 +68,7 @@ def annotate(
     collection: Collection | Path | str,
     options: AnnotateOptions | None = None,
     *,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Run:
     """Find the noise levels at which every corrupt dataset of a collection may train a policy.
@@ -140,7 +141,7 @@ def annotate_share(
     collection: Collection | Path | str,
     options: AnnotateOptions | None = None,
     *,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Share:
     """Do the share of one of several jobs on the same run, as `annotate` would do all of it.
@@ -165,7 +166,7 @@ def annotate_share(
     if index is None or count is None:
         raise ValueError("a share needs shard_index and num_shards")
     inputs = request.inputs
-    with join_run(request.path, inputs, digest(inputs), tell=progress.message) as run:
+    with join_run(request.path, inputs, digest(inputs), tell=partial(warn, progress)) as run:
         if run.complete:
             parts = len(list((request.path / "manifest").glob("part-*.parquet")))
             return Share(request.path, parts, parts)
@@ -244,8 +245,8 @@ def _start_workers(work: Path, options: AnnotateOptions) -> Iterator[Engine]:
 
 def _carry_out(stage: Stage, engine: Engine, progress: Progress) -> None:
     memory.trim()  # the parent waits: it need not hold what the step before has freed
-    with Shared(progress, stage.totals) as shared:
-        failures = engine.run(stage.tasks, shared)
+    with join_pieces(progress, stage.totals) as joined:
+        failures = engine.run(stage.tasks, joined)
     if failures:
         shown = "; ".join(f"{failure.task}: {failure.reason}" for failure in failures[:_SHOWN])
         more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""

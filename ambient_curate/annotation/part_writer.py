@@ -29,7 +29,7 @@ from ambient_curate.data.populations import Population
 from ambient_curate.data.study import Study
 from ambient_curate.files import write_json_atomic
 from ambient_curate.noise import grid, schedule_levels
-from ambient_curate.progress import Task
+from ambient_curate.progress import Advance
 from ambient_curate.run.tables import write_part
 from ambient_curate.statistics.sigma_min import expand_levels, sparse_levels
 
@@ -158,36 +158,36 @@ class PartWriter:
         self.threshold = 0.5 - study.options.epsilon
         self.levels = np.sort(schedule_levels(study.options.schedule))
 
-    def write(self, shard: Shard, task: Task) -> None:
+    def write(self, shard: Shard, advance: Advance) -> None:
         """Score a shard and write its part, the sums over its rows first."""
         name = shard.dataset
         head, status = self.mixture.head_of(name), RELIABLE
         found, tallies = Found(), list[Tally]()
         if name == self.study.clean.dataset:
-            found, tallies = self._find_clean(shard, task)
+            found, tallies = self._find_clean(shard, advance)
         elif head is not None:
             find = self._find_windows if self.study.by_window else self._find_episodes
-            found, tallies = find(shard, head, task)
+            found, tallies = find(shard, head, advance)
             if name in self.plan.reaches:
                 found = self._look_at_crops(found, shard, head)
         else:
             status = self.plan.statuses.get(name, "too-few-episodes")
-            task.advance(int(self._counts(shard).sum()))
+            advance(int(self._counts(shard).sum()))
         table = tabulate_shard(self.study, shard, status, found, self.plan.metadata)
         low, high = (table[column].to_numpy() for column in ("sigma_min", "sigma_max"))
         save_sums(sum_rows(low, high, self.levels, tallies), sums_path(self.work, shard.number))
         write_part(table, part_path(self.work, shard.number))
 
-    def _find_clean(self, shard: Shard, task: Task) -> tuple[Found, list[Tally]]:
+    def _find_clean(self, shard: Shard, advance: Advance) -> tuple[Found, list[Tally]]:
         """Clean windows train at every level; each has a weight against what trains with it."""
         counts, heads = self._counts(shard), self.mixture.heads
         if not self.study.by_window:
-            task.advance(int(counts.sum()))
+            advance(int(counts.sum()))
             return Found(np.zeros((3, counts.size))), []
         c = np.empty((int(counts.sum()), len(heads)), dtype=np.float32)
         if not heads:
-            task.advance(len(c))
-        for chunk in self._read(self.study.clean, shard, LOWEST_DRAWS, task) if heads else ():
+            advance(len(c))
+        for chunk in self._read(self.study.clean, shard, LOWEST_DRAWS, advance) if heads else ():
             c[chunk.rows] = self._draw_lowest(chunk)
         used = np.ones(len(c), dtype=bool)
         pairs = enumerate(heads.values() if len(c) else ())
@@ -197,7 +197,7 @@ class PartWriter:
         ]
         return Found(np.zeros((3, len(c))), weight=self.mixture.weigh(c)), tallies
 
-    def _find_windows(self, shard: Shard, head: int, task: Task) -> tuple[Found, list[Tally]]:
+    def _find_windows(self, shard: Shard, head: int, advance: Advance) -> tuple[Found, list[Tally]]:
         population, counts, heads = (
             self.mixture.heads[head],
             self._counts(shard),
@@ -209,7 +209,7 @@ class PartWriter:
         curves = self._empty_curves(n)
         students = self.students.get(shard.dataset)
         for chunk in self._read(
-            population, shard, LOWEST_DRAWS if students else WINDOW_DRAWS, task
+            population, shard, LOWEST_DRAWS if students else WINDOW_DRAWS, advance
         ):
             if students:
                 means = predict_curves(students[chunk.fold].network, chunk.windows)
@@ -227,11 +227,13 @@ class PartWriter:
         tallies = [self.mixture.tally(population, population, own, usable, counts)] if n else []
         return Found(sigma_min, sigma_max, self.mixture.weigh(c), curves), tallies
 
-    def _find_episodes(self, shard: Shard, head: int, task: Task) -> tuple[Found, list[Tally]]:
+    def _find_episodes(
+        self, shard: Shard, head: int, advance: Advance
+    ) -> tuple[Found, list[Tally]]:
         """Annotate episodes, whose curves are the means over their windows."""
         counts = self._counts(shard)
         means, errors = np.empty((2, int(counts.sum()), sparse_levels(self.sigma.size).size))
-        for chunk in self._read(self.mixture.heads[head], shard, EPISODE_DRAWS, task):
+        for chunk in self._read(self.mixture.heads[head], shard, EPISODE_DRAWS, advance):
             drawn = self._draw(chunk, head)
             means[chunk.rows], errors[chunk.rows] = drawn.means, drawn.errors
         pooled = pool_episodes(Curves(means, errors), counts)
@@ -287,11 +289,11 @@ class PartWriter:
         return np.empty((rows, self.sigma.size), dtype=np.float32)
 
     def _read(
-        self, population: Population, shard: Shard, draws: int, task: Task
+        self, population: Population, shard: Shard, draws: int, advance: Advance
     ) -> Iterator[Chunk]:
         for chunk in read_chunks(self.study, population, shard, draws):
             yield chunk
-            task.advance(len(chunk.rows))
+            advance(len(chunk.rows))
 
     def _draw(self, chunk: Chunk, head: int) -> Curves:
         return draw_curves(self.classifiers[chunk.fold], chunk.windows, chunk.noise, head)

@@ -48,7 +48,7 @@ from ambient_curate.data.populations import Population
 from ambient_curate.data.study import Study, open_study
 from ambient_curate.files import write_json_atomic
 from ambient_curate.noise import grid
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track
 from ambient_curate.run.workers import serve
 
 FRAMES, CLASSIFIER, STUDENTS, CROPS = "frames", "classifier", "students", "crops"
@@ -142,21 +142,22 @@ class Jobs:
             folds=options.folds, seed=options.seed, by_window=options.weighting == "window"
         )
         channel = channel_of(self.study, crops=self.of_crops)
-        with progress.task(_name_fits(self.of_crops), STEPS) as task:
-            fitted = fit_pair(self.study.clean, population, number, channel, sizes, task=task)
+        with track(progress, _name_fits(self.of_crops), STEPS) as advance:
+            fitted = fit_pair(self.study.clean, population, number, channel, sizes, advance=advance)
         save_pair(fitted, _pair_path(self.work, number, int(head)))
         memory.trim()  # training takes more memory than all that comes after it
 
     def _score(self, label: str, piece: str, *, progress: Progress) -> None:
         scoring_set = self.scoring_sets[label]
-        with progress.task(_name_scores(scoring_set, self.of_crops), scoring_set.rows.size) as task:
-            scores = score_piece(self.study, self.classifiers, scoring_set, int(piece), task)
+        name = _name_scores(scoring_set, self.of_crops)
+        with track(progress, name, scoring_set.rows.size) as advance:
+            scores = score_piece(self.study, self.classifiers, scoring_set, int(piece), advance)
         save_scores(scores, scoring_set.path(self.work, int(piece)))
 
     def _challenge(self, head: str, *, progress: Progress) -> None:
-        with progress.task(CHALLENGE, 1) as task:
+        with track(progress, CHALLENGE, 1) as advance:
             found = challenge_pair(self.study, self.work, int(head))
-            task.advance(1)
+            advance(1)
         save_challenge(found, self.work, int(head))
 
     def _teach(self, member: str, fold: str, *, progress: Progress) -> None:
@@ -174,8 +175,8 @@ class Jobs:
     def _write(self, number: str, *, progress: Progress) -> None:
         shard = self.shards[int(number)]
         windows = int(scored_windows(self.study, shard.dataset).sum())
-        with progress.task(f"annotating {shard.dataset}", windows) as task:
-            self.writer.write(shard, task)
+        with track(progress, f"annotating {shard.dataset}", windows) as advance:
+            self.writer.write(shard, advance)
 
     @property
     def _sizes(self) -> StudentOptions:

@@ -19,7 +19,7 @@ from ambient_curate.classifier.networks import FARTHEST
 from ambient_curate.classifier.samples import covariance
 from ambient_curate.data.populations import Population
 from ambient_curate.noise import draw_pairs
-from ambient_curate.progress import SILENT, Progress, Task
+from ambient_curate.progress import Advance, Progress, silent, track
 from ambient_curate.statistics.sigma_min import find_shifts, last_crossing, sparse_levels
 from ambient_curate.training import StopOptions, TrainOptions, train_until_best
 
@@ -189,7 +189,7 @@ def teach_student(
     head: int,
     options: StudentOptions,
     *,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
 ) -> Student:
     """Teach a student the curves of one fold's windows, and examine it on others of them.
 
@@ -209,12 +209,12 @@ def teach_student(
     options : StudentOptions
         Seed, rule and sizes.
     progress : Progress
-        Told of the noise draws that are answered, in one task for each lesson.
+        Told of the noise draws that are answered, in one piece of work for each lesson.
     """
     rng = np.random.default_rng([options.seed, fold, head])
     name = f"teaching {population.dataset}"
-    with progress.task(name, options.answers) as task:
-        student = _teach(classifier, population, fold, head, options, rng, task)
+    with track(progress, name, options.answers) as advance:
+        student = _teach(classifier, population, fold, head, options, rng, advance)
     available = (
         int(population.windows.counts[population.in_folds([fold])].sum()) - options.test_windows
     )
@@ -224,8 +224,8 @@ def teach_student(
     # more windows teach more than more draws of each do
     draws = 2 * max(options.draws // 4, 1)
     longer = replace(options, windows=windows, draws=draws, batch=4 * options.batch)
-    with progress.task(f"{name} on more windows", longer.answers) as task:
-        return _teach(classifier, population, fold, head, longer, rng, task)
+    with track(progress, f"{name} on more windows", longer.answers) as advance:
+        return _teach(classifier, population, fold, head, longer, rng, advance)
 
 
 def _teach(
@@ -235,13 +235,15 @@ def _teach(
     head: int,
     options: StudentOptions,
     rng: np.random.Generator,
-    task: Task,
+    advance: Advance,
 ) -> Student:
     """Teach and examine one student."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     sample = _sample_windows(population, fold, options.windows + options.test_windows, rng)
     test_windows, training_windows = sample[: options.test_windows], sample[options.test_windows :]
-    answers = sample_curves(classifier, training_windows, head, rng, draws=options.draws, task=task)
+    answers = sample_curves(
+        classifier, training_windows, head, rng, draws=options.draws, advance=advance
+    )
     levels = sparse_levels(classifier.sigma.size)
     network = CurveNetwork(
         *find_axes(training_windows), levels.size, width=options.width, generator=generator
@@ -250,7 +252,9 @@ def _teach(
     network.standardize(features)
     network = _train(network, features, answers, generator, options)
     halves = [
-        sample_curves(classifier, test_windows, head, rng, draws=options.test_draws // 2, task=task)
+        sample_curves(
+            classifier, test_windows, head, rng, draws=options.test_draws // 2, advance=advance
+        )
         for _ in range(2)
     ]
     residual = predict_curves(network, training_windows) - answers.double().numpy()
@@ -308,7 +312,7 @@ def sample_curves(
     rng: np.random.Generator,
     *,
     draws: int,
-    task: Task | None = None,
+    advance: Advance | None = None,
 ) -> Float32[Tensor, "n level"]:
     """Mean probability of "clean" over pairs of draws, each at all `sigma_min.sparse_levels`."""
     levels = sparse_levels(classifier.sigma.size)
@@ -317,8 +321,8 @@ def sample_curves(
     for chunk in torch.split(windows, at_once):
         noise = torch.from_numpy(draw_pairs(rng, len(chunk), draws, chunk[0].numel()))
         parts.append(classifier.predict(chunk, noise, [head], levels)[..., 0].mean(dim=2).T)
-        if task is not None:
-            task.advance(len(chunk) * draws)
+        if advance is not None:
+            advance(len(chunk) * draws)
     return torch.cat(parts)
 
 

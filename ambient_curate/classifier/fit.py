@@ -16,7 +16,7 @@ from ambient_curate.classifier.networks import PairNetwork
 from ambient_curate.classifier.samples import Sample, draw_sample
 from ambient_curate.data.populations import Population
 from ambient_curate.noise import log_snr
-from ambient_curate.progress import Task
+from ambient_curate.progress import Advance
 from ambient_curate.training import StopOptions, TrainOptions, train_until_best
 
 HELD_OUT_WINDOWS = 512  # held-out windows of a class that decide when training ends
@@ -165,11 +165,11 @@ def fit_fold(
     channel: Channel,
     options: FitOptions,
     *,
-    task: Task | None = None,
+    advance: Advance | None = None,
 ) -> FoldClassifier:
     """Fit the classifier of every pair of fold `held_out`, one after the other; see `fit_pair`."""
     pairs = {
-        head: fit_pair(clean, population, held_out, channel, options, task=task)
+        head: fit_pair(clean, population, held_out, channel, options, advance=advance)
         for head, population in enumerate(corrupt)
     }
     return FoldClassifier(pairs, channel.levels)
@@ -182,7 +182,7 @@ def fit_pair(
     channel: Channel,
     options: FitOptions,
     *,
-    task: Task | None = None,
+    advance: Advance | None = None,
 ) -> PairClassifier:
     """Fit the classifier that will score the episodes of fold `held_out` in one pair.
 
@@ -200,7 +200,7 @@ def fit_pair(
         What the classifier sees windows through.
     options : FitOptions
         Seed, folds and sizes.
-    task : Task or None
+    advance : callable or None
         Told of every step, with loss and held-out loss.
     """
     rng = np.random.default_rng([options.seed, held_out, *_identify(corrupt)])
@@ -214,7 +214,7 @@ def fit_pair(
     members = channel.build(seen, unseen, generator)
     for name, member in members.items():
         if isinstance(member, PairNetwork):
-            members[name] = _train(member, seen, unseen, channel, options, generator, task)
+            members[name] = _train(member, seen, unseen, channel, options, generator, advance)
     members = members.requires_grad_(False).eval()
     kept, model = _calibrate(members, unseen, channel, options, generator)
     at = model.at(np.clip(log_snr(channel.levels), *channel.range))
@@ -242,7 +242,7 @@ def _train(
     channel: Channel,
     options: FitOptions,
     generator: torch.Generator,
-    task: Task | None,
+    advance: Advance | None,
 ) -> PairNetwork:
     """Train until the calibrated held-out loss no longer falls; return the best average."""
     held_out = _HeldOutLoss(unseen, channel, generator)
@@ -253,14 +253,14 @@ def _train(
 
     def report(step: int, loss: float, held: float) -> None:
         nonlocal done
-        if task is not None:
-            task.advance(step - done, f"loss {loss:.3f}, held out {held:.3f}")
+        if advance is not None:
+            advance(step - done, f"loss {loss:.3f}, held out {held:.3f}")
         done = step
 
     stop = StopOptions(options.every, options.patience)
     trained = train_until_best(network, loss_at, held_out.loss, options.train, stop, report)
-    if task is not None:
-        task.advance(options.train.steps - done)
+    if advance is not None:
+        advance(options.train.steps - done)
     return trained
 
 

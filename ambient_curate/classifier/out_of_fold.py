@@ -16,7 +16,7 @@ from ambient_curate.data.populations import Population
 from ambient_curate.data.study import Study
 from ambient_curate.files import replace_whole, write_json_atomic
 from ambient_curate.noise import grid
-from ambient_curate.progress import Task
+from ambient_curate.progress import Advance
 from ambient_curate.statistics.boosting import SampledWindows, draw_windows
 from ambient_curate.statistics.challenger import (
     ChallengerFinding,
@@ -337,7 +337,7 @@ def score_piece(
     classifiers: Sequence[FoldClassifier],
     scoring_set: ScoringSet,
     piece: int,
-    task: Task,
+    advance: Advance,
 ) -> OutOfFoldScores:
     """Score some episodes, each by a network that was not trained on it.
 
@@ -349,7 +349,7 @@ def score_piece(
         What is scored, and how.
     piece : int
         Which `PIECE` of its episodes.
-    task : Task
+    advance : callable
         Told of every episode.
     """
     population, head = scoring_set.population, scoring_set.head
@@ -372,7 +372,7 @@ def score_piece(
             options=scoring_set.mode.options,
         )
         scores.append((episode, score))
-        task.advance(1)
+        advance(1)
     return gather_scores(scores)
 
 

@@ -9,7 +9,7 @@ from ambient_curate.cli.exits import GATE_NOT_MET, CurateGroup, echo_json, print
 from ambient_curate.cli.options import take_options
 from ambient_curate.errors import DatasetError
 from ambient_curate.export.trainers import TRAINERS, ExportOptions
-from ambient_curate.options import AnnotateOptions, option_help
+from ambient_curate.options import ANNOTATE_OPTIONS, FILE_OPTIONS
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.report.figures import (
     ALL_FIGURES,
@@ -80,7 +80,7 @@ def ambient_curate(
 @app.command("inspect")
 def inspect_command(
     collection: CollectionArgument,
-    clean: Annotated[str | None, typer.Option(help=option_help()["clean"])] = None,
+    clean: Annotated[str | None, typer.Option(help=ANNOTATE_OPTIONS["clean"].help)] = None,
     format: FormatOption = "table",
 ) -> None:
     """Show what a collection holds and what would mislead."""
@@ -100,7 +100,7 @@ def inspect_command(
 
 
 @app.command("annotate")
-@take_options(AnnotateOptions)
+@take_options(ANNOTATE_OPTIONS, FILE_OPTIONS)
 def annotate_command(
     collection: CollectionArgument,
     format: FormatOption = "table",
@@ -279,7 +279,7 @@ def diff_command(
 
 
 @app.command("export")
-@take_options(ExportOptions)
+@take_options(ExportOptions.declared)
 def export_command(
     run: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="A directory that `annotate` wrote.")
@@ -306,7 +306,7 @@ def export_command(
 
 
 @app.command("train")
-@take_options(PolicyOptions)
+@take_options(PolicyOptions.declared)
 def train_command(run: RunArgument, **values: Any) -> None:
     """Train a diffusion policy on a finished run."""
     from ambient_curate.cli.console import ConsoleProgress, render_table

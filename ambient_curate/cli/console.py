@@ -5,11 +5,9 @@ plain lines.
 """
 
 import re
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
-from threading import Lock
+from threading import RLock
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -26,17 +24,18 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ambient_curate.progress import Task
+from ambient_curate.progress import Update
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_OF_ESTIMATE = 300.0  # what the time left is estimated from: pieces of work take minutes
 _NUMBER = re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?\s?%?", re.IGNORECASE)
 _NO_NUMBER = ("", "-")
 
 
 class ConsoleProgress:
-    """Shows progress on stderr: bars on a terminal, else a line at the start, the end and between.
+    """Shows updates on stderr: bars on a terminal, else a line at the start, the end and between.
 
-    Safe to use from several threads.
+    Safe to call from several threads.
 
     Parameters
     ----------
@@ -46,95 +45,74 @@ class ConsoleProgress:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._bars: Progress | None = None
-        self._n_open = 0
-        self._lock = Lock()
+        self._draws = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bars = _make_bars(self._console)  # without a terminal they only keep count
+        self._open: dict[str, Task] = {}
+        self._lock = RLock()
 
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        """Show a task of `total` units (None: unknown) until the block ends."""
-        if not self._console.is_terminal or self._console.is_dumb_terminal:
-            yield from _show_lines(self._console, description, total)
+    def __call__(self, update: Update) -> None:
+        """Show an update."""
+        with self._lock:
+            if update.state == "warning":
+                _print(self._console, f"warning: {update.note}")
+                return
+            if update.state == "started":
+                self._start(update)
+            task = self._open[update.work]
+            note = task.fields["note"] if update.note is None else update.note
+            self._bars.update(task.id, advance=update.steps, note=note)
+            if update.state in ("done", "stopped"):
+                self._end(task, update.state)
+            elif self._console.get_time() - task.fields["shown"] >= _SECONDS_BETWEEN_LINES:
+                self._print_line(task, *_describe_rate(task))
+
+    def _start(self, update: Update) -> None:
+        """Open a bar, or widen the one of other pieces of the same work."""
+        if (task := self._open.get(update.work)) is not None:
+            task.fields["pieces"] += 1
+            if task.total is not None:
+                self._bars.update(task.id, total=task.total + (update.total or 0))
             return
-        bars = self._open()
-        task_id = bars.add_task(description, total=total, note="")
-        try:
-            yield _Bar(bars, task_id)
-        finally:
-            self._close(bars, task_id)
-
-    def message(self, text: str) -> None:
-        """Print a warning above the bars."""
-        _print(self._console, f"warning: {text}")
-
-    def _open(self) -> Progress:
-        with self._lock:
-            if self._bars is None:
-                self._bars = _make_bars(self._console)
+        if not self._open:
+            self._bars = _make_bars(self._console)
+            if self._draws:
                 self._bars.start()
-            self._n_open += 1
-            return self._bars
+        now = self._console.get_time()
+        self._bars.add_task(update.work, total=update.total, note="", pieces=1, shown=now)
+        self._open[update.work] = self._bars.tasks[-1]
+        if not self._draws:
+            _print(self._console, f"{update.work}: started")
 
-    def _close(self, bars: Progress, task_id: TaskID) -> None:
-        """End a task; the last one to end stays on the screen."""
-        with self._lock:
-            self._n_open -= 1
-            if self._n_open:
-                bars.remove_task(task_id)
-            else:
-                bars.stop()
-                self._bars = None
+    def _end(self, task: Task, state: str) -> None:
+        """Close the bar of a work whose pieces have all ended; the last bar stays on the screen."""
+        task.fields["pieces"] -= 1
+        if task.fields["pieces"]:
+            return
+        self._print_line(task, state)
+        del self._open[task.description]
+        if self._open:
+            self._bars.remove_task(task.id)
+        elif self._draws:
+            self._bars.stop()
 
-
-class _Bar:
-    """A task that is drawn as a bar."""
-
-    def __init__(self, bars: Progress, task_id: TaskID) -> None:
-        self._bars = bars
-        self._task_id = task_id
-
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        if note is not None:
-            self._bars.update(self._task_id, note=note)
-        self._bars.advance(self._task_id, steps)
-
-
-class _Lines:
-    """A task that is reported in lines."""
-
-    def __init__(self, console: Console, description: str, total: int | float | None) -> None:
-        self._console = console
-        self._description = description
-        self._total = total
-        self._done = 0.0
-        self._note: str | None = None
-        self._start = self._last = time.monotonic()
-        self._lock = Lock()
-
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        with self._lock:
-            self._done += steps
-            self._note = self._note if note is None else note
-            if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-                self._last = time.monotonic()
-                percent = f"{100 * self._done / self._total:.0f} %" if self._total else None
-                self.tell(percent or f"{self._done:,.0f}")
-
-    def tell(self, state: str) -> None:
-        elapsed = str(timedelta(seconds=int(time.monotonic() - self._start)))
-        details = ", ".join(part for part in (state, self._note, elapsed) if part)
-        _print(self._console, f"{self._description}: {details}")
+    def _print_line(self, task: Task, state: str, left: str = "") -> None:
+        if self._draws:
+            return
+        task.fields["shown"] = self._console.get_time()
+        parts = (state, task.fields["note"], _format_seconds(task.elapsed), left)
+        _print(self._console, f"{task.description}: {', '.join(filter(None, parts))}")
 
 
-def _show_lines(console: Console, description: str, total: int | float | None) -> Iterator[Task]:
-    task = _Lines(console, description, total)
-    _print(console, f"{description}: started")
-    try:
-        yield task
-    except BaseException:
-        task.tell("stopped")
-        raise
-    task.tell("done")
+def _describe_rate(task: Task) -> tuple[str, str]:
+    """Say how much is done, and about how long the rest takes, empty where that is unknown."""
+    if not task.total:
+        return f"{task.completed:,.0f}", ""
+    left = task.time_remaining
+    return f"{task.percentage:.0f} %", f"{_format_seconds(left)} left" if left else ""
+
+
+def _format_seconds(seconds: int | float | None) -> str:
+    return str(timedelta(seconds=int(seconds or 0)))
 
 
 def _make_bars(console: Console) -> Progress:
@@ -147,6 +125,7 @@ def _make_bars(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         redirect_stdout=False,  # stdout is for data, also while a bar is on the screen
+        speed_estimate_period=_SECONDS_OF_ESTIMATE,
     )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from ambient_curate.annotation.annotate import annotate
 from ambient_curate.errors import ConfigError
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent
 from ambient_curate.run.records import Run
 
 RATE_HZ = 20.0
@@ -91,7 +91,7 @@ def make_demo(directory: Path, *, seed: int = 0) -> Path:
     return directory
 
 
-def run_demo(directory: Path, *, force: bool = False, progress: Progress = SILENT) -> Run:
+def run_demo(directory: Path, *, force: bool = False, progress: Progress = silent) -> Run:
     """Make the collection under ``directory/data`` and annotate it into ``directory/run``.
 
     Parameters

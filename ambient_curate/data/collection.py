@@ -18,7 +18,7 @@ from ambient_curate.data.settings import (
 )
 from ambient_curate.errors import ConfigError, DatasetError
 from ambient_curate.options import OnError
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent, track, warn
 from ambient_curate.readers.episodes import Dataset, Episode, ReaderOptions
 
 RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
@@ -245,7 +245,7 @@ def read_episodes(
     *,
     limit: int | None = None,
     on_error: OnError = "fail",
-    progress: Progress = SILENT,
+    progress: Progress = silent,
     on_skip: SkipReport | None = None,
 ) -> Iterator[Episode]:
     """Yield the episodes of a member that its options ask for, in source order.
@@ -284,7 +284,7 @@ def read_episodes(
         if on_skip is not None:
             on_skip(path, error)
         else:
-            progress.message(f"left out {path}: {error}")
+            warn(progress, f"left out {path}: {error}")
 
     total = _count_episodes(member, on_error) if needs_total(member.options) else None
     selection = Selection(member.options, total)
@@ -316,14 +316,14 @@ def _read_shards(
     member: Member, on_error: OnError, progress: Progress, report: SkipReport
 ) -> Iterator[Episode]:
     dataset = member.dataset
-    with progress.task(f"reading {member.name}", total=len(dataset.shards)) as task:
+    with track(progress, f"reading {member.name}", total=len(dataset.shards)) as advance:
         for shard in dataset.shards:
             damage = _find_damage(dataset, shard) if on_error == "skip" else None
             if damage is None:
                 yield from dataset.read_shard(shard)
             else:
                 report(shard, damage)
-            task.advance()
+            advance()
 
 
 def _find_damage(dataset: Dataset, shard: Path) -> DatasetError | None:
@@ -336,7 +336,7 @@ def _find_damage(dataset: Dataset, shard: Path) -> DatasetError | None:
 
 
 def _count_episodes(member: Member, on_error: OnError) -> int:
-    episodes = _read_shards(member, on_error, SILENT, lambda path, error: None)
+    episodes = _read_shards(member, on_error, silent, lambda path, error: None)
     return max((episode.index + 1 for episode in episodes), default=0)
 
 

@@ -21,7 +21,7 @@ from ambient_curate.data.collection import (
     require_clean,
 )
 from ambient_curate.errors import ConfigError, DatasetError
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode
 
 ABSOLUTE_RATIO = 5.0  # root mean square over root mean square deviation within a window
@@ -176,7 +176,7 @@ class Inspection:
         return content
 
 
-def inspect_collection(collection: Collection, *, progress: Progress = SILENT) -> Inspection:
+def inspect_collection(collection: Collection, *, progress: Progress = silent) -> Inspection:
     """Read every member once and report what it holds and what is wrong with it.
 
     Damaged files and episodes are problems of their member and are left out of its numbers.
@@ -239,7 +239,7 @@ class _Tally:
         return min(self.rates) if self.rates else None
 
 
-def _count_member(member: Member, *, progress: Progress = SILENT) -> _Tally:
+def _count_member(member: Member, *, progress: Progress = silent) -> _Tally:
     tally = _Tally()
 
     def report(path: Path, error: DatasetError) -> None:

@@ -1,62 +1,84 @@
 """Selection of episodes: what ``[datasets.NAME]`` of ``ambient.toml`` keeps."""
 
-import math
 import operator
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.options import (
-    Rule,
-    field_values,
-    find_problems,
-    is_number,
-    is_text,
-    is_whole,
-    raise_problems,
-)
+from ambient_curate.option_fields import Options, Rule, above, is_text, is_whole, text
 from ambient_curate.readers.episodes import Episode, Label
 
 
+def _parses(parse: Callable[[str], object], value: Any) -> bool:
+    try:
+        return isinstance(value, str) and parse(value) is not None
+    except ConfigError:
+        return False
+
+
+def _distinct(accepts: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(accepts, value)) and len(set(value)) == len(value)
+
+
+_EPISODES = Rule(
+    lambda value: _parses(parse_slice, value) or (value != () and _distinct(is_whole, value)),
+    'a slice such as "0:30", or a list of distinct positions >= 0',
+)
+_WHERE = Rule(
+    lambda value: _parses(parse_where, value),
+    'comparisons such as "success == true and speed >= 0.5"',
+)
+_NAMES = Rule(lambda value: _distinct(is_text, value), "a name or a list of distinct names")
+_DIMS = Rule(lambda value: _distinct(is_whole, value), "a list of distinct action dimensions >= 0")
+_RATE = replace(above(0), expected="a number of Hz > 0")
+_EXCLUDE = Rule(
+    lambda value: _distinct(lambda item: is_text(item) or is_whole(item), value),
+    "a list of distinct episode ids (text) or positions (numbers)",
+)
+
+
 @dataclass(frozen=True)
-class MemberOptions:
-    """What ``[datasets.NAME]`` says about one member; building one checks every value.
+class MemberOptions(Options):
+    """What ``[datasets.NAME]`` says about one member; building one checks every value."""
 
-    Attributes
-    ----------
-    path : str or None
-        Where the dataset lies, relative to ambient.toml. None: the directory or file NAME.
-    episodes : str, tuple of int, or None
-        Positions in the source to keep: a slice such as ``"0:30"``, or a list. None: all.
-    where : str or None
-        Episodes to keep by their labels: ``"success == true and operator != 'ann'"``.
-    split : str or None
-        Split to read where the format has splits.
-    action, state : tuple of str
-        Names of the columns or features, concatenated; empty: the format's own.
-    dims : tuple of int
-        Action dimensions to keep, in this order; empty: all.
-    rate_hz : float or None
-        Control rate in Hz, overriding the files'.
-    exclude : tuple of str or int
-        Episodes left out, by id (text) or position in the source (number).
-    """
-
-    path: str | None = None
-    episodes: str | tuple[int, ...] | None = None
-    where: str | None = None
-    split: str | None = None
-    action: tuple[str, ...] = ()
-    state: tuple[str, ...] = ()
-    dims: tuple[int, ...] = ()
-    rate_hz: float | None = None
-    exclude: tuple[str | int, ...] = ()
-
-    def __post_init__(self) -> None:
-        raise_problems(find_problems(field_values(self), MEMBER_RULES))
+    path: Annotated[
+        str | None,
+        text("a path relative to ambient.toml"),
+        "Where the dataset lies, relative to ambient.toml. None: the directory or file NAME.",
+    ] = None
+    episodes: Annotated[
+        str | tuple[int, ...] | None,
+        _EPISODES,
+        'Positions in the source to keep: a slice such as "0:30", or a list. None: all.',
+    ] = None
+    where: Annotated[
+        str | None,
+        _WHERE,
+        "Episodes to keep by their labels: \"success == true and operator != 'ann'\".",
+    ] = None
+    split: Annotated[
+        str | None, text("the name of a split"), "Split to read where the format has splits."
+    ] = None
+    action: Annotated[
+        tuple[str, ...],
+        _NAMES,
+        "Names of the action's columns or features, concatenated; empty: the format's own.",
+    ] = ()
+    state: Annotated[tuple[str, ...], _NAMES, "The same of the state."] = ()
+    dims: Annotated[
+        tuple[int, ...], _DIMS, "Action dimensions to keep, in this order; empty: all."
+    ] = ()
+    rate_hz: Annotated[
+        float | None, _RATE, "Control rate in Hz, {range}, overriding the files'."
+    ] = None
+    exclude: Annotated[
+        tuple[str | int, ...],
+        _EXCLUDE,
+        "Episodes left out, by id (text) or position in the source (number).",
+    ] = ()
 
 
 class Selection:
@@ -253,45 +275,3 @@ def parse_slice(text: str) -> slice:
     if step == 0:
         raise ConfigError(f"episodes = {text!r} is not a slice", 'for example: episodes = "0:30"')
     return slice(start, stop, step)
-
-
-def _parses(parse: Callable[[str], object], value: Any) -> bool:
-    try:
-        return isinstance(value, str) and parse(value) is not None
-    except ConfigError:
-        return False
-
-
-def _distinct(accepts: Callable[[Any], bool], value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(accepts, value)) and len(set(value)) == len(value)
-
-
-def _optional(accepts: Callable[[Any], bool], expected: str) -> Rule:
-    return Rule(lambda value: value is None or accepts(value), expected)
-
-
-_NAMES = Rule(lambda value: _distinct(is_text, value), "a name or a list of distinct names")
-MEMBER_RULES: dict[str, Rule] = {
-    "path": _optional(is_text, "a path relative to ambient.toml"),
-    "episodes": _optional(
-        lambda value: _parses(parse_slice, value) or (value != () and _distinct(is_whole, value)),
-        'a slice such as "0:30", or a list of distinct positions >= 0',
-    ),
-    "where": _optional(
-        lambda value: _parses(parse_where, value),
-        'comparisons such as "success == true and speed >= 0.5"',
-    ),
-    "split": _optional(is_text, "the name of a split"),
-    "action": _NAMES,
-    "state": _NAMES,
-    "dims": Rule(
-        lambda value: _distinct(is_whole, value), "a list of distinct action dimensions >= 0"
-    ),
-    "rate_hz": _optional(
-        lambda value: is_number(value) and 0 < value < math.inf, "a number of Hz > 0"
-    ),
-    "exclude": Rule(
-        lambda value: _distinct(lambda item: is_text(item) or is_whole(item), value),
-        "a list of distinct episode ids (text) or positions (numbers)",
-    ),
-}

@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ambient_curate import readers
-from ambient_curate.data.selection import MEMBER_RULES, MemberOptions
+from ambient_curate.data.selection import MemberOptions
 from ambient_curate.errors import ConfigError, DatasetError
-from ambient_curate.options import (
-    ALIASES,
-    OPTIONS,
-    find_problems,
-    raise_problems,
-    spell_keys,
-    without_aliases,
-)
+from ambient_curate.option_fields import check_values, raise_problems, spell_keys
+from ambient_curate.options import FILE_OPTIONS, check_given
 from ambient_curate.readers import hdf5, lerobot, minari, plain_arrays, rlds
 
 SETTINGS_FILE = "ambient.toml"
-_COMMAND_ONLY = ("out", "force", "workers", "strict")
-FILE_OPTIONS = (*(name for name in OPTIONS if name not in _COMMAND_ONLY), *ALIASES)
 
 
 @dataclass(frozen=True)
@@ -55,8 +47,7 @@ def read_collection_file(path: Path) -> CollectionSettings:
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML
         raise ConfigError(f"{path} cannot be read as TOML: {error}", "correct the file") from error
     tables = content.pop("datasets", {})
-    options, problems = spell_keys(content, FILE_OPTIONS)
-    problems += find_problems(options, OPTIONS | ALIASES)
+    options, problems = check_given(content, FILE_OPTIONS)
     if not isinstance(tables, dict):
         problems.append(f"datasets = {tables!r}: expected tables [datasets.NAME]")
         tables = {}
@@ -66,26 +57,22 @@ def read_collection_file(path: Path) -> CollectionSettings:
         problems += wrong
     raise_problems(problems, prefix=f"{path}: ")
     return CollectionSettings(
-        without_aliases(options),
-        {name: MemberOptions(**values) for name, values in members.items()},
+        options, {name: MemberOptions(**values) for name, values in members.items()}
     )
 
 
 def _read_table(key: str, table: Any) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(table, dict):
         return {}, [f"{key} = {table!r}: expected a table [{key}]"]
-    values, problems = spell_keys(table, (*MEMBER_RULES, "resample_hz"))
+    known = MemberOptions.declared
+    values, problems = spell_keys(table, (*known, "resample_hz"))
     if "resample_hz" in values:
         del values["resample_hz"]
         problems.append("resample_hz is not supported yet: resample the dataset itself")
-    for name, value in values.items():
-        if isinstance(value, list):
-            values[name] = tuple(value)
-        elif name in ("action", "state") and isinstance(value, str):
-            values[name] = (value,)
-        elif name == "rate_hz" and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = float(value)
-    problems += find_problems(values, MEMBER_RULES)
+    values, wrong = check_values(values, known)
+    problems += wrong
+    if isinstance(values.get("rate_hz"), int):  # 20 and 20.0 are one rate, but two digests
+        values["rate_hz"] = float(values["rate_hz"])
     return values, [f"{key}.{problem}" for problem in problems]
 
 

@@ -30,7 +30,7 @@ from ambient_curate.data.windows import Windows, clean_values
 from ambient_curate.errors import DatasetError, NotEnoughDataError
 from ambient_curate.files import write_json_atomic
 from ambient_curate.options import AnnotateOptions
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, warn
 
 STUDY_FILE = "study.json"
 
@@ -220,7 +220,7 @@ def _cache_member(
 
     def note(path: Path, error: DatasetError) -> None:
         skipped.append({"file": str(path), "error": str(error)})
-        progress.message(f"skipped {path}: {error}")
+        warn(progress, f"skipped {path}: {error}")
 
     if place.exists():  # written, but its list of skipped files was not: read it again
         shutil.rmtree(place)

@@ -23,7 +23,7 @@ from ambient_curate.export.action_scale import compare_scales, read_scale, resca
 from ambient_curate.export.job import AnnotatedMember, Job
 from ambient_curate.export.trainers import ExportOptions, Trainer
 from ambient_curate.options import digest, options_or_changes
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent
 from ambient_curate.run.directory import open_run, package_versions
 from ambient_curate.run.records import Kind, Run, open_run_results, read_run
 from ambient_curate.run.source_data import place_values, read_own_manifest, reopen_study
@@ -69,7 +69,7 @@ def export_run(
     run: Run | Path | str,
     options: ExportOptions | None = None,
     *,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Export:
     """Write what a run says for another trainer: by its own windows, in its own time.

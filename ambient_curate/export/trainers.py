@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from ambient_curate.export.trainer_time import Clock
-from ambient_curate.options import Rule, field_values, find_problems, is_whole, raise_problems
+from ambient_curate.option_fields import Options, Rule, text, whole
 
 
 @dataclass(frozen=True)
@@ -70,45 +71,48 @@ TRAINERS: dict[str, Trainer] = {
     "jsonl": _PLAIN,
 }
 
+_TRAINER = Rule(
+    lambda value: isinstance(value, str) and value in TRAINERS, f"one of {', '.join(TRAINERS)}"
+)
+
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What a user may choose about an export; building one checks every value.
+class ExportOptions(Options):
+    """What a user may choose about an export; building one checks every value."""
 
-    Attributes
-    ----------
-    to : str
-        The trainer: lerobot, diffusion-policy, openpi, robomimic, octo, openvla, gr00t, or plain
-        parquet, csv, jsonl.
-    schedule : str or None
-        The trainer's time: squaredcos_cap_v2:T, linear:T, scaled_linear:T, edm, flow or
-        flow-reversed. None: its usual one.
-    n_obs_steps : int or None
-        Frames that the trainer observes, >= 1. None: its usual number.
-    n_action_steps : int or None
-        Frames of a window that it executes, >= 1. None: its usual number.
-    normalizer : Path or None
-        JSON file that says by how much the trainer multiplies actions: "scale", a number a
-        dimension, or a LeRobot dataset's meta/stats.json. None: as the run does.
-    data : Path or None
-        The collection. None: where the run found it.
-    out : Path or None
-        Directory of the export. None: ./<run>_<to>.
-    force : bool
-        Replace an export that is already there.
-    """
-
-    to: str = "parquet"
-    schedule: str | None = None
-    n_obs_steps: int | None = None
-    n_action_steps: int | None = None
-    normalizer: Path | None = None
-    data: Path | None = None
-    out: Path | None = None
-    force: bool = False
+    to: Annotated[
+        str,
+        _TRAINER,
+        "The trainer: lerobot, diffusion-policy, openpi, robomimic, octo, openvla, gr00t, or "
+        "plain parquet, csv, jsonl.",
+    ] = "parquet"
+    schedule: Annotated[
+        str | None,
+        text("a schedule's name"),
+        "The trainer's time: squaredcos_cap_v2:T, linear:T, scaled_linear:T, edm, flow or "
+        "flow-reversed. None: its usual one.",
+    ] = None
+    n_obs_steps: Annotated[
+        int | None,
+        whole(1),
+        "Frames that the trainer observes, {range}. None: its usual number.",
+    ] = None
+    n_action_steps: Annotated[
+        int | None,
+        whole(1),
+        "Frames of a window that it executes, {range}. None: its usual number.",
+    ] = None
+    normalizer: Annotated[
+        Path | None,
+        'JSON file that says by how much the trainer multiplies actions: "scale", a number a '
+        "dimension, or a LeRobot dataset's meta/stats.json. None: as the run does.",
+    ] = None
+    data: Annotated[Path | None, "The collection. None: where the run found it."] = None
+    out: Annotated[Path | None, "Directory of the export. None: ./<run>_<to>."] = None
+    force: Annotated[bool, "Replace an export that is already there."] = False
 
     def __post_init__(self) -> None:
-        raise_problems(find_problems(field_values(self), EXPORT_RULES))
+        super().__post_init__()
         if self.schedule is not None:
             Clock(self.schedule)
 
@@ -121,17 +125,3 @@ class ExportOptions:
     def clock(self) -> Clock:
         """Its time."""
         return Clock(self.schedule or self.trainer.schedule)
-
-
-_COUNT = Rule(lambda value: value is None or is_whole(value, 1), "a whole number >= 1")
-_PATH = Rule(lambda value: value is None or isinstance(value, Path), "a path")
-EXPORT_RULES: dict[str, Rule] = {
-    "to": Rule(lambda value: value in TRAINERS, f"one of {', '.join(TRAINERS)}"),
-    "schedule": Rule(lambda value: value is None or isinstance(value, str), "a schedule's name"),
-    "n_obs_steps": _COUNT,
-    "n_action_steps": _COUNT,
-    "normalizer": _PATH,
-    "data": _PATH,
-    "out": _PATH,
-    "force": Rule(lambda value: isinstance(value, bool), "true or false"),
-}

@@ -23,7 +23,7 @@ from ambient_curate.policy.level_sampler import BatchSampler, LevelSampler, shar
 from ambient_curate.policy.losses import Noised, find_added, noise_further, noise_windows
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.training_data import Batch, Demonstrations, keep_batch
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track
 from ambient_curate.training import Training, TrainOptions, learning_rate_at
 
 LOG, ERRORS = "log.csv", "validation.csv"
@@ -249,11 +249,11 @@ def fit_policy(
     ranks.wait()  # nobody writes a checkpoint before all have read it
     with (
         _open_journal(work, fit, ranks) as journal,
-        progress.task("training", options.steps) as task,
+        track(progress, "training", options.steps) as advance,
     ):
-        task.advance(fit.training.step)
+        advance(fit.training.step)
         for loss in fit.steps():
-            task.advance(1, f"loss {loss:.4f}" if fit.training.step % LOGGED == 0 else None)
+            advance(1, f"loss {loss:.4f}" if fit.training.step % LOGGED == 0 else None)
             if journal is not None:
                 _keep(fit, journal, path, loss)
     return fit.average

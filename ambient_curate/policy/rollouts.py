@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent, track
 
 AT_ONCE = 16  # environments that the policy acts in together
 _SUCCESS = ("is_success", "success")  # keys of an environment's info
@@ -99,7 +99,7 @@ def roll_out(
     seeds: Sequence[int],
     *,
     most_frames: int = 1000,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
 ) -> Rollouts:
     """Let a policy act, in several environments at once, until every episode has ended.
 
@@ -122,7 +122,7 @@ def roll_out(
     """
     results: dict[int, _Episode] = {}
     policy.reset()
-    with progress.task("rollouts", len(seeds)) as task:
+    with track(progress, "rollouts", len(seeds)) as advance:
         for first in range(0, len(seeds), AT_ONCE):
             running = [
                 _Episode(number, make(), seeds[number], most_frames)
@@ -135,7 +135,7 @@ def roll_out(
                 running = [episode for episode in running if not episode.ended]
                 for episode in ended:
                     episode.environment.close()
-                task.advance(len(ended))
+                advance(len(ended))
     ordered = [results[number] for number in sorted(results)]
     return Rollouts(
         tuple(seeds),

@@ -38,7 +38,7 @@ from ambient_curate.policy.level_sampler import (
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.preconditioning import PerMode, find_motion, fit_modes
 from ambient_curate.policy.training_data import Curriculum, build_curriculum
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent, warn
 from ambient_curate.run.directory import RunDirectory, open_run, package_versions
 from ambient_curate.run.records import Run, open_run_results, read_run
 from ambient_curate.run.source_data import check_study, read_own_manifest, reopen_study
@@ -76,7 +76,7 @@ def train_policy(
     run: Run | Path | str,
     options: PolicyOptions | None = None,
     *,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
     tell: Callable[[LevelSampler], None] | None = None,
     **changes: Any,
 ) -> TrainedPolicy:
@@ -160,7 +160,7 @@ def _train(
             tell(sampler)
     shape, denoiser = _begin(curriculum, sampler, study, options)
     lesson = Lesson(curriculum.data, sampler, curriculum.held_out)
-    shown = progress if ranks.is_first else SILENT
+    shown = progress if ranks.is_first else silent
     trained = fit_policy(denoiser, lesson, options, directory.work, ranks, shown)
     if ranks.is_first:
         save_weights(trained, directory.work / POLICY.results[0])
@@ -193,11 +193,10 @@ def _warn(curriculum: Curriculum, sampler: LevelSampler, progress: Progress) -> 
     sizes = dict(zip(curriculum.admission.dataset, curriculum.admission.size, strict=True))
     for name, count in curriculum.unannotated.items():
         if count:
-            progress.message(
-                f"{name}: {count:,} of {sizes[name]:,} windows have no sigma_min and are never used"
-            )
+            found = f"{count:,} of {sizes[name]:,} windows have no sigma_min and are never used"
+            warn(progress, f"{name}: {found}")
     for name in never_admitted(sampler):
-        progress.message(f"{name}: no noise level of the schedule admits any of its windows")
+        warn(progress, f"{name}: no noise level of the schedule admits any of its windows")
 
 
 def _begin(

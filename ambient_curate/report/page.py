@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ambient_curate.errors import ConfigError, CurateError
 from ambient_curate.files import replace_whole
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent
 from ambient_curate.report.page_content import (
     Gathered,
     Ranked,
@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def write_report(
-    run: Run, out: Path | None = None, *, data: Path | None = None, progress: Progress = SILENT
+    run: Run, out: Path | None = None, *, data: Path | None = None, progress: Progress = silent
 ) -> Path:
     """Write a page that shows a finished run: self-contained, of bounded size.
 

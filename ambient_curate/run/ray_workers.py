@@ -4,8 +4,7 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ambient_curate.errors import ConfigError, CurateError
-from ambient_curate.progress import Progress, Task
+from ambient_curate.progress import Progress, Update
 from ambient_curate.run.workers import Agenda, Failure, describe, is_full_disk
 
 
@@ -119,12 +118,9 @@ class RayPool:
                 raise OSError(number, text)
             case ["failed", reason]:
                 return str(reason)
-            case ["done", bars, messages]:
-                for text in messages:
-                    progress.message(text)
-                for description, total, steps in bars:
-                    with progress.task(description, total) as task:
-                        task.advance(steps)
+            case ["done", updates]:
+                for update in updates:
+                    progress(update)
         return None
 
 
@@ -143,10 +139,10 @@ def perform(open_tasks: OpenTasks, work: str, token: str, task: str) -> list[Any
         As `PerformsTasks.perform`.
     """
     torch.set_num_threads(1)
-    recorder = _Recorder()
+    updates: list[Update] = []  # told when all is done
     try:
         with threadpool_limits(1):
-            _open(open_tasks, work, token).perform(task, recorder)
+            _open(open_tasks, work, token).perform(task, updates.append)
     except CurateError as error:
         return ["expected", str(error), error.hint]
     except Exception as error:
@@ -154,37 +150,9 @@ def perform(open_tasks: OpenTasks, work: str, token: str, task: str) -> list[Any
             return ["full disk", error.errno, error.strerror]
         traceback.print_exc()
         return ["failed", describe(error)]
-    return ["done", [[*key, steps] for key, steps in recorder.steps.items()], recorder.messages]
+    return ["done", updates]
 
 
 @functools.lru_cache(maxsize=1)
 def _open(open_tasks: OpenTasks, work: str, token: str) -> PerformsTasks:
     return open_tasks(Path(work))
-
-
-class _Recorder:
-    """Progress that is reported when all is done."""
-
-    def __init__(self) -> None:
-        self.steps: dict[tuple[str, int | float | None], int | float] = {}
-        self.messages: list[str] = []
-
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        yield _RecordedTask(self.steps, (description, total))
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-
-class _RecordedTask:
-    def __init__(
-        self,
-        steps: dict[tuple[str, int | float | None], int | float],
-        key: tuple[str, int | float | None],
-    ) -> None:
-        self._steps, self._key = steps, key
-        steps.setdefault(key, 0)
-
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        self._steps[self._key] += steps

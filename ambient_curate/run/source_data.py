@@ -20,7 +20,7 @@ from ambient_curate.data.collection import (
 from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.errors import CurateError, ManifestError, RunError
 from ambient_curate.options import AnnotateOptions
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode
 from ambient_curate.run.records import Run
 
@@ -52,7 +52,7 @@ def reopen_data(run: Run, data: Path | None = None) -> Collection:
 
 
 def reopen_study(
-    run: Run, folder: Path, progress: Progress = SILENT, *, data: Path | None = None
+    run: Run, folder: Path, progress: Progress = silent, *, data: Path | None = None
 ) -> tuple[Collection, Study]:
     """Open the data of a finished run again, cached, windowed and normalised as it was.
 

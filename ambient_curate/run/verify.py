@@ -19,7 +19,7 @@ from ambient_curate.data.collection import (
 )
 from ambient_curate.errors import CurateError, ManifestError, RunError
 from ambient_curate.options import digest
-from ambient_curate.progress import SILENT, Progress
+from ambient_curate.progress import Progress, silent
 from ambient_curate.run.audit import BY_ROW, Roll, audit_manifest
 from ambient_curate.run.directory import INPUTS, list_differences
 from ambient_curate.run.records import RUN, Run, digest_files, read_run, seal_record
@@ -111,7 +111,7 @@ def verify(
     *,
     data: Path | None = None,
     sources: bool = True,
-    progress: Progress = SILENT,
+    progress: Progress = silent,
 ) -> Verification:
     """Check that a finished run is as it was written, and its sources are what it annotated.
 

@@ -7,8 +7,8 @@ taken for an answer. Its stdin is its lifeline too: the system closes it however
 """
 
 import errno
-import itertools
 import json
+import math
 import os
 import queue
 import selectors
@@ -20,12 +20,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeGuard, runtime_checkable
 
 from ambient_curate.errors import CurateError
-from ambient_curate.progress import Progress, Task
+from ambient_curate.progress import Progress, Update, silent, warn
 
 ATTEMPTS = 2
 
@@ -139,11 +139,11 @@ class WorkerPool:
                 while agenda.waiting or busy.get_map():
                     while agenda.waiting and len(busy.get_map()) < self._limit:
                         worker = self._engage()
-                        worker.begin(*agenda.waiting.popleft())
+                        worker.begin(*agenda.waiting.popleft(), progress)
                         busy.register(worker.replies, selectors.EVENT_READ, worker)
                     for key, _ in busy.select():
                         worker = key.data
-                        if worker.receive(progress):
+                        if worker.receive():
                             busy.unregister(key.fileobj)
                             if worker.failure is not None:
                                 agenda.fail(worker.task, worker.attempt, worker.failure)
@@ -183,15 +183,15 @@ class Agenda:
     def fail(self, task: str, attempt: int, reason: str) -> None:
         """Put a task last, when memory may be less short, or give it up."""
         if attempt < ATTEMPTS:
-            self._progress.message(f"{task}: {reason}; it will be tried again")
+            warn(self._progress, f"{task}: {reason}; it will be tried again")
             self.waiting.append((task, attempt + 1))
         else:
-            self._progress.message(f"{task}: {reason}; it is given up")
+            warn(self._progress, f"{task}: {reason}; it is given up")
             self.failures.append(Failure(task, reason))
 
 
 class _Worker:
-    """A process as we see it: what it has reported, and the progress bars that it has open."""
+    """A process as we see it: what it has reported, and what it is working on."""
 
     def __init__(self, command: Sequence[str]) -> None:
         reading, writing = os.pipe()
@@ -212,16 +212,18 @@ class _Worker:
         self.idle, self.task, self.attempt = True, "", 0
         self.failure: str | None = None
         self._received = b""
-        self._bars: dict[int, tuple[AbstractContextManager[Task], Task]] = {}
+        self._progress: Progress = silent
+        self._at_work: list[str] = []
 
-    def begin(self, task: str, attempt: int) -> None:
+    def begin(self, task: str, attempt: int, progress: Progress) -> None:
         self.idle, self.task, self.attempt = False, task, attempt
+        self._progress = progress
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it died: `receive` will see it
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
 
-    def receive(self, progress: Progress) -> bool:
+    def receive(self) -> bool:
         """Read its reports; tell whether the task has ended, see `failure`."""
         received = self.replies.read(1 << 16)
         if not received:
@@ -230,20 +232,18 @@ class _Worker:
             self.idle = True
         *lines, self._received = (self._received + received).split(b"\n")
         for line in lines:
-            self._follow(json.loads(line), progress)
+            self._follow(json.loads(line))
         return self.idle
 
-    def _follow(self, report: list[Any], progress: Progress) -> None:
+    def _follow(self, report: list[Any]) -> None:
         match report:
-            case ["open", bar, description, total]:
-                context = progress.task(description, total)
-                self._bars[bar] = context, context.__enter__()
-            case ["advance", bar, steps, note]:
-                self._bars[bar][1].advance(steps, note)
-            case ["close", bar, done]:
-                self._close_bar(bar, done)
-            case ["message", text]:
-                progress.message(text)
+            case ["progress", *fields]:
+                update = Update(*fields)
+                if update.state == "started":
+                    self._at_work.append(update.work)
+                elif update.state in ("done", "stopped"):
+                    self._at_work.remove(update.work)
+                self._progress(update)
             case ["expected", message, hint]:
                 raise CurateError(message, hint)
             case ["full disk", number, text]:
@@ -251,21 +251,14 @@ class _Worker:
             case ["end", failure]:
                 self.idle, self.failure = True, failure
 
-    def _close_bar(self, bar: int, done: bool) -> None:
-        context, _ = self._bars.pop(bar)
-        if done:
-            context.__exit__(None, None, None)
-        else:
-            context.__exit__(ChildProcessError, ChildProcessError("it was stopped"), None)
-
     def close(self) -> None:
-        """Let go of a process that has ended."""
+        """Let go of a process that has ended; what it was at is stopped."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         self.replies.close()
-        for bar in [*self._bars]:
-            self._close_bar(bar, done=False)
+        while self._at_work:
+            self._progress(Update(self._at_work.pop(), state="stopped"))
 
 
 @contextmanager
@@ -345,54 +338,32 @@ class _Reporter:
         os.set_inheritable(replies, False)  # else what a task starts would keep the pipe open
         # not closed before the process has ended: its end is what the other side waits for
         self._answers = open(replies, "w", encoding="ascii", closefd=False)  # noqa: SIM115
-        self._lock = threading.Lock()
-        self._numbers = itertools.count()
+        self._lock = threading.RLock()
+        self._held: dict[str, Update] = {}
+        self._sent: dict[str, float] = {}
 
-    def say(self, *words: str | int | float | bool | None) -> None:
+    def __call__(self, update: Update) -> None:
+        """Send an update; steps are gathered for a while and sent as one."""
+        with self._lock:
+            if update.state != "running":
+                self._flush(update.work)
+                self.say("progress", *update)
+                return
+            held = self._held.get(update.work, Update(update.work))
+            note = held.note if update.note is None else update.note
+            self._held[update.work] = Update(update.work, held.steps + update.steps, note)
+            if time.monotonic() - self._sent.get(update.work, -math.inf) >= _SECONDS_BETWEEN_LINES:
+                self._flush(update.work)
+
+    def _flush(self, work: str) -> None:
+        if (held := self._held.pop(work, None)) is not None:
+            self._sent[work] = time.monotonic()
+            self.say("progress", *held)
+
+    def say(self, *words: str | int | float | None) -> None:
         line = json.dumps(words, default=float)  # `default`: NumPy's numbers
         try:
             with self._lock:
                 print(line, file=self._answers, flush=True)
         except BrokenPipeError:  # nobody is left to tell
             os._exit(0)
-
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        number = next(self._numbers)
-        self.say("open", number, description, total)
-        task = _ReportedTask(self, number)
-        done = False
-        try:
-            yield task
-            done = True
-        finally:
-            task.tell()
-            self.say("close", number, done)
-
-    def message(self, text: str) -> None:
-        self.say("message", text)
-
-
-class _ReportedTask:
-    """Steps that are gathered for a while, then sent as one."""
-
-    def __init__(self, reporter: _Reporter, number: int) -> None:
-        self._reporter = reporter
-        self._number = number
-        self._lock = threading.RLock()
-        self._steps: int | float = 0
-        self._note: str | None = None
-        self._last = -float("inf")
-
-    def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-        with self._lock:
-            self._steps += steps
-            self._note = self._note if note is None else note
-            if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-                self.tell()
-
-    def tell(self) -> None:
-        with self._lock:
-            if self._steps or self._note is not None:
-                self._reporter.say("advance", self._number, self._steps, self._note)
-            self._steps, self._note, self._last = 0, None, time.monotonic()

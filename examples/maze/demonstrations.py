@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track
 from examples.maze.paths import RATE_HZ, Path2d, retime
 from examples.maze.planners import Place, Plan, TreePlanner, plan_optimized, plan_smooth
 from examples.maze.world import Maze
@@ -70,11 +70,11 @@ def write_demonstrations(
         "rrt": (corrupt, tree),
     }
     for number, (name, (wanted, plan)) in enumerate(planners.items()):
-        with progress.task(f"planning {name}", wanted) as task:
+        with track(progress, f"planning {name}", wanted) as advance:
             episodes = []
             for path in make_paths(maze, plan, np.random.default_rng([seed, number])):
                 episodes.append(path)
-                task.advance(1)
+                advance(1)
                 if len(episodes) == wanted:
                     break
         (half_made / name).mkdir(parents=True)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ambient_curate.analysis.probes import Probe
 from ambient_curate.analysis.survey import probes_table, survey_probes, write_probes
 from ambient_curate.cli.console import ConsoleProgress
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track
 from ambient_curate.report.source_plots import plot_probe
 from examples.maze.demonstrations import SETTINGS
 from examples.maze.paths import Path2d, retime
@@ -59,14 +59,14 @@ def write_routes(directory: Path, count: int, progress: Progress, *, seed: int =
     planners = {"clean": lambda a, b: plan_smooth(MAZE, a, b), "rrt": tree}
     for number, (name, plan) in enumerate(planners.items()):
         rng, episodes = np.random.default_rng([seed, number]), []
-        with progress.task(f"planning {name}", count) as task:
+        with track(progress, f"planning {name}", count) as advance:
             while len(episodes) < count:
                 points = plan(_draw(rng, MAZE, BELOW), _draw(rng, MAZE, ABOVE))
                 path = None if points is None else retime(points)
                 if path is None or (route := name_route(path)) is None:
                     continue
                 episodes.append((cut_path(path), route))
-                task.advance(1)
+                advance(1)
         (directory / name).mkdir(parents=True)
         pq.write_table(_tabulate(episodes), directory / name / "data.parquet")
     (directory / "ambient.toml").write_text(SETTINGS, encoding="utf-8")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ambient_curate import annotate
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track
 from ambient_curate.run.records import Run
 from examples.maze.arms import Training, Trial
 from examples.maze.demonstrations import Clean, write_demonstrations
@@ -146,8 +146,8 @@ class Study:
         two processes train the same one.
         """
         found = {t.name: known for t in trials if (known := t.find(self.out)) is not None}
-        with self.progress.task(name, len(trials)) as task:
-            task.advance(len(found))
+        with track(self.progress, name, len(trials)) as advance:
+            advance(len(found))
             for controlled in (False, True):
                 together: dict[str, list[Trial]] = {}
                 for trial in trials:
@@ -155,7 +155,7 @@ class Study:
                         together.setdefault(trial.training.name, []).append(trial)
                 for tried in self._share_out(pool, together.values()):
                     found |= tried
-                    task.advance(len(tried), next(iter(tried)))
+                    advance(len(tried), next(iter(tried)))
         tables = [found[trial.name] for trial in trials]
         return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track
 from examples.sorting.environment import RATE_HZ, RIGHT_RULE, SortingEnv
 from examples.sorting.expert import sort_block
 
@@ -49,11 +49,11 @@ def write_demonstrations(
     wanted = {"right": (right, RIGHT_RULE), "wrong": (wrong, WRONG_RULE)}
     for number, (name, (count, rule)) in enumerate(wanted.items()):
         rng = np.random.default_rng([seed, number])
-        with progress.task(f"demonstrating {name}", count) as task:
+        with track(progress, f"demonstrating {name}", count) as advance:
             episodes = []
             for _ in range(count):
                 episodes.append(demonstrate(rule, rng))
-                task.advance(1)
+                advance(1)
         (half_made / name).mkdir(parents=True)
         pq.write_table(tabulate(episodes), half_made / name / "data.parquet")
     (half_made / "ambient.toml").write_text(settings, encoding="utf-8")

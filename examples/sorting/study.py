@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ambient_curate import annotate
-from ambient_curate.progress import Progress
+from ambient_curate.progress import Progress, track
 from ambient_curate.run.records import Run
 from examples.sorting.arms import Training, Trial
 from examples.sorting.demonstrations import write_demonstrations
@@ -120,13 +120,13 @@ class Study:
     def _try(self, pool: Executor, name: str, trials: Sequence[Trial]) -> pa.Table:
         """Train and try, several at once."""
         found = {t.name: known for t in trials if (known := t.find(self.out)) is not None}
-        with self.progress.task(name, len(trials)) as task:
-            task.advance(len(found))
+        with track(self.progress, name, len(trials)) as advance:
+            advance(len(found))
             work = {pool.submit(t.run, self.out): t.name for t in trials if t.name not in found}
             try:
                 for future in as_completed(work):
                     found[work[future]] = future.result()
-                    task.advance(1, work[future])
+                    advance(1, work[future])
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

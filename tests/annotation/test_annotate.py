@@ -19,7 +19,7 @@ from ambient_curate.annotation.shards import Shard
 from ambient_curate.classifier.channels import noise_channel
 from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.errors import ConfigError, NotEnoughDataError, RunError
-from ambient_curate.progress import Task
+from ambient_curate.progress import Advance
 from ambient_curate.run.directory import open_run
 from ambient_curate.run.records import Run
 from ambient_curate.training import TrainOptions
@@ -221,10 +221,10 @@ def test_a_piece_of_work_that_fails_twice_is_named_and_the_others_are_done(
     make_small(monkeypatch.setattr)
     write = tasks.PartWriter.write
 
-    def fail(self: tasks.PartWriter, shard: Shard, task: Task) -> None:
+    def fail(self: tasks.PartWriter, shard: Shard, advance: Advance) -> None:
         if shard.number == 3:
             raise ValueError("no luck")
-        write(self, shard, task)
+        write(self, shard, advance)
 
     with monkeypatch.context() as patch:
         patch.setattr(tasks.PartWriter, "write", fail)

@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ from ambient_curate.data.planted_controls import SHIFT, SPIKES
 from ambient_curate.data.study import Study
 from ambient_curate.errors import CheckpointError
 from ambient_curate.noise import grid
-from ambient_curate.progress import SILENT, Task
+from ambient_curate.progress import Update, silent
 from ambient_curate.statistics.sigma_min import sparse_levels
 from ambient_curate.training import TrainOptions
 
@@ -288,18 +287,9 @@ class Listener:
     def __init__(self) -> None:
         self.told: Counter[str] = Counter()
 
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        told = self.told
-
-        class Told:
-            def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-                told[description] += int(steps)
-
-        yield Told()
-
-    def message(self, text: str) -> None:
-        raise AssertionError(text)
+    def __call__(self, update: Update) -> None:
+        assert update.state != "warning"
+        self.told[update.work] += int(update.steps)
 
 
 @pytest.mark.parametrize("granularity", ["episode", "datapoint"])
@@ -330,7 +320,7 @@ def test_what_the_tasks_of_a_stage_report_is_its_total(
         assert whole.totals.get(name, 0) == expected
         if not whole.tasks:
             continue
-        made.perform(whole.tasks[0], SILENT)
+        made.perform(whole.tasks[0], silent)
         rest = stage_of()
         assert rest.tasks == whole.tasks[1:]
         for task in rest.tasks:
@@ -386,11 +376,11 @@ def test_what_is_no_task_is_refused(
     study_of: Callable[..., Study], tmp_path: Path, task: str
 ) -> None:
     with pytest.raises((TypeError, ValueError)):
-        Jobs(tmp_path, study_of()).perform(task, SILENT)
+        Jobs(tmp_path, study_of()).perform(task, silent)
 
 
 def test_a_member_without_an_output_has_no_student(
     study_of: Callable[..., Study], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="clean has no output"):
-        Jobs(tmp_path, study_of("datapoint")).perform("teach 3 0", SILENT)
+        Jobs(tmp_path, study_of("datapoint")).perform("teach 3 0", silent)

@@ -92,7 +92,7 @@ def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int)
 
     from ambient_curate.annotation import annotate, request
     from ambient_curate.annotation.tasks import plan_parts
-    from ambient_curate.progress import SILENT
+    from ambient_curate.progress import silent
     from ambient_curate.run.directory import open_run
 
     changes = {"out": out, "granularity": "datapoint", "workers": workers}
@@ -100,7 +100,7 @@ def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int)
     with open_run(out, order.inputs, "bench") as run, annotate._single_threads():
         with annotate._start_workers(run.work, order.options) as engine:
             start = time.perf_counter()
-            study, _ = annotate._prepare(run, order, engine, SILENT)
+            study, _ = annotate._prepare(run, order, engine, silent)
             print(json.dumps({"prepared": time.perf_counter() - start}), flush=True)
             for _ in range(repeats):
                 for folder in ("manifest", "sums"):
@@ -108,7 +108,7 @@ def annotate_repeatedly(collection: Path, out: Path, workers: int, repeats: int)
                 memory = Memory(os.getpid())
                 with memory.watched():
                     start = time.perf_counter()
-                    annotate._carry_out(plan_parts(study, run.work), engine, SILENT)
+                    annotate._carry_out(plan_parts(study, run.work), engine, silent)
                     seconds = time.perf_counter() - start
                 peaks = {"largest": memory.largest, "together": memory.together}
                 print(json.dumps({"seconds": seconds, **peaks}), flush=True)

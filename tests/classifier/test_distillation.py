@@ -1,7 +1,6 @@
 """Students: taught by the exact classifier of two normal laws, whose curves quadrature knows."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -32,7 +31,7 @@ from ambient_curate.classifier.fit import FoldClassifier
 from ambient_curate.classifier.window_curves import cross_curves
 from ambient_curate.data.populations import Population
 from ambient_curate.noise import grid, signal_scale
-from ambient_curate.progress import SilentProgress, Task
+from ambient_curate.progress import Update
 from ambient_curate.statistics.sigma_min import find_shifts, last_crossing, sparse_levels
 from ambient_curate.training import TrainOptions
 
@@ -103,7 +102,7 @@ def cross_student(student: Student, windows: Tensor) -> np.ndarray:
 
 
 def test_a_student_errs_less_than_the_draws_that_taught_it_and_knows_how_far() -> None:
-    """It never claims to err less than it does; few draws of the test windows make it too modest."""
+    """It never claims to err less than it does; few test draws make it too modest."""
     fresh = draw_windows(2_000, 0)
     exact = exact_crossings(fresh)
     assert np.ptp(np.quantile(exact, [0.1, 0.9])) > 0.2
@@ -127,7 +126,7 @@ def test_a_student_errs_less_than_the_draws_that_taught_it_and_knows_how_far() -
 def test_its_interval_covers_fresh_windows(test_draws: int, most: float, width: float) -> None:
     """Nominal 95 % over draws of the test windows too, which are many here.
 
-    It holds what the draws of the test windows say, and so their noise: with few it is wider than need be.
+    It contains the noise of the test draws: with few it is wider than need be.
     """
     fresh = draw_windows(4_000, 1)
     exact = exact_crossings(fresh)
@@ -170,10 +169,10 @@ class RecordedAnswers:
         monkeypatch.setattr(distillation, "sample_curves", self.sample_curves)
 
     def sample_curves(
-        self, classifier: Any, windows: Tensor, head: int, rng: Any, *, draws: int, task: Any
+        self, classifier: Any, windows: Tensor, head: int, rng: Any, *, draws: int, advance: Any
     ) -> Tensor:
         self.states.append(str(rng.bit_generator.state))
-        answers = sample_curves(classifier, windows, head, rng, draws=draws, task=task)
+        answers = sample_curves(classifier, windows, head, rng, draws=draws, advance=advance)
         self.batches.append((windows, answers, draws))
         return answers
 
@@ -193,19 +192,16 @@ def test_every_fold_head_and_seed_has_noise_and_windows_of_its_own(
     assert len(set(samples)) == 8
 
 
-class Counter(SilentProgress):
-    """What was announced and what was done, a pair for each task."""
+class Counter:
+    """What was announced and what was done, a pair for each piece of work."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, list[float]] = {}
+        self.works: dict[str, list[float]] = {}
 
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Task]:
-        self.tasks[description] = [total or 0, 0]
-        yield self
-
-    def advance(self, steps: float = 1, note: str | None = None) -> None:
-        self.tasks[[*self.tasks][-1]][1] += steps
+    def __call__(self, update: Update) -> None:
+        if update.state == "started":
+            self.works[update.work] = [update.total or 0, 0]
+        self.works[update.work][1] += update.steps
 
 
 def test_the_test_windows_are_other_windows_of_the_fold_and_say_how_far_it_errs(
@@ -218,7 +214,7 @@ def test_the_test_windows_are_other_windows_of_the_fold_and_say_how_far_it_errs(
     assert (len(training_windows), len(test_windows)) == (512, 100)
     assert (again == test_windows).all()
     assert (draws, half[1], other[1]) == (options.draws, *[options.test_draws // 2] * 2)
-    assert counter.tasks == {"teaching q": [512 * 16 + 100 * 64] * 2}
+    assert counter.works == {"teaching q": [512 * 16 + 100 * 64] * 2}
     population = make_corrupt()
     own = torch.cat([population.windows.of_episode(int(e)) for e in population.in_folds([fold])])
     places = {window.numpy().tobytes(): i for i, window in enumerate(own)}
@@ -259,7 +255,7 @@ def test_one_that_errs_too_much_gives_way_to_one_taught_on_more_windows(
     student = teach_student(make_exact(), make_corrupt(), 1, 0, options, progress=counter)
     assert [len(windows) for windows, _, _ in recorded.batches] == [64, 400, 400, 3_200, 400, 400]
     assert [draws for _, _, draws in recorded.batches] == [16, 32, 32, 8, 32, 32]  # 60 x 60 windows
-    assert counter.tasks == {
+    assert counter.works == {
         "teaching q": [64 * 16 + 400 * 64] * 2,
         "teaching q on more windows": [3_200 * 8 + 400 * 64] * 2,
     }

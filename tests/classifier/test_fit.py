@@ -22,7 +22,6 @@ from ambient_curate.classifier.networks import Sizes
 from ambient_curate.classifier.samples import Sample
 from ambient_curate.data.populations import Population
 from ambient_curate.noise import log_snr
-from ambient_curate.progress import Task
 from ambient_curate.statistics.sigma_min import sparse_levels
 from ambient_curate.training import TrainOptions
 
@@ -214,24 +213,17 @@ def test_a_prediction_is_the_weighed_sum_of_the_estimates() -> None:
     torch.testing.assert_close(pair.predict(rows, noise, levels), torch.sigmoid(total))
 
 
-class Steps(Task):
-    """What a task is told."""
-
-    def __init__(self) -> None:
-        self.done, self.notes = 0, []
-
-    def advance(self, steps: int, note: str = "") -> None:
-        self.done += steps
-        self.notes.append(note)
-
-
 @pytest.mark.parametrize("patience", [1, 99])
-def test_a_task_is_told_of_every_step_also_of_those_that_are_left_out(patience: int) -> None:
+def test_every_step_is_reported_also_of_those_that_are_left_out(patience: int) -> None:
     clean, (a, _) = small_populations()
-    task, options = Steps(), replace(BRIEF, every=6, patience=patience)
-    fit_pair(clean, a, 0, channel_of(clean, COARSE), options, task=task)
-    assert task.done == 20  # of the network: the only member that is trained
-    assert "held out" in task.notes[0]
+    reported, options = list[tuple[int, str]](), replace(BRIEF, every=6, patience=patience)
+
+    def advance(steps: int, note: str = "") -> None:
+        reported.append((steps, note))
+
+    fit_pair(clean, a, 0, channel_of(clean, COARSE), options, advance=advance)
+    assert sum(steps for steps, _ in reported) == 20  # of the network: the only one that is trained
+    assert "held out" in reported[0][1]
 
 
 class Told(nn.Module):

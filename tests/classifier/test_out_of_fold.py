@@ -46,7 +46,6 @@ from ambient_curate.classifier.out_of_fold import (
 )
 from ambient_curate.data.populations import Population
 from ambient_curate.data.study import Study
-from ambient_curate.progress import SILENT
 
 LENGTHS = (6, 3, 9, 5, 4, 7, 2, 80)
 FIELDS = ("episodes", "statistics", "histogram")
@@ -126,8 +125,7 @@ def gather(
     """Score all episodes of a side of a pair: episode, and statistics."""
     rows = np.arange(population.episodes.size)
     scoring_set = ScoringSet("label", population, head, rows, mode, population.dataset == "clean")
-    with SILENT.task("scoring") as task:
-        found = score_piece(study, networks, scoring_set, 0, task)
+    found = score_piece(study, networks, scoring_set, 0, lambda steps: None)
     return list(zip(found.episodes.tolist(), found.statistics, strict=True))
 
 
@@ -227,8 +225,8 @@ def hear(study: Study, label: str, work: Path) -> OutOfFoldScores:
     scoring_set = list_scoring_sets(study)[label]
     (work / "scores").mkdir(exist_ok=True)
     for piece in reversed(range(scoring_set.pieces)):
-        with SILENT.task("scoring") as task:
-            found = score_piece(study, make_networks_of(study), scoring_set, piece, task)
+        networks = make_networks_of(study)
+        found = score_piece(study, networks, scoring_set, piece, lambda steps: None)
         save_scores(found, scoring_set.path(work, piece))
     return scoring_set.read(work)
 
@@ -337,17 +335,12 @@ def test_less_is_heard_of_each_of_many_episodes(
         assert options == ScoreOptions(usual.draws, most, usual.every)
 
 
-def test_the_task_is_told_of_every_episode_of_the_piece(
+def test_every_episode_of_the_piece_is_reported(
     small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int | float] = []
 
-    class Counter:
-        def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-            told.append(steps)
-
     monkeypatch.setattr(out_of_fold, "PIECE", 5)
-    score_piece(
-        small, make_networks_of(small), list_scoring_sets(small)["00000-clean"], 1, Counter()
-    )
+    piece = list_scoring_sets(small)["00000-clean"]
+    score_piece(small, make_networks_of(small), piece, 1, told.append)
     assert told == [1, 1]

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from ambient_curate.cli import console as module
 from ambient_curate.cli.console import ConsoleProgress, render_table
-from ambient_curate.progress import Progress, Task
+from ambient_curate.progress import Progress, track, warn
 
 
 class Screen:
@@ -36,27 +35,21 @@ class Screen:
         return self.text.splitlines()
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def test_lines_at_the_start_the_end_and_every_ten_seconds_with_the_time_left() -> None:
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_lines_at_the_start_the_end_and_every_ten_seconds(clock: list[float]) -> None:
-    screen = Screen(terminal=False)
+    screen = Screen(terminal=False, get_time=lambda: now[0])
     progress: Progress = ConsoleProgress(screen.console)
-    with progress.task("fit fold 1/5", total=200) as task:
+    with track(progress, "fit fold 1/5", total=200) as advance:
         for second in range(1, 26):
-            clock[0] = second
-            task.advance(2, note=f"loss {second / 100}")
-    with progress.task("scan") as task:
-        clock[0] += 3700
-        task.advance(1200)
+            now[0] = second
+            advance(2, note=f"loss {second / 100}")
+    with track(progress, "scan") as advance:
+        now[0] += 3700
+        advance(1200)
     assert screen.lines == [
         "fit fold 1/5: started",
-        "fit fold 1/5: 10 %, loss 0.1, 0:00:10",
-        "fit fold 1/5: 20 %, loss 0.2, 0:00:20",
+        "fit fold 1/5: 10 %, loss 0.1, 0:00:10, 0:01:30 left",
+        "fit fold 1/5: 20 %, loss 0.2, 0:00:20, 0:01:20 left",
         "fit fold 1/5: done, loss 0.25, 0:00:25",
         "scan: started",
         "scan: 1,200, 1:01:40",
@@ -64,14 +57,41 @@ def test_lines_at_the_start_the_end_and_every_ten_seconds(clock: list[float]) ->
     ]
 
 
+def test_the_time_left_leaves_out_what_was_done_before_an_interruption() -> None:
+    now = [0.0]
+    screen = Screen(terminal=False, get_time=lambda: now[0])
+    with track(ConsoleProgress(screen.console), "training", total=1000) as advance:
+        advance(900)  # found in a checkpoint
+        for _ in range(5):
+            now[0] += 2
+            advance(1)
+    assert screen.lines[1] == "training: 90 %, 0:00:10, 0:03:10 left"
+
+
+def test_like_named_pieces_at_the_same_time_are_shown_as_one() -> None:
+    now = [0.0]
+    screen = Screen(terminal=False, get_time=lambda: now[0])
+    progress = ConsoleProgress(screen.console)
+    with track(progress, "fit", total=10) as one, track(progress, "fit", total=30) as other:
+        for second in range(1, 11):
+            now[0] = second
+            one(0.5)
+            other(0.5)
+    assert screen.lines == [
+        "fit: started",
+        "fit: 24 %, 0:00:10, 0:00:31 left",
+        "fit: done, 0:00:10",
+    ]
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_failure_ends_the_task_and_passes_through(terminal: bool) -> None:
     screen = Screen(terminal=terminal)
     progress = ConsoleProgress(screen.console)
-    with pytest.raises(KeyboardInterrupt), progress.task("read"):
+    with pytest.raises(KeyboardInterrupt), track(progress, "read"):
         raise KeyboardInterrupt
     assert terminal or screen.lines == ["read: started", "read: stopped, 0:00:00"]
-    with progress.task("again"):
+    with track(progress, "again"):
         pass  # a terminal allows one live display: this would fail had the first not ended
     assert "again" in screen.text.rpartition("read")[2]
 
@@ -80,9 +100,9 @@ def test_text_is_printed_as_it_is() -> None:
     screen = Screen(terminal=False)
     progress = ConsoleProgress(screen.console)
     name = "[bold]a[/] :smile: [/wrong] " + "x" * 100
-    progress.message(name)
-    with progress.task(name) as task:
-        task.advance(1, note="[0, 1]")
+    warn(progress, name)
+    with track(progress, name) as advance:
+        advance(1, note="[0, 1]")
     assert screen.lines == [
         f"warning: {name}",
         f"{name}: started",
@@ -93,11 +113,11 @@ def test_text_is_printed_as_it_is() -> None:
 def test_bars_show_description_percent_and_note() -> None:
     screen = Screen(terminal=True, width=120)
     progress = ConsoleProgress(screen.console)
-    with progress.task("annotate [all]", total=4) as outer:
-        with progress.task("shard 0", total=None) as inner:
-            inner.advance(note="a.npz")
-        progress.message("b.npz skipped")
-        outer.advance(3, note="[3 of 4]")
+    with track(progress, "annotate [all]", total=4) as outer:
+        with track(progress, "shard 0", total=None) as inner:
+            inner(note="a.npz")
+        warn(progress, "b.npz skipped")
+        outer(3, note="[3 of 4]")
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.text)
     assert "warning: b.npz skipped" in plain
     last = [line for line in plain.splitlines() if line.strip()][-1]
@@ -113,8 +133,8 @@ def test_bars_have_no_colour_under_no_color() -> None:
         file = io.StringIO()
         environ = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **environ}
         console = Console(file=file, force_terminal=True, width=100, _environ=environ)
-        with ConsoleProgress(console).task("fit", total=2) as task:
-            task.advance()
+        with track(ConsoleProgress(console), "fit", total=2) as advance:
+            advance()
         return set(re.findall(r"\x1b\[[0-9;]*(?:3|4)8;[0-9;]*m|\x1b\[3[0-7]m", file.getvalue()))
 
     assert colours({})
@@ -125,18 +145,18 @@ def test_bars_have_no_colour_under_no_color() -> None:
 def test_threads_share_it(terminal: bool) -> None:
     screen = Screen(terminal=terminal, width=100)
     progress = ConsoleProgress(screen.console)
-    seen: list[Task] = []
+    seen: list[int] = []
     barrier = threading.Barrier(8, timeout=10)
 
     def work(index: int) -> None:
         barrier.wait()
         for _ in range(20):
-            with progress.task(f"shard {index}", total=10) as task:
+            with track(progress, f"shard {index}", total=10) as advance:
                 for _ in range(10):
-                    task.advance(1)
-            seen.append(task)
+                    advance(1)
+            seen.append(index)
 
-    with progress.task("all", total=8):
+    with track(progress, "all", total=8):
         threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
         for thread in threads:
             thread.start()
@@ -200,7 +220,7 @@ def test_numbers_are_aligned_to_the_right(cells: list[str], right: bool) -> None
 
 def test_tables_go_to_stdout_and_progress_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     render_table(["n"], [["1"]])
-    ConsoleProgress().message("careful")
+    warn(ConsoleProgress(), "careful")
     captured = capsys.readouterr()
     assert captured.out == "n\n1\n"
     assert captured.err == "warning: careful\n"
@@ -208,7 +228,7 @@ def test_tables_go_to_stdout_and_progress_to_stderr(capsys: pytest.CaptureFixtur
 
 def test_stdout_stays_stdout_under_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(terminal=True)
-    with ConsoleProgress(screen.console).task("fit"):
+    with track(ConsoleProgress(screen.console), "fit"):
         sys.stdout.write("data\n")
     assert capsys.readouterr().out == "data\n"
     assert "data" not in screen.text

@@ -20,7 +20,7 @@ from ambient_curate.data.collection import (
 )
 from ambient_curate.data.selection import MemberOptions
 from ambient_curate.errors import ConfigError, DatasetError
-from ambient_curate.progress import SilentProgress
+from ambient_curate.progress import Update
 from ambient_curate.readers.episodes import Episode
 
 
@@ -133,16 +133,13 @@ def test_a_damaged_shard_fails_or_is_left_out_whole() -> None:
     assert reports == [("b", "b is damaged")]
 
 
-def test_a_skip_nobody_listens_to_is_a_progress_message() -> None:
-    class Messages(SilentProgress):
-        def message(self, text: str) -> None:
-            lines.append(text)
-
-    lines: list[str] = []
+def test_a_skip_nobody_listens_to_is_a_warning() -> None:
+    updates: list[Update] = []
     broken = member()
     fake(broken).damaged.add("b")
-    assert len(ids(broken, on_error="skip", progress=Messages())) == 4
-    assert lines == ["left out b: b is damaged"]
+    assert len(ids(broken, on_error="skip", progress=updates.append)) == 4
+    warnings = [each.note for each in updates if each.state == "warning"]
+    assert warnings == ["left out b: b is damaged"]
 
 
 @pytest.mark.parametrize(

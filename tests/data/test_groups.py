@@ -10,7 +10,7 @@ from ambient_curate.data.groups import UNNAMED, label_groups
 from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.errors import ConfigError
 from ambient_curate.options import AnnotateOptions
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.readers.episodes import Episode
 
 LENGTHS = (6, 7, 8)
@@ -127,5 +127,5 @@ def test_a_study_labels_only_at_granularity_group(tmp_path: Path) -> None:
         }
     )
     options = AnnotateOptions(horizon=3, folds=3, granularity="group")
-    study = prepare_study(collection, options, tmp_path / "frames", SILENT)
+    study = prepare_study(collection, options, tmp_path / "frames", silent)
     assert study.groups == {"clean": ["a", "b", "a"], "sim": ["a", "a", "a"]}

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from ambient_curate.data.selection import MemberOptions
 from ambient_curate.data.settings import (
-    FILE_OPTIONS,
     CollectionSettings,
     dataset_name,
     find_sources,
     read_collection_file,
 )
 from ambient_curate.errors import ConfigError, DatasetError
-from ambient_curate.options import OPTIONS
+from ambient_curate.options import FILE_OPTIONS, AnnotateOptions
 
 
 def write_npy(path: Path, dim: int = 2) -> Path:
@@ -177,7 +176,7 @@ def test_any_file_is_read_or_refused(
     except ConfigError as error:
         assert str(path) in str(error)
     else:
-        assert settings.options.keys() <= OPTIONS.keys()
+        assert settings.options.keys() <= AnnotateOptions.declared.keys()
 
 
 def test_a_directory_of_datasets_in_any_mix(tmp_path: Path) -> None:

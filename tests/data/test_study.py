@@ -21,7 +21,7 @@ from ambient_curate.data.study import (
 )
 from ambient_curate.errors import ConfigError, DatasetError, NotEnoughDataError
 from ambient_curate.options import AnnotateOptions
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.readers.episodes import Episode
 
 LENGTHS = (6, 3, 9, 5, 4)  # one too few for controls
@@ -34,7 +34,7 @@ def members(*names: str) -> dict[str, list[Episode]]:
 
 
 def prepare(collection: Collection, folder: Path, options: AnnotateOptions = OPTIONS) -> Study:
-    return prepare_study(collection, options, folder, SILENT)
+    return prepare_study(collection, options, folder, silent)
 
 
 def reads(collection: Collection) -> list[int]:

@@ -9,7 +9,7 @@ from test_fitting import OPTIONS, make_denoiser, make_lesson
 from ambient_curate.policy.checkpoints import save_weights
 from ambient_curate.policy.fitting import fit_policy, join_ranks
 from ambient_curate.policy.options import PolicyOptions
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -17,7 +17,7 @@ if __name__ == "__main__":
     with join_ranks() as ranks:
         lesson = make_lesson()
         options = PolicyOptions(**OPTIONS, loss=loss)
-        trained = fit_policy(make_denoiser(lesson), lesson, options, work, ranks, SILENT)
+        trained = fit_policy(make_denoiser(lesson), lesson, options, work, ranks, silent)
         if ranks.is_first:
             save_weights(trained, work / "weights.safetensors")
         ranks.wait()

@@ -17,7 +17,7 @@ from ambient_curate.options import AnnotateOptions
 from ambient_curate.policy.level_sampler import LevelSampler
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.training_data import Curriculum, build_curriculum
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.run.records import Run
 
 NAMES = ("clean", "far", "jitter")
@@ -41,7 +41,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
                 )
                 collection = open_collection(folder / "set")
                 options = AnnotateOptions(**result.info["options"])
-                study = prepare_study(collection, options, folder / f"{key}-frames", SILENT)
+                study = prepare_study(collection, options, folder / f"{key}-frames", silent)
                 made[key] = result, study
             return made[key]
 

@@ -17,7 +17,7 @@ from ambient_curate.policy.level_sampler import Admission, LevelSampler
 from ambient_curate.policy.losses import noise_further
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.training_data import Demonstrations
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.training import TrainOptions, train
 
 SIGMA = np.array([0.05, 0.2, 0.5, 0.8, 0.99])
@@ -51,7 +51,7 @@ def fit(work: Path, **changes: Any) -> Denoiser:
     work.mkdir(exist_ok=True)
     lesson = make_lesson()
     options = PolicyOptions(**OPTIONS | changes)
-    return fit_policy(make_denoiser(lesson), lesson, options, work, ALONE, SILENT)
+    return fit_policy(make_denoiser(lesson), lesson, options, work, ALONE, silent)
 
 
 def read_losses(work: Path) -> list[tuple[int, float]]:

@@ -16,7 +16,7 @@ from small_worker import make_small
 from ambient_curate.analysis.spectra import estimate_spectrum, fit_decay
 from ambient_curate.data.collection import open_collection
 from ambient_curate.errors import ConfigError, RunError
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.report.page import write_report
 from ambient_curate.report.page_content import MEASURED, gather
 from ambient_curate.run.records import Run, open_run_results
@@ -188,7 +188,7 @@ def test_spectra_are_those_of_the_first_episodes(tmp_path: Path) -> None:
         for number, action in enumerate(actions[name]):
             file = tmp_path / "set" / name / f"{number:03d}.npz"
             np.savez(file, action=action.astype(np.float32))
-    found = gather(open_collection(tmp_path / "set"), [], np.array([1.0, 2.0]), SILENT)
+    found = gather(open_collection(tmp_path / "set"), [], np.array([1.0, 2.0]), silent)
     for each in found.spectra:
         scaled = [a.astype(np.float32) * [1.0, 2.0] for a in actions[each["dataset"]][:MEASURED]]
         expected = estimate_spectrum(scaled)

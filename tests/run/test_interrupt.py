@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -20,7 +20,7 @@ from command import check_failure, run_command, snapshot
 from small_worker import make_small
 
 from ambient_curate.cli import console
-from ambient_curate.progress import Task
+from ambient_curate.progress import Update
 from ambient_curate.run import records
 
 COMMAND = ("annotate", "set", "--folds", "3")
@@ -70,21 +70,13 @@ def content(run: Path) -> dict[str, bytes]:
 
 
 def interrupt_at(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Press Ctrl-C as soon as the task that is called `moment` has advanced."""
+    """Press Ctrl-C as soon as the work that is called `moment` has advanced."""
 
     class Pressing(console.ConsoleProgress):
-        @contextmanager
-        def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-            with super().task(description, total) as task:
-                yield _Pressing(task) if description == moment else task
-
-    class _Pressing:
-        def __init__(self, task: Task) -> None:
-            self._task = task
-
-        def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-            self._task.advance(steps, note)
-            os.kill(os.getpid(), signal.SIGINT)
+        def __call__(self, update: Update) -> None:
+            super().__call__(update)
+            if update.work == moment and update.state == "running":
+                os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(console, "ConsoleProgress", Pressing)
 

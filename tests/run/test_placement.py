@@ -9,7 +9,7 @@ from small_run import annotate_small, write_collection
 from small_worker import make_small
 
 from ambient_curate.data.study import prepare_study
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import annotated_options, place_values, reopen_data
 
@@ -37,7 +37,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_window_has_the_value_of_the_row_that_speaks_for_it(
     made: Run, tmp_path: Path
 ) -> None:
-    study = prepare_study(reopen_data(made), annotated_options(made), tmp_path / "f", SILENT)
+    study = prepare_study(reopen_data(made), annotated_options(made), tmp_path / "f", silent)
     manifest = made.manifest()
     marked = np.arange(len(manifest), dtype=np.float64)  # a value that names the row
     place = manifest.column_names.index("weight")
@@ -58,7 +58,7 @@ def test_every_window_has_the_value_of_the_row_that_speaks_for_it(
 
 
 def test_a_window_without_a_row_has_no_value(made: Run, tmp_path: Path) -> None:
-    study = prepare_study(reopen_data(made), annotated_options(made), tmp_path / "f", SILENT)
+    study = prepare_study(reopen_data(made), annotated_options(made), tmp_path / "f", silent)
     manifest = made.manifest()
     if study.by_row:
         found = place_values(study, manifest.slice(0, 0), "far", np.arange(6), ["sigma_min"])

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +15,12 @@ import pytest
 from ambient_curate.annotation.annotate import annotate
 from ambient_curate.annotation.tasks import Jobs
 from ambient_curate.errors import ConfigError, CurateError
-from ambient_curate.progress import Progress, Task
+from ambient_curate.progress import Progress, Update, silent, track, warn
 from ambient_curate.run import ray_workers
 from ambient_curate.run.ray_workers import OpenTasks, RayPool, perform
 from ambient_curate.run.workers import Failure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Recorder:
-    """Progress that is remembered."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.steps: list[tuple[str, int | float | None, int | float]] = []
-
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        record = self.steps
-
-        class Bar:
-            def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-                record.append((description, total, steps))
-
-        yield Bar()
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 class WordedJobs(Jobs):
@@ -56,20 +34,20 @@ class WordedJobs(Jobs):
     def perform(self, task: str, progress: Progress) -> None:
         match task:
             case "count":
-                with progress.task("counting", 5) as one, progress.task("waiting") as other:
-                    progress.message("first")
-                    one.advance(2)
-                    other.advance(0.5, "a note")
-                    one.advance()
-                with progress.task("counting", 5) as again:
-                    again.advance(2)
-                progress.message("last")
+                with track(progress, "counting", 5) as one, track(progress, "waiting") as other:
+                    warn(progress, "first")
+                    one(2)
+                    other(0.5, "a note")
+                    one()
+                with track(progress, "counting", 5) as again:
+                    again(2)
+                warn(progress, "last")
             case "open":
-                with progress.task("empty", 0):
+                with track(progress, "empty", 0):
                     pass
             case "expect":
-                with progress.task("counting", 5) as one:
-                    one.advance(3)
+                with track(progress, "counting", 5) as one:
+                    one(3)
                 raise CurateError("no such file", "look elsewhere")
             case "fill":
                 raise OSError(errno.ENOSPC, "no space left")
@@ -81,6 +59,22 @@ class WordedJobs(Jobs):
                 raise ZeroDivisionError("by\nnothing")
             case "stop":
                 raise KeyboardInterrupt
+
+
+def started(work: str, total: float | None = None) -> Update:
+    return Update(work, total=total, state="started")
+
+
+def done(work: str) -> Update:
+    return Update(work, state="done")
+
+
+COUNTED = [
+    *(started("counting", 5), started("waiting"), Update("", note="first", state="warning")),
+    *(Update("counting", 2), Update("waiting", 0.5, "a note"), Update("counting", 1)),
+    *(done("waiting"), done("counting"), started("counting", 5), Update("counting", 2)),
+    *(done("counting"), Update("", note="last", state="warning")),
+]
 
 
 @pytest.fixture
@@ -95,9 +89,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
 @pytest.mark.parametrize(
     ("task", "told"),
     [
-        ("count", ["done", [["counting", 5, 5], ["waiting", None, 0.5]], ["first", "last"]]),
-        ("open", ["done", [["empty", 0, 0]], []]),
-        ("nothing", ["done", [], []]),
+        ("count", ["done", COUNTED]),
+        ("open", ["done", [started("empty", 0), done("empty")]]),
+        ("nothing", ["done", []]),
         ("expect", ["expected", "no such file", "look elsewhere"]),
         ("fill", ["full disk", errno.ENOSPC, "no space left"]),
         ("quota", ["full disk", errno.EDQUOT, "quota exceeded"]),
@@ -120,7 +114,7 @@ def test_an_interrupt_is_not_taken_for_a_failure() -> None:
         perform(WordedJobs, "work", "token", "stop")
 
 
-def test_a_run_is_opened_once_a_crew_and_anew_by_the_next(opened: list[Path]) -> None:
+def test_a_run_is_opened_once_a_pool_and_anew_by_the_next(opened: list[Path]) -> None:
     """What was read for one pool may have changed before the next comes."""
     for token in ("one", "one", "two", "two"):
         perform(WordedJobs, "work", token, "open")
@@ -158,7 +152,10 @@ def scripted(log: Path) -> Work:
                 return ["expected", "no such file", "look elsewhere"]
             case "fill":
                 return ["full disk", errno.ENOSPC, "no space left"]
-        return ["done", [["counting", 9, 2]], [f"{task} is done"]]
+        return [
+            "done",
+            [Update("counting", 2), Update("", note=f"{task} is done", state="warning")],
+        ]
 
     return work
 
@@ -177,27 +174,28 @@ def attempts(log: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_tasks_that_fail_or_die_are_tried_twice_and_the_others_done(log: Path) -> None:
-    progress, done = Recorder(), [f"plain-{number}" for number in range(9)]
-    tasks = ["kill", *done[:4], "fail", "once", "raise", *done[4:]]
+    updates, plain = list[Update](), [f"plain-{number}" for number in range(9)]
+    tasks = ["kill", *plain[:4], "fail", "once", "raise", *plain[4:]]
     with RayPool(log / "work", WordedJobs, workers=2) as pool:
-        failures = pool.run(iter(tasks), progress)
-        assert pool.run([], progress) == []
+        failures = pool.run(iter(tasks), updates.append)
+        assert pool.run([], updates.append) == []
     twice = ("kill", "fail", "once", "raise")
-    assert attempts(log) == {**dict.fromkeys(sorted(done), 1), **dict.fromkeys(twice, 2)}
+    assert attempts(log) == {**dict.fromkeys(sorted(plain), 1), **dict.fromkeys(twice, 2)}
     assert {failure.task for failure in failures} == {"kill", "fail", "raise"}
     reasons = {failure.task: failure.reason for failure in failures}
     assert reasons["fail"] == "attempt 2"
     assert "ZeroDivisionError" in reasons["raise"]
     assert all(0 < len(reason) <= 200 and "\n" not in reason for reason in reasons.values())
+    warnings = [str(each.note) for each in updates if each.state == "warning"]
     for task in twice:
-        assert sum(text.startswith(f"{task}: ") for text in progress.messages) == (
+        assert sum(text.startswith(f"{task}: ") for text in warnings) == (
             1 if task == "once" else 2
         )
-    assert "fail: attempt 1; it will be tried again" in progress.messages
-    assert "fail: attempt 2; it is given up" in progress.messages
-    finished = {text for text in progress.messages if text.endswith(" is done")}
-    assert finished == {f"{task} is done" for task in (*done, "once")}
-    assert progress.steps == [("counting", 9, 2)] * 10
+    assert "fail: attempt 1; it will be tried again" in warnings
+    assert "fail: attempt 2; it is given up" in warnings
+    finished = {text for text in warnings if text.endswith(" is done")}
+    assert finished == {f"{task} is done" for task in (*plain, "once")}
+    assert [each for each in updates if each.work] == [Update("counting", 2)] * 10
     lines = [line.split() for path in log.iterdir() for line in path.read_text().splitlines()]
     assert {folder for folder, _, _ in lines} == {str((log / "work").resolve())}
     assert len({token for _, token, _ in lines}) == 1
@@ -217,20 +215,20 @@ def test_what_nobody_can_go_on_from_ends_the_run(
         RayPool(log / "work", WordedJobs, workers=1) as pool,
         pytest.raises(error, match=text) as caught,
     ):
-        pool.run([task, *later], Recorder())
+        pool.run([task, *later], silent)
     assert getattr(caught.value, "hint", "look elsewhere") == "look elsewhere"
     assert attempts(log)[task] == 1
     assert len(attempts(log)) <= 3  # those that waited are not begun
 
 
 @pytest.mark.slow
-def test_a_crew_ends_the_cluster_that_it_began_and_no_other(log: Path) -> None:
+def test_a_pool_ends_the_cluster_that_it_began_and_no_other(log: Path) -> None:
     ray = pytest.importorskip("ray")
     with RayPool(log / "work", WordedJobs, workers=1) as pool:
         with RayPool(log / "other", WordedJobs, workers=1) as guest:
-            assert guest.run(["plain-0"], Recorder()) == []
+            assert guest.run(["plain-0"], silent) == []
         assert ray.is_initialized()
-        assert pool.run(["plain-1", "fail"], Recorder()) == [Failure("fail", "attempt 2")]
+        assert pool.run(["plain-1", "fail"], silent) == [Failure("fail", "attempt 2")]
     assert not ray.is_initialized()
 
 
@@ -244,10 +242,10 @@ def test_a_run_on_a_cluster_writes_the_bytes_of_one_process(tmp_path: Path) -> N
     jittered = [each + rng.normal(0.0, 3.0, each.shape).astype(np.float32) for each in clean[:6]]
     collection_writer.write_npz(root / "jitter", jittered)
     options = {"horizon": 3, "folds": 3, "granularity": "datapoint"}
-    plain, remote = Recorder(), Recorder()
-    one = annotate(root, out=tmp_path / "one", workers=1, progress=plain, **options)
+    plain, remote = list[Update](), list[Update]()
+    one = annotate(root, out=tmp_path / "one", workers=1, progress=plain.append, **options)
     other = annotate(
-        root, out=tmp_path / "other", engine="ray", workers=2, progress=remote, **options
+        root, out=tmp_path / "other", engine="ray", workers=2, progress=remote.append, **options
     )
     for folder in ("manifest", "classifier"):
         paths = sorted((one.path / folder).iterdir())
@@ -259,5 +257,5 @@ def test_a_run_on_a_cluster_writes_the_bytes_of_one_process(tmp_path: Path) -> N
     assert one.info["verdict"] == other.info["verdict"]
     assert not (other.path / ".work").exists()
     for name in ("fitting", "annotating jitter"):
-        steps = [sum(n for d, _, n in p.steps if d == name) for p in (plain, remote)]
+        steps = [sum(u.steps for u in updates if u.work == name) for updates in (plain, remote)]
         assert steps[0] == steps[1] > 0

@@ -15,7 +15,7 @@ from small_worker import make_small
 
 from ambient_curate.data.study import prepare_study
 from ambient_curate.errors import ManifestError, RunError
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 from ambient_curate.run.records import Run, open_run_results
 from ambient_curate.run.source_data import (
     annotated_options,
@@ -85,7 +85,7 @@ def test_a_manifest_of_another_run_is_refused(moved: Run) -> None:
 
 
 def test_another_normaliser_or_horizon_is_refused(moved: Run, tmp_path: Path) -> None:
-    study = prepare_study(reopen_data(moved), annotated_options(moved), tmp_path / "f", SILENT)
+    study = prepare_study(reopen_data(moved), annotated_options(moved), tmp_path / "f", silent)
     check_study(moved, study)
     info = json.loads(json.dumps(moved.info))
     info["normaliser"]["scale"][0] *= 2

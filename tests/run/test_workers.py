@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ambient_curate.errors import CurateError
-from ambient_curate.progress import SILENT, Task
+from ambient_curate.progress import Update, silent
 from ambient_curate.run.workers import Engine, Failure, InProcess, WorkerPool
 
 PROGRAM = (Path(__file__).parents[1] / "worker_program.py").read_text()
@@ -23,10 +23,10 @@ PROGRAM = (Path(__file__).parents[1] / "worker_program.py").read_text()
 PARENT = """
 import sys
 from ambient_curate.run.workers import WorkerPool
-from ambient_curate.progress import SILENT
+from ambient_curate.progress import silent
 
 with WorkerPool([sys.argv[1]], workers=2) as pool:
-    pool.run(sys.argv[2:], SILENT)
+    pool.run(sys.argv[2:], silent)
 """
 
 
@@ -34,29 +34,19 @@ class Recorder:
     """Progress that is remembered."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.opened: list[tuple[str, int | float | None]] = []
-        self.advanced: list[tuple[str, int | float, str | None]] = []
-        self.closed: list[tuple[str, bool]] = []
+        self.updates: list[Update] = []
 
-    @contextmanager
-    def task(self, description: str, total: int | float | None = None) -> Iterator[Task]:
-        record = self.advanced
+    def __call__(self, update: Update) -> None:
+        self.updates.append(update)
 
-        class Bar:
-            def advance(self, steps: int | float = 1, note: str | None = None) -> None:
-                record.append((description, steps, note))
+    @property
+    def warnings(self) -> list[str | None]:
+        return [each.note for each in self.updates if each.state == "warning"]
 
-        self.opened.append((description, total))
-        done = False
-        try:
-            yield Bar()
-            done = True
-        finally:
-            self.closed.append((description, done))
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
+    @property
+    def ended(self) -> list[tuple[str, str]]:
+        ends = ("done", "stopped")
+        return [(each.work, each.state) for each in self.updates if each.state in ends]
 
 
 @pytest.fixture
@@ -116,8 +106,8 @@ def lives(pid: int) -> bool:
 
 def test_tasks_are_begun_in_order_and_done(engine: Engine, program: Path) -> None:
     tasks = ["doze 2", "doze 1", '{"a": "\\ name\tü"}', "doze 3"]
-    assert engine.run(iter(tasks), SILENT) == []
-    assert engine.run([], SILENT) == []
+    assert engine.run(iter(tasks), silent) == []
+    assert engine.run([], silent) == []
     assert begun(program) == tasks
 
 
@@ -129,7 +119,7 @@ def test_an_unexpected_error_is_tried_again_then_told_while_the_others_are_done(
     reason = "ValueError: no such value"
     assert failures == [Failure("raise", reason)]
     assert begun(program) == ["raise", "once", "doze", "raise", "once"]
-    assert progress.messages == [
+    assert progress.warnings == [
         f"raise: {reason}; it will be tried again",
         f"once: {reason}; it will be tried again",
         f"raise: {reason}; it is given up",
@@ -156,34 +146,35 @@ def test_an_expected_failure_ends_the_run_and_keeps_its_hint(
         engine.run(["doze", task, "never"], progress)
     assert (str(caught.value), caught.value.hint) == (message, hint)
     assert begun(program) == ["doze", task]
-    assert progress.messages == []
-    assert progress.closed == ([("half", False)] if task == "refuse" else [])
+    assert progress.warnings == []
+    assert progress.ended == ([("half", "stopped")] if task == "refuse" else [])
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_ends_the_run_as_what_it_is(engine: Engine, number: int) -> None:
     with pytest.raises(OSError, match="no room") as caught:
-        engine.run([f"full {number}", "never"], SILENT)
+        engine.run([f"full {number}", "never"], silent)
     assert (caught.value.errno, caught.value.strerror) == (number, "no room")
 
 
 def test_another_error_of_the_system_is_unexpected(engine: Engine) -> None:
-    (failure,) = engine.run([f"full {errno.EIO}"], SILENT)
+    (failure,) = engine.run([f"full {errno.EIO}"], silent)
     assert failure.reason == "OSError: [Errno 5] no room: 'some/file'"
 
 
 def test_progress_arrives_complete(engine: Engine, program: Path) -> None:
     progress = Recorder()
     assert engine.run(["report", "threads"], progress) == []
-    assert progress.messages == ["mässage\nof two lines"]
-    opened = [("fast", 3000), ("fast", None), ("no steps", 0.5), ("shared", 4000)]
-    assert progress.opened == opened
-    assert progress.closed == [(name, True) for name, _ in opened]
-    assert sum(steps for name, steps, _ in progress.advanced if name == "shared") == 4000
-    fast = [each for each in progress.advanced if each[0] == "fast"]
-    assert sum(steps for _, steps, _ in fast) == 3000.25
-    assert [note for *_, note in fast if note is not None] == ["last note"]
+    assert progress.warnings == ["mässage\nof two lines"]
+    works = [("fast", 3000), ("fast", None), ("no steps", 0.5), ("shared", 4000)]
+    started = [(each.work, each.total) for each in progress.updates if each.state == "started"]
+    assert started == works
+    assert progress.ended == [(name, "done") for name, _ in works]
+    assert sum(each.steps for each in progress.updates if each.work == "shared") == 4000
+    fast = [each for each in progress.updates if (each.work, each.state) == ("fast", "running")]
+    assert sum(each.steps for each in fast) == 3000.25
+    assert [each.note for each in fast if each.note is not None] == ["last note"]
     if isinstance(engine, WorkerPool):
         (words,) = (text for _, text in log_of(program) if text.startswith("seconds"))
         assert len(fast) <= 3 + 10 * float(words.split()[1])
@@ -199,7 +190,7 @@ def test_a_pool_has_workers() -> None:
 
 def test_never_more_work_at_once_than_there_are_workers(pool: WorkerPool, program: Path) -> None:
     tasks = ["meet 1", "meet 2", *(f"doze {i}" for i in range(6))]
-    assert pool.run(tasks, SILENT) == []
+    assert pool.run(tasks, silent) == []
     counts = [0]
     for _, text in log_of(program):
         counts.append(counts[-1] + (1 if text.startswith("begin") else -1))
@@ -212,14 +203,14 @@ def test_never_more_work_at_once_than_there_are_workers(pool: WorkerPool, progra
 def test_processes_start_at_the_first_need_and_serve_all_runs(program: Path) -> None:
     with WorkerPool([str(program)], workers=9) as pool:
         assert children() == []
-        pool.run([], SILENT)
+        pool.run([], silent)
         assert children() == []
-        pool.run(["one"], SILENT)
+        pool.run(["one"], silent)
         first = children()
         assert len(first) == 1
-        pool.run(["meet 1", "meet 2"], SILENT)
+        pool.run(["meet 1", "meet 2"], silent)
         assert len(children()) == 2 and first[0] in children()
-        pool.run(["three"], SILENT)
+        pool.run(["three"], silent)
         assert len(children()) == 2
     assert children() == []
     assert len({pid for pid, _ in log_of(program)}) == 2
@@ -239,30 +230,30 @@ def test_a_task_whose_process_always_dies_fails_alone(
     progress = Recorder()
     others = ["doze 1", "doze 2", "doze 3"]
     assert pool.run([task, *others], progress) == [Failure(task, reason)]
-    assert progress.messages == [
+    assert progress.warnings == [
         f"{task}: {reason}; it will be tried again",
         f"{task}: {reason}; it is given up",
     ]
     assert sorted(begun(program)) == sorted([task, task, *others])
     if task == "kill":
-        assert progress.closed == [("doomed", False)] * 2
+        assert progress.ended == [("doomed", "stopped")] * 2
 
 
 def test_a_task_whose_process_died_once_is_done_by_another(pool: WorkerPool, program: Path) -> None:
-    assert pool.run(["kill-once"], SILENT) == []
+    assert pool.run(["kill-once"], silent) == []
     ((died, _), (other, _), (end, _)) = log_of(program)
     assert died != other == end
 
 
 def test_what_a_dead_worker_left_running_is_not_waited_for(pool: WorkerPool) -> None:
     start = time.monotonic()
-    assert [failure.task for failure in pool.run(["fork"], SILENT)] == ["fork"]
+    assert [failure.task for failure in pool.run(["fork"], silent)] == ["fork"]
     assert time.monotonic() - start < 3
 
 
 def test_a_program_that_does_not_start_is_told(tmp_path: Path) -> None:
     with WorkerPool([str(tmp_path / "absent.py")], workers=2) as pool:
-        failures = pool.run(["one", "two"], SILENT)
+        failures = pool.run(["one", "two"], silent)
     reason = "its process ended with exit code 2"
     assert sorted(failures, key=lambda each: each.task) == [
         Failure("one", reason),
@@ -273,14 +264,14 @@ def test_a_program_that_does_not_start_is_told(tmp_path: Path) -> None:
 def test_a_worker_that_died_idle_is_replaced_and_costs_no_attempt(
     pool: WorkerPool, program: Path
 ) -> None:
-    pool.run(["meet 1", "meet 2"], SILENT)
+    pool.run(["meet 1", "meet 2"], silent)
     dead = os.WEXITED | os.WNOWAIT  # a zombie may have threads that still end
     for process in children():
         process.kill()
         os.waitid(os.P_PID, process.pid, dead)
     progress = Recorder()
     assert pool.run(["three"], progress) == []
-    assert progress.messages == []
+    assert progress.warnings == []
     assert len({pid for pid, _ in log_of(program)}) == 3
 
 
@@ -289,7 +280,7 @@ def test_what_a_worker_prints_goes_to_stderr_from_its_first_line_on(
 ) -> None:
     program.write_text("import os; os.write(1, b'imported\\n'); print('loud')\n" + PROGRAM)
     with WorkerPool([str(program)], workers=1) as pool:
-        assert pool.run(["print"], SILENT) == []
+        assert pool.run(["print"], silent) == []
     out, err = capfd.readouterr()
     assert out == ""
     lines = ["imported", "loud", "printed by print", "printed by a library", "printed by a child"]
@@ -297,30 +288,32 @@ def test_what_a_worker_prints_goes_to_stderr_from_its_first_line_on(
 
 
 def test_a_worker_computes_with_one_thread(pool: WorkerPool, program: Path) -> None:
-    pool.run(["environment"], SILENT)
+    pool.run(["environment"], silent)
     assert log_of(program)[1][1] == "1 1 1"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_an_exception_in_the_parent_ends_the_processes_and_the_bars(
+def test_an_exception_in_the_parent_ends_the_processes_and_their_works(
     program: Path, error: type[BaseException]
 ) -> None:
     class Failing(Recorder):
-        def message(self, text: str) -> None:
-            raise error
+        def __call__(self, update: Update) -> None:
+            super().__call__(update)
+            if update.state == "warning":
+                raise error
 
     with WorkerPool([str(program)], workers=2) as pool:
         progress = Failing()
         with pytest.raises(error):
             pool.run(["sleep", "kill-once"], progress)
         assert children() == []
-        assert progress.closed == [("doomed", False)]
-        assert pool.run(["after"], SILENT) == []
+        assert progress.ended == [("doomed", "stopped")]
+        assert pool.run(["after"], silent) == []
 
 
 def test_an_expected_failure_ends_running_tasks(pool: WorkerPool) -> None:
     with pytest.raises(CurateError, match="übel"):
-        pool.run(["sleep", "refuse"], SILENT)
+        pool.run(["sleep", "refuse"], silent)
     assert children() == []
 
 
