@@ -9,14 +9,15 @@ import numpy as np
 from ambient_curate.annotation.curves import PopulationCurves, null_if_nan
 from ambient_curate.annotation.reliability import (
     RELIABLE,
-    UNRELIABLE,
     Finding,
     failures,
     is_recovered,
+    judge,
 )
 from ambient_curate.annotation.row_sums import RowSums, sum_rows
 from ambient_curate.annotation.weights import Tilt
 from ambient_curate.classifier.out_of_fold import C
+from ambient_curate.data.constant_dims import list_constant_dims
 from ambient_curate.data.inspection import Motion, name_dims
 from ambient_curate.data.planted_controls import Control
 from ambient_curate.data.populations import PopulationName
@@ -133,8 +134,8 @@ def _row(
     status, reason = RELIABLE, ""
     if population is None and not is_clean:
         status, reason = "too-few-episodes", TOO_FEW
-    elif failed := "; ".join(failures(findings.get(key, ()))):
-        status, reason = UNRELIABLE, failed
+    elif found := findings.get(key, ()):
+        status, reason = judge(found), "; ".join(failures(found))
     windows = study.windows[name].counts
     if group is not None and study.groups is not None:
         windows = windows[np.array(study.groups[name]) == group]
@@ -331,10 +332,10 @@ def list_warnings(study: Study, controls: Sequence[Mapping[str, Any]]) -> list[s
             f"{_describe_few()}"
         )
     found += _position_warnings(study)
-    if study.normalizer.constant:
+    for kind, dims in list_constant_dims(study.clean.windows).items():
         found.append(
-            f"action dimensions {study.normalizer.constant} are constant in the clean set and "
-            "are ignored"
+            f"constant in the clean set, so not compared: {name_dims(dims, kind)}; a dataset that "
+            "moves there has no sigma_min"
         )
     found += _outside_warnings(study)
     return found

@@ -74,12 +74,12 @@ class Motion:
         return np.flatnonzero(far & (self.changes >= MOVING_SHARE * self.frames)).tolist()
 
 
-def name_dims(dims: Sequence[int]) -> str:
-    """Name action dimensions in words, neighbours as a range."""
+def name_dims(dims: Sequence[int], kind: str = "action") -> str:
+    """Name dimensions of actions (or of states) in words, neighbours as a range."""
     starts = [dim for dim in dims if dim - 1 not in dims]
     ends = [dim for dim in dims if dim + 1 not in dims]
     runs = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
-    return f"action dimension{'s' * (len(dims) > 1)} {', '.join(runs)}"
+    return f"{kind} dimension{'s' * (len(dims) > 1)} {', '.join(runs)}"
 
 
 LISTED = 5  # damages listed one by one

@@ -11,7 +11,7 @@ from small_study import ACTION, SIGMA, make_arm_curves, make_envelope, make_epis
 
 from ambient_curate.annotation import verdict
 from ambient_curate.annotation.curves import PopulationCurves
-from ambient_curate.annotation.reliability import Finding
+from ambient_curate.annotation.reliability import DIMENSIONS, Finding
 from ambient_curate.annotation.row_sums import RowSums, sum_rows
 from ambient_curate.annotation.verdict import (
     FEW_CLEAN,
@@ -164,6 +164,16 @@ def test_a_blind_classifier_gives_no_number(study: Study) -> None:
     assert row["reason"] == "the network sees none; the offset is too large"
     assert [row[key] for key in ("sigma_min", "lower", "upper", "delta", "index")] == [None] * 5
     assert (row["usable"], row["nulls"]) == (0.0, 1)
+
+
+def test_what_was_not_compared_has_no_number_and_a_status_of_its_own(study: Study) -> None:
+    moves = Finding(DIMENSIONS, False, {"action 2": 0.5}, "action dimension 2 moves in half")
+    for others in ([SOUND], [SOUND, BLIND]):
+        row = line(study, 0.0, *others, moves)
+        assert row["status"] == "not-compared"
+        assert row["reason"].endswith("action dimension 2 moves in half")
+        assert [row[key] for key in ("sigma_min", "delta", "index")] == [None] * 3
+        assert (row["usable"], row["nulls"]) == (0.0, 1)
 
 
 def test_rows_are_spread_with_nulls_as_one(study: Study) -> None:
@@ -357,7 +367,8 @@ def test_warnings_name_what_is_weak_with_its_number(
     assert list_warnings(study, []) == [
         "no planted control: it needs two clean episodes a fold, and clean actions that vary",
         few,
-        "action dimensions [0] are constant in the clean set and are ignored",
+        "constant in the clean set, so not compared: action dimension 0; a dataset that moves "
+        "there has no sigma_min",
         f"{outside / values.size:.1%} of a's action values lie outside the clean set's range",
     ]
 
