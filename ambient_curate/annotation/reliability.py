@@ -436,7 +436,8 @@ def examine_dimensions(population: Population) -> list[Finding]:
         return [Finding(DIMENSIONS, True, {}, sentence)]
     sentence = (
         "; ".join(move.sentence for move in moves)
-        + ": this was not compared, so no noise level is known that hides it"
+        + ": this was not compared, so no noise level is known that hides it; `dims` in "
+        "ambient.toml leaves a dimension out of all datasets"
     )
     shares = {f"{move.kind} {move.dim}": move.share for move in moves}
     return [Finding(DIMENSIONS, False, shares, sentence)]

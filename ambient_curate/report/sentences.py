@@ -64,7 +64,10 @@ def _what_to_do(row: Mapping[str, Any], info: Mapping[str, Any]) -> str:
         where = "at no noise level" if never else f"above {level} only: {schedule} has no such step"
         return f"leave it out: usable {where}{below}"
     if row["sigma_min"] == 0.0:
-        return f"train on it at every noise level: no difference was found ({level})"
+        above = (
+            f"; sigma_min may still be up to {write_sigma(row['upper'])}" if row["upper"] else ""
+        )
+        return f"train on it at every noise level: no difference was found{above}"
     return (
         f"train on it from step {row['index']} of {schedule} on, {100 * row['usable']:.0f} % of "
         f"the noise levels: above {level}{below}"

@@ -65,7 +65,8 @@ def test_motion_is_named_with_its_dimension_share_and_size(
     assert finding.numbers == {"action 1": 3 / FRAMES}
     assert finding.sentence == (
         "action dimension 1 is always 1 in the clean set, and something else in 8.8% of the frames "
-        "here, by up to 0.5: this was not compared, so no noise level is known that hides it"
+        "here, by up to 0.5: this was not compared, so no noise level is known that hides it; "
+        "`dims` in ambient.toml leaves a dimension out of all datasets"
     )
     assert [finding.passed for finding in examine_dimensions(b)] == [True]
     assert statuses(study) == {("a", None): NOT_COMPARED, ("b", None): "ok"}
