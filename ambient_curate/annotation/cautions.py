@@ -10,7 +10,7 @@ from ambient_curate.annotation.curves import PopulationCurves
 from ambient_curate.classifier.out_of_fold import C
 from ambient_curate.data.collection import compare_rate
 from ambient_curate.data.constant_dims import list_constant_dims
-from ambient_curate.data.inspection import Motion, name_dims
+from ambient_curate.data.motion import Motion, name_dims
 from ambient_curate.data.study import Study, find_outside
 
 FEW_CLEAN = 20

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from ambient_curate.data.conditioning import ObservedWindows
-from ambient_curate.data.normalizer import CONSTANT, Normalizer
+from ambient_curate.data.motion import CONSTANT
+from ambient_curate.data.normalizer import Normalizer
 from ambient_curate.data.populations import Population
 from ambient_curate.data.windows import Windows
 

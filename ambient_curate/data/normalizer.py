@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from ambient_curate.data.motion import CONSTANT, is_constant
 from ambient_curate.options import Normalization
 from ambient_curate.readers.episodes import count_windows as count_windows
 
 ROWS = 65_536  # of values read at a time
-CONSTANT = 1e-6  # a dimension whose spread is this share of its magnitude carries float32 noise
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Normalizer:
     @property
     def still(self) -> list[int]:
         """Dimensions that are constant in the clean set, whatever their scale."""
-        return np.flatnonzero(_is_constant(self.low, self.high)).tolist()
+        return np.flatnonzero(is_constant(self.low, self.high)).tolist()
 
     def apply(self, windows: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
         """Scale raw actions; values outside the clean range are not clipped."""
@@ -91,18 +91,11 @@ def fit_normalizer(kind: Normalization, values: Float[np.ndarray, "n action"]) -
         centre, half = values.mean(axis=0), values.std(axis=0)
     else:
         ends = (low, high) if kind == "minmax" else np.quantile(values, [0.01, 0.99], axis=0)
-        ends = np.where(_is_constant(*ends), (low, high), ends)
+        ends = np.where(is_constant(*ends), (low, high), ends)
         centre, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
-    constant = _is_constant(low, high)
+    constant = is_constant(low, high)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, half))
     return Normalizer(kind, centre, scale, low, high)
-
-
-def _is_constant(
-    low: Float64[np.ndarray, " action"], high: Float64[np.ndarray, " action"]
-) -> Bool[np.ndarray, " action"]:
-    """Whether a range is no wider than the noise of float32 values."""
-    return np.asarray((high - low) / 2 <= CONSTANT * np.maximum(np.abs(low), np.abs(high)))
 
 
 def share_outside(values: Float[np.ndarray, "n action"], normalizer: Normalizer) -> float:
