@@ -72,7 +72,7 @@ def _verdict_cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is said below a verdict: a sentence a dataset or group, one of the controls."""
-    yield from summarize_sets(info)
+    yield from (f"{name}: {sentence}" for name, sentence in summarize_sets(info))
     if controls := summarize_controls(info):
         yield f"controls: {controls}"
 

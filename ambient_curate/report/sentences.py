@@ -26,8 +26,8 @@ def write_range(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"[{write_sigma(low)}, {write_sigma(high)}]"
 
 
-def summarize_sets(info: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for every row of a verdict but a sound clean set's.
+def summarize_sets(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a name and a sentence for every row of a verdict but a sound clean set's.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def summarize_sets(info: Mapping[str, Any]) -> Iterator[str]:
     """
     for row in _list_rows(info):
         told = [_advise(row, info), *_warn(row, info)]
-        yield f"{name_set(row)}: {'; '.join(told)}"
+        yield name_set(row), "; ".join(told)
 
 
 def _list_rows(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -35,9 +35,9 @@ def make_info(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def say(row: dict[str, Any], **changes: Any) -> str:
-    (sentence,) = summarize_sets(make_info(row, **changes))
-    assert sentence.startswith("sim: ") and "\n" not in sentence
-    return sentence.removeprefix("sim: ")
+    ((name, sentence),) = summarize_sets(make_info(row, **changes))
+    assert name == "sim" and "\n" not in sentence
+    return sentence
 
 
 def test_a_sentence_says_what_to_do_what_gave_it_away_and_how_sure() -> None:
@@ -47,7 +47,7 @@ def test_a_sentence_says_what_to_do_what_gave_it_away_and_how_sure() -> None:
         "up to sigma 0.020"
     )
     group = make_row(group="pour")
-    assert next(summarize_sets(make_info(group))).startswith("sim / pour: train on it from step 4 ")
+    assert list(summarize_sets(make_info(group))) == [("sim / pour", say(make_row()))]
 
 
 def test_a_set_without_a_difference_is_not_said_to_be_proven_equal() -> None:
@@ -157,7 +157,7 @@ def test_every_warning_is_told_in_a_sentence_or_of_the_whole_run() -> None:
     assert list_run_warnings(info) == ["few clean episodes", "own: odd"]
     del info["cautions"]
     assert list_run_warnings(info) == warnings
-    assert list(summarize_sets(info)) == [f"sim: {say(make_row())}"]
+    assert list(summarize_sets(info)) == [("sim", say(make_row()))]
 
 
 def test_the_exact_ends_of_the_scale_are_written_as_such() -> None:
