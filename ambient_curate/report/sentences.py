@@ -67,7 +67,7 @@ def _what_to_do(row: Mapping[str, Any], info: Mapping[str, Any]) -> str:
         above = (
             f"; sigma_min may still be up to {write_sigma(row['upper'])}" if row["upper"] else ""
         )
-        return f"train on it at every noise level: no difference was found{above}"
+        return f"train on it at every noise level: no difference beyond the margin was found{above}"
     return (
         f"train on it from step {row['index']} of {schedule} on, {100 * row['usable']:.0f} % of "
         f"the noise levels: above {level}{below}"
@@ -89,8 +89,8 @@ def _give_away(row: Mapping[str, Any]) -> Iterator[str]:
     """Say what told the dataset from clean data."""
     if row.get("challenger_sigma_min") is not None:
         yield (
-            "gradient boosting gave it away where the network missed it, and raised sigma_min "
-            f"from {write_sigma(row['network_sigma_min'])}"
+            "gradient boosting told it from clean data where the network did not, which raised "
+            f"sigma_min from {write_sigma(row['network_sigma_min'])}"
         )
     elif row["sigma_min"] >= 1.0:
         yield "the classifier tells it from clean data at every noise level"
@@ -115,7 +115,7 @@ def _how_sure(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _warn(row: Mapping[str, Any], info: Mapping[str, Any]) -> Iterator[str]:
-    """End of a sentence: what may mislead, in a few words."""
+    """Yield the end of a sentence: what may mislead, in a few words."""
     name = row["dataset"], row["group"]
     for caution in info.get("cautions", ()):
         if (caution["dataset"], caution["group"]) == name:

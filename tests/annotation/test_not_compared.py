@@ -1,5 +1,6 @@
 """A run of data that moves where the clean set is constant: no row of it is usable."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from command import run_command
 from small_run import HORIZON, annotate_small
 from small_worker import make_small
 
+from ambient_curate.annotation.annotate import annotate
 from ambient_curate.export.export import export_run
 from ambient_curate.run.records import Run
 
@@ -87,3 +89,58 @@ def test_strict_is_not_met(runs: dict[str, Run]) -> None:
     code, _, stderr = run_command(*words)
     assert "already complete" in stderr
     assert code == 3
+
+
+Grip = Callable[[np.random.Generator, int], np.ndarray]
+LONG, MANY = 40, 30  # frames, episodes
+
+
+def flap(rng: np.random.Generator, episode: int) -> np.ndarray:
+    return rng.integers(0, 2, LONG).astype(np.float64)
+
+
+def flap_once(rng: np.random.Generator, episode: int) -> np.ndarray:
+    """In one episode, so in one fold: no network but that of the others has seen it."""
+    return flap(rng, episode) if episode == 3 else np.ones(LONG)
+
+
+def jitter(rng: np.random.Generator, episode: int) -> np.ndarray:
+    return 1.0 + 1e-5 * rng.normal(size=LONG)
+
+
+def open_rarely(rng: np.random.Generator, episode: int) -> np.ndarray:
+    """In .5 % of all frames: both quantiles of the normaliser are the same."""
+    grip = np.ones(LONG)
+    grip[20] = float(episode % 5 != 0)
+    return grip
+
+
+def save_reaches(path: Path, seed: int, grip: Grip) -> None:
+    rng, time = np.random.default_rng(seed), np.linspace(0.0, 1.0, LONG)
+    reach = 10.0 * time**3 - 15.0 * time**4 + 6.0 * time**5
+    action = []
+    for episode in range(MANY):
+        goal = rng.normal(size=2)
+        moved = reach[:, None] * goal + 0.01 * rng.normal(size=(LONG, 2))
+        action.append(np.column_stack([moved, grip(rng, episode)]))
+    ends = LONG * np.arange(1, MANY + 1)
+    np.savez(path, action=np.concatenate(action).astype(np.float32), episode_ends=ends)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("grip", "kind"), [(flap_once, "minmax"), (jitter, "minmax"), (open_rarely, "quantile")]
+)
+def test_what_hardly_moves_in_the_clean_set_is_compared(
+    tmp_path: Path, grip: Grip, kind: str
+) -> None:
+    """Between the ends a toggling gripper is hidden by no noise below its own size."""
+    (tmp_path / "set").mkdir()
+    save_reaches(tmp_path / "set" / "clean.npz", 0, grip)
+    save_reaches(tmp_path / "set" / "flap.npz", 1, flap)
+    options = {"horizon": 8, "folds": 3, "workers": 1, "normalize": kind}
+    run = annotate(tmp_path / "set", out=tmp_path / "run", **options)
+    row = run.info["verdict"][1]
+    assert row["status"] == "ok"
+    assert row["sigma_min"] > 0.9

@@ -54,9 +54,9 @@ def test_a_set_without_a_difference_is_not_said_to_be_proven_equal() -> None:
     equal = {"sigma_min": 0.0, "lower": 0.0, "upper": 0.07, "index": 0, "usable": 1.0}
     equal |= {"bracket_lower": 0.0, "tv_lower": 0.0, "p_value": 0.43}
     assert say(make_row(**equal)) == (
-        "train on it at every noise level: no difference was found; sigma_min may still be up to "
-        "0.070; no difference is certified (without a classifier p = 0.430); so few episodes "
-        "cannot rule out a TV of 0.196"
+        "train on it at every noise level: no difference beyond the margin was found; sigma_min "
+        "may still be up to 0.070; no difference is certified (without a classifier p = 0.430); so "
+        "few episodes cannot rule out a TV of 0.196"
     )
     assert "may still be" not in say(make_row(**equal | {"upper": 0.0}))
     assert say(make_row(**equal | {"bracket_upper": 0.5})).endswith(
@@ -90,8 +90,8 @@ def test_a_set_without_an_answer_is_refused_with_its_reason(status: str, is_clea
 def test_a_challenger_that_raised_sigma_min_is_named() -> None:
     text = say(make_row(network_sigma_min=0.012, challenger_sigma_min=0.0737))
     assert (
-        "; gradient boosting gave it away where the network missed it, and raised sigma_min from "
-        "0.012; " in text
+        "; gradient boosting told it from clean data where the network did not, which raised "
+        "sigma_min from 0.012; " in text
     )
 
 
