@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from ambient_curate import memory, noise
 from ambient_curate.annotation import tasks as annotation_tasks
 from ambient_curate.annotation.assessment import Assessment, assess_study
+from ambient_curate.annotation.cautions import list_cautions
 from ambient_curate.annotation.curves import tabulate_curves, tabulate_reliability
 from ambient_curate.annotation.part_writer import RowPlan, RowTotals, part_path, read_row_totals
 from ambient_curate.annotation.reliability import RELIABLE
@@ -42,13 +43,9 @@ from ambient_curate.annotation.verdict import (
     describe_controls,
     describe_policy,
     list_assumptions,
-    list_offsets,
-    list_warnings,
+    summarize_assumptions,
 )
-from ambient_curate.data.collection import (
-    Collection,
-    compare_rate,
-)
+from ambient_curate.data.collection import Collection
 from ambient_curate.data.populations import PopulationName
 from ambient_curate.data.study import Study, describe_member, open_study, prepare_study
 from ambient_curate.errors import RunError
@@ -365,10 +362,9 @@ def _describe_run(
 ) -> dict[str, Any]:
     options, levels = study.options, _list_levels(study, assessment, localities)
     controls = describe_controls(assessment.controls, study.controls)
-    rates = {name: frames.rate_hz for name, frames in study.frames.items()}
-    clean = study.clean.dataset
+    cautions = list_cautions(study, controls, assessment.populations.values())
     return {
-        "clean": clean,
+        "clean": study.clean.dataset,
         "granularity": options.granularity,
         "epsilon": options.epsilon,
         "schedule": options.schedule,
@@ -389,15 +385,8 @@ def _describe_run(
             *list_assumptions(study),
             *describe_policy(study, assessment.populations, assessment.statuses),
         ],
-        "warnings": [
-            *list_warnings(study, controls),
-            *list_offsets(assessment.populations.values(), options.epsilon),
-            *(
-                f"{name}: {text}"
-                for name in rates
-                if name != clean
-                for text in compare_rate(rates[name], clean, rates[clean])
-            ),
-        ],
+        "assumed": summarize_assumptions(study),
+        "warnings": [caution.text for caution in cautions],
+        "cautions": [asdict(caution) for caution in cautions if caution.short],
         "skipped": list(study.skipped),
     }

@@ -8,14 +8,14 @@ from jaxtyping import Float64
 
 from ambient_curate.annotation.curves import PopulationCurves, Side, hold_out, summarize_population
 from ambient_curate.annotation.reliability import (
-    RELIABLE,
-    UNRELIABLE,
     Finding,
     differ_surely,
     examine_control,
     examine_crops,
+    examine_dimensions,
     examine_folds,
     examine_population,
+    judge,
 )
 from ambient_curate.classifier.out_of_fold import (
     CLEAN,
@@ -161,10 +161,7 @@ def assess_crops(study: Study, levels: Float64[np.ndarray, " level"], work: Path
 
 
 def _judge(findings: dict[PopulationName, list[Finding]]) -> dict[PopulationName, str]:
-    return {
-        name: RELIABLE if all(finding.passed for finding in found) else UNRELIABLE
-        for name, found in findings.items()
-    }
+    return {name: judge(found) for name, found in findings.items()}
 
 
 class _Assessing:
@@ -217,6 +214,7 @@ class _Assessing:
         clean, corrupt = (side.interpolate(self.sigma) for side in whole)
         challenged = challenge is not None and challenge.status != "not computed"
         return [
+            *examine_dimensions(population),
             *examine_population(
                 curves, clean, corrupt, sure, challenged=challenged, epsilon=epsilon, rng=rng
             ),
@@ -271,6 +269,7 @@ class _CropAssessing(_Assessing):
         whole, own, other = (self._sides(population, mode) for mode in self.modes)
         rng, epsilon = self._rng(population, "crops"), self.study.options.epsilon
         return [
+            *examine_dimensions(population),
             examine_crops(curves, *whole, epsilon=epsilon, rng=rng),
             examine_folds(own, other),
         ]

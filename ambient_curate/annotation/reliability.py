@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from ambient_curate.annotation.curves import PopulationCurves, Side
 from ambient_curate.classifier.out_of_fold import ACCURACY, BRIER, C
+from ambient_curate.data.constant_dims import find_constant_motion, list_constant_dims
 from ambient_curate.data.planted_controls import SHIFT, Control
 from ambient_curate.data.populations import Population
 from ambient_curate.errors import NotEnoughDataError
@@ -294,6 +295,8 @@ def _average_by_fold(
 
 RELIABLE = "ok"
 UNRELIABLE = "classifier-unreliable"
+NOT_COMPARED = "not-compared"
+DIMENSIONS = "dimensions"  # name of the check of what was compared
 
 
 class _EpisodeWindows(Sequence[Float32[np.ndarray, "_ dim"]]):
@@ -409,6 +412,43 @@ def examine_control(found: PopulationCurves, planted: Control) -> Finding:
     """Ask whether a planted control was found where it is."""
     ends = found.sigma_min, found.lower, found.upper
     return check_control(planted.sigma_min, *ends, name=planted.name, decides=planted.name == SHIFT)
+
+
+def examine_dimensions(population: Population) -> list[Finding]:
+    """Ask whether a population moves where the clean set is constant and nothing is compared.
+
+    Parameters
+    ----------
+    population : Population
+        A corrupt one.
+
+    Returns
+    -------
+    list of Finding
+        Empty where every dimension has a scale. Not passed where there is such motion; the numbers
+        are its shares of the frames, by dimension.
+    """
+    if not list_constant_dims(population.windows):
+        return []
+    moves = find_constant_motion(population)
+    if not moves:
+        sentence = "it is constant wherever the clean set is"
+        return [Finding(DIMENSIONS, True, {}, sentence)]
+    sentence = (
+        "; ".join(move.sentence for move in moves)
+        + ": this was not compared, so no noise level is known that hides it; `dims` in "
+        "ambient.toml leaves a dimension out of all datasets"
+    )
+    shares = {f"{move.kind} {move.dim}": move.share for move in moves}
+    return [Finding(DIMENSIONS, False, shares, sentence)]
+
+
+def judge(findings: Sequence[Finding]) -> str:
+    """Give the status of what was examined: one of the manifest's, `RELIABLE` if all passed."""
+    failed = {finding.check for finding in findings if not finding.passed}
+    if DIMENSIONS in failed:
+        return NOT_COMPARED
+    return UNRELIABLE if failed else RELIABLE
 
 
 def failures(findings: Sequence[Finding]) -> Iterator[str]:

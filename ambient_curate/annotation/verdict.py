@@ -1,6 +1,6 @@
 """The verdict: one row per dataset or group, its assumptions and its warnings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,35 +9,22 @@ import numpy as np
 from ambient_curate.annotation.curves import PopulationCurves, null_if_nan
 from ambient_curate.annotation.reliability import (
     RELIABLE,
-    UNRELIABLE,
     Finding,
     failures,
     is_recovered,
+    judge,
 )
 from ambient_curate.annotation.row_sums import RowSums, sum_rows
 from ambient_curate.annotation.weights import Tilt
-from ambient_curate.classifier.out_of_fold import C
-from ambient_curate.data.inspection import Motion, name_dims
 from ambient_curate.data.planted_controls import Control
 from ambient_curate.data.populations import PopulationName
-from ambient_curate.data.study import Study, find_outside
+from ambient_curate.data.study import Study
 from ambient_curate.divergence import delta_at, tv_range_at
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.statistics.policy_bounds import arbitrary_share, bound_output, epsilon_for
 
-FEW_CLEAN = 20
-LARGE_SHARE = 0.01
 WANTED_TV = 0.1  # of a policy, for which the epsilon it takes is named
 _NAMED = 5  # sets whose shares are named
-
-# by number of clean episodes, the sigma_min that was found where the true ones are FEW_TRUE; None:
-# no answer (METHOD.md section 4, "Few clean episodes")
-FEW_TRUE = (0.31, 0.86)
-FEW_FOUND: Mapping[int, tuple[float | None, ...]] = {
-    10: (0.88, 0.86),
-    20: (0.57, 0.82),
-    50: (0.23, 0.79),
-}
 
 TOO_FEW = "too few different episodes with a whole window to fill every fold"
 
@@ -133,8 +120,8 @@ def _row(
     status, reason = RELIABLE, ""
     if population is None and not is_clean:
         status, reason = "too-few-episodes", TOO_FEW
-    elif failed := "; ".join(failures(findings.get(key, ()))):
-        status, reason = UNRELIABLE, failed
+    elif found := findings.get(key, ()):
+        status, reason = judge(found), "; ".join(failures(found))
     windows = study.windows[name].counts
     if group is not None and study.groups is not None:
         windows = windows[np.array(study.groups[name]) == group]
@@ -259,6 +246,28 @@ def list_assumptions(study: Study) -> list[str]:
     ]
 
 
+def summarize_assumptions(study: Study) -> str:
+    """Say in a sentence what the numbers rest on; `list_assumptions` has all of it."""
+    options = study.options
+    parts = [
+        "the classifier is close to the best possible one"
+        + (" and episodes are independent draws" if options.weighting == "episode" else ""),
+        "another task mix counts as a difference: p(A), not p(A|O)"
+        if options.condition == "none"
+        else "other places count as a difference: p(A, O)",
+        f"windows are {options.represent}, {options.horizon} frames, normalised by the clean set "
+        f"({study.normalizer.kind})",
+    ]
+    if options.weighting != "episode":
+        parts.insert(1, "nothing is certified, since episodes have unequal weight")
+    if not study.by_row:
+        parts.append(
+            f"up to {100 * arbitrary_share(options.epsilon):.0f} % of a set may be arbitrary and "
+            "its sigma_min is still 0"
+        )
+    return "; ".join(parts)
+
+
 def describe_policy(
     study: Study,
     populations: Mapping[PopulationName, PopulationCurves],
@@ -315,98 +324,3 @@ def _name_shares(windows: Mapping[str, float]) -> str:
     text = ", ".join(f"{name} {windows[name] / total:.1%}" for name in named)
     more = len(windows) - len(named)
     return f"{text} and {more} more" if more else text
-
-
-def list_warnings(study: Study, controls: Sequence[Mapping[str, Any]]) -> list[str]:
-    """List what may mislead a reader of the verdict, a sentence each."""
-    found = []
-    if not controls and study.options.condition == "none":
-        found.append(
-            "no planted control: it needs two clean episodes a fold, and clean actions that vary"
-        )
-    found += [_describe_missed(control) for control in controls if not control["recovered"]]
-    if (n := len(study.clean.episodes)) < FEW_CLEAN:
-        found.append(
-            f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}: "
-            f"{_describe_few()}"
-        )
-    found += _position_warnings(study)
-    if study.normalizer.constant:
-        found.append(
-            f"action dimensions {study.normalizer.constant} are constant in the clean set and "
-            "are ignored"
-        )
-    found += _outside_warnings(study)
-    return found
-
-
-def _describe_few() -> str:
-    """Say what few clean episodes made of known levels."""
-    found = ", ".join(
-        f"{episodes} clean episodes gave "
-        + " and ".join("no answer" if value is None else f"{value:g}" for value in values)
-        for episodes, values in FEW_FOUND.items()
-    )
-    return f"where sigma_min is {' and '.join(map(str, FEW_TRUE))}, {found}"
-
-
-def _describe_missed(control: Mapping[str, Any]) -> str:
-    """Say where a control was missed, and what that means for the other numbers."""
-    too_low = control["found"] < control["expected"]
-    return (
-        f"the {control['name']} was expected at sigma {control['expected']:.3f} and found at "
-        f"{control['found']:.3f} [{control['lower']:.3f}, {control['upper']:.3f}]: "
-        + (
-            "sigma_min of such differences comes out too low here"
-            if too_low
-            else "found too high, which costs data and not safety"
-        )
-    )
-
-
-def _position_warnings(study: Study) -> list[str]:
-    """Warn where places would be compared: clean actions that look like absolute positions."""
-    if study.options.represent != "absolute":
-        return []
-    windows = study.clean.windows
-    motion = Motion.zeros(int(windows.action.shape[1]))
-    for first, length in zip(windows.offset, windows.length, strict=True):
-        motion.add(windows.action[first : first + length].double().numpy())
-    if not (dims := motion.absolute_dims()):
-        return []
-    return [
-        f"{name_dims(dims)} look like absolute positions: the classifier then also learns where "
-        "the clean episodes are; represent = relative compares motions"
-    ]
-
-
-def list_offsets(populations: Iterable[PopulationCurves], epsilon: float) -> list[str]:
-    """Warn where calibration is off by as much as the rule's margin: E_p c + E_q c is not 1.
-
-    The best classifier has E_p c + E_q c = 1 at every level; the sum being 1 does not make a
-    classifier the best one.
-    """
-    texts = []
-    for population in populations:
-        offset = population.clean[C] + population.corrupt[C] - 1.0
-        worst = int(np.argmax(np.abs(offset)))
-        if abs(offset[worst]) > epsilon:
-            name = (
-                population.dataset
-                if population.group is None
-                else f"{population.dataset} / {population.group}"
-            )
-            texts.append(
-                f"{name}: E_p c + E_q c - 1 reaches {offset[worst]:+.3f} at sigma "
-                f"{population.sigma[worst]:.3f}, beyond the margin of {epsilon:g}: too few clean "
-                "episodes to calibrate on"
-            )
-    return texts
-
-
-def _outside_warnings(study: Study) -> list[str]:
-    return [
-        f"{share:.1%} of {name}'s action values lie outside the clean set's range"
-        for name in study.windows
-        if (share := find_outside(study, name)) is not None and share > LARGE_SHARE
-    ]

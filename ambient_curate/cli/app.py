@@ -139,11 +139,17 @@ def merge_command(run: RunArgument, format: FormatOption = "table") -> None:
 
 
 @app.command("show")
-def show_command(run: RunArgument, format: FormatOption = "table") -> None:
+def show_command(
+    run: RunArgument,
+    details: Annotated[
+        bool, typer.Option("--details", help="Say what each number means, and all warnings.")
+    ] = False,
+    format: FormatOption = "table",
+) -> None:
     """Show the verdict of a finished run again."""
     from ambient_curate.run.records import open_run_results
 
-    _print_run(open_run_results(run), format)
+    _print_run(open_run_results(run), format, details=details)
 
 
 @app.command("plot")
@@ -377,18 +383,22 @@ def demo_command(
         tell(f"figure: {save_run_figure(run, figure, out / f'{figure}.png')}")
 
 
-def _print_run(run: "Run", format: Format) -> None:
-    """Print the verdict to stdout; a person also gets its assumptions, on stderr."""
+def _print_run(run: "Run", format: Format, *, details: bool = False) -> None:
+    """Print the verdict to stdout; a person also gets its warnings and assumptions, on stderr."""
     if format == "json":
         parts = ("verdict", "controls", "students", "assumptions", "warnings", "skipped")
         echo_json({part: run.info[part] for part in parts})
         return
+    from ambient_curate.cli import tables
     from ambient_curate.cli.console import render_table
-    from ambient_curate.cli.tables import caveats, verdict_lines, verdict_table
 
-    render_table(*verdict_table(run.info["verdict"]))
-    print_below(verdict_lines(run.info))
-    tell(*caveats(run.info))
+    render_table(*tables.verdict_table(run.info["verdict"]))
+    if details:
+        print_below(tables.verdict_details(run.info))
+        tell(*tables.all_caveats(run.info))
+    else:
+        print_below(tables.verdict_lines(run.info))
+        tell(*tables.caveats(run.info), f"details: ambient-curate show {run.path} --details")
 
 
 def _print_inspection(inspection: "Inspection") -> None:

@@ -6,12 +6,21 @@ from typing import Any
 from ambient_curate.data.inspection import Inspection, MemberInspection
 from ambient_curate.export.trainers import Trainer
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
+from ambient_curate.report.sentences import (
+    list_run_warnings,
+    name_set,
+    summarize_controls,
+    summarize_sets,
+    write_range,
+    write_sigma,
+)
 from ambient_curate.run.compare import MOVED, Comparison
 from ambient_curate.run.records import list_controls
 from ambient_curate.run.verify import CHECKS, Verification
 
 Table = tuple[list[str], list[list[str]]]
 _SHOWN = 20  # differences of the inputs of two runs
+_SKIPPED = 3  # files, where not all is shown
 
 
 def verdict_table(verdict: Sequence[Mapping[str, Any]]) -> Table:
@@ -38,44 +47,40 @@ def verdict_table(verdict: Sequence[Mapping[str, Any]]) -> Table:
 
 def _verdict_cells(row: Mapping[str, Any]) -> dict[str, str]:
     quantiles = row["quantiles"] or (None, None, None)
-    spread = [_sigma(value) for value in quantiles]
+    spread = [write_sigma(value) for value in quantiles]
     return {
         "dataset": row["dataset"],
         "group": "-" if row["group"] is None else row["group"],
         "episodes": f"{row['episodes']:,}",
         "windows": f"{row['windows']:,}",
-        "sigma_min": _sigma(row["sigma_min"]),
-        "interval": "-" if row["is_clean"] else _range("[{}, {}]", row["lower"], row["upper"]),
+        "sigma_min": write_sigma(row["sigma_min"]),
+        "interval": "-" if row["is_clean"] else write_range(row["lower"], row["upper"]),
         "bracket": "-"
         if row["is_clean"]
-        else _range("[{}, {}]", row["bracket_lower"], row["bracket_upper"]),
+        else write_range(row["bracket_lower"], row["bracket_upper"]),
         "10 %": spread[0],
         "50 %": spread[1],
         "90 %": spread[2],
         "null": "-" if row["quantiles"] is None else f"{row['nulls']:,}",
-        "sigma_max": _sigma(row.get("sigma_max") or None),
-        "Delta": _sigma(row["delta"]),
+        "sigma_max": write_sigma(row.get("sigma_max") or None),
+        "Delta": write_sigma(row["delta"]),
         "step": "-" if row["index"] is None else str(row["index"]),
         "usable": "-" if row["usable"] is None else f"{100 * row['usable']:.0f} %",
         "status": "clean" if row["is_clean"] and row["status"] == "ok" else row["status"],
     }
 
 
-def _sigma(value: float | None) -> str:
-    """Write a noise level; the exact ends have a meaning of their own."""
-    if value is None:
-        return "-"
-    return f"{value:g}" if value in (0.0, 1.0) else f"{value:.3f}"
-
-
-def _range(text: str, low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else text.format(_sigma(low), _sigma(high))
-
-
 def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is said below a verdict: what each number means, or why there is none."""
+    """Yield what is said below a verdict: a sentence a dataset or group, one of the controls."""
+    yield from (f"{name}: {sentence}" for name, sentence in summarize_sets(info))
+    if controls := summarize_controls(info):
+        yield f"controls: {controls}"
+
+
+def verdict_details(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what each number of a verdict means, or why there is none, in lines of their own."""
     for row in info["verdict"]:
-        name = row["dataset"] if row["group"] is None else f"{row['dataset']} / {row['group']}"
+        name = name_set(row)
         if row["reason"]:
             yield f"{name}: {row['reason']}"
         elif not row["is_clean"]:
@@ -86,9 +91,9 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
     yield from _legibility_lines(info.get("legibility", []))
     for control in list_controls(info):
         yield (
-            f"{control['name']}: expected {_sigma(control['expected'])}, "
-            f"found {_sigma(control['found'])} "
-            + _range("[{}, {}]", control["lower"], control["upper"])
+            f"{control['name']}: expected {write_sigma(control['expected'])}, "
+            f"found {write_sigma(control['found'])} "
+            + write_range(control["lower"], control["upper"])
             + ("" if control["recovered"] else ": NOT recovered")
         )
 
@@ -96,15 +101,16 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
 def _legibility_lines(legibility: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say up to which noise a dataset differs from clean data as much as without noise."""
     for each in legibility:
-        name = each["dataset"] if each["group"] is None else f"{each['dataset']} / {each['group']}"
+        name = name_set(each)
         if each["status"] != "ok":
             yield f"{name}: no sigma_max: {each['status']}"
         elif each["sigma_max"] == 1.0:
             yield f"{name}: usable at every noise: noise hides nothing of what tells it from clean"
         else:
-            ends = _range("[{}, {}]", each["sigma_max_lower"], each["sigma_max_upper"])
+            top = write_sigma(each["sigma_max"])
+            ends = write_range(each["sigma_max_lower"], each["sigma_max_upper"])
             yield (
-                f"{name}: usable up to sigma {_sigma(each['sigma_max'])} {ends} too: so far noise "
+                f"{name}: usable up to sigma {top} {ends} too: so far noise "
                 "hides little of what tells it from clean"
             )
 
@@ -112,7 +118,7 @@ def _legibility_lines(legibility: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _local_lines(localities: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say up to which radius crops are alike, and up to which noise a denoiser sees no further."""
     for each in localities:
-        name = each["dataset"] if each["group"] is None else f"{each['dataset']} / {each['group']}"
+        name = name_set(each)
         if each["status"] != "ok":
             yield f"{name}: no sigma_max: {each['status']}, of crops"
         elif each["radius"] < 0:
@@ -120,9 +126,10 @@ def _local_lines(localities: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         elif each["radius"] == len(each["delta"]) - 1:
             yield f"{name}: usable at every noise: even whole windows are alike"
         else:
-            ends = _range("[{}, {}]", each["sigma_max_lower"], each["sigma_max_upper"])
+            top = write_sigma(each["sigma_max"])
+            ends = write_range(each["sigma_max_lower"], each["sigma_max_upper"])
             yield (
-                f"{name}: usable up to sigma {_sigma(each['sigma_max'])} {ends} too: a denoiser "
+                f"{name}: usable up to sigma {top} {ends} too: a denoiser "
                 f"depends there on no more than {each['radius']} frames to either side, and so "
                 "far all is alike"
             )
@@ -135,7 +142,7 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     if row["sigma_min"] >= 1.0:
         yield "not usable at any noise level"
     else:
-        yield f"usable above sigma {_sigma(row['sigma_min'])}: {_trainer_time(row, schedule)}"
+        yield f"usable above sigma {write_sigma(row['sigma_min'])}: {_trainer_time(row, schedule)}"
         yield f"if the classifier is near-optimal: then TV is at most {row['tv_high']:.3f} there"
     if row["tv_finite"] is not None and row["tv_finite"] < 1.0:  # 1: nothing is known
         yield f"the sampled windows differ there by a TV of at most {row['tv_finite']:.3f}"
@@ -150,8 +157,8 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
         )
     if row["bracket_lower"] > 0.0:
         yield (
-            f"certified, whatever the classifier: up to sigma {_sigma(row['bracket_lower'])} TV is "
-            f"at least {2 * epsilon:.3f}"
+            "certified, whatever the classifier: up to sigma "
+            f"{write_sigma(row['bracket_lower'])} TV is at least {2 * epsilon:.3f}"
         )
     elif row["tv_lower"]:
         yield (
@@ -161,7 +168,8 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
     else:
         yield "no difference is certified"
     if row["bracket_upper"] < 1.0:
-        yield f"certified: from sigma {_sigma(row['bracket_upper'])} on Delta is below the rule's"
+        upper = write_sigma(row["bracket_upper"])
+        yield f"certified: from sigma {upper} on Delta is below the rule's"
     elif row["tv_floor"] is not None:
         yield (
             f"no upper bound on the populations' TV below {row['tv_floor']:.3f} can come from so "
@@ -195,7 +203,23 @@ def _trainer_time(row: Mapping[str, Any], schedule: str) -> str:
 
 
 def caveats(info: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a reader of a verdict must know: assumptions, warnings, what was skipped."""
+    """Yield what concerns a whole run: its warnings, what was skipped, and what it assumes.
+
+    Warnings about one dataset are in its sentence of `verdict_lines`.
+    """
+    yield from (f"warning: {text}" for text in list_run_warnings(info))
+    skipped = [f"skipped: {entry['file']}: {entry['error']}" for entry in info["skipped"]]
+    yield from skipped[:_SKIPPED]
+    if len(skipped) > _SKIPPED:
+        yield f"skipped: {len(skipped) - _SKIPPED:,} more, which --details lists"
+    if "assumed" in info:
+        yield f"assumed: {info['assumed']}"
+    else:  # a run of an earlier version
+        yield from (f"assumption: {text}" for text in info["assumptions"])
+
+
+def all_caveats(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every assumption, every warning, and all that was skipped."""
     yield from (f"assumption: {text}" for text in info["assumptions"])
     for student in info["students"]:
         who = "students" if student["trusted"] else "noise draws, since its students err too much"
@@ -297,7 +321,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[tuple[str, Table]]:
             [
                 *(row.dataset, row.group or "-", row.episode_id or "-"),
                 "-" if row.start is None else str(row.start),
-                *(_sigma(row.a), _sigma(row.b), f"{row.b - row.a:+.3f}"),
+                *(write_sigma(row.a), write_sigma(row.b), f"{row.b - row.a:+.3f}"),
             ]
             for row in comparison.most_moved
         ]
@@ -309,7 +333,7 @@ def _verdict_pairs(comparison: Comparison) -> Table:
     same = {True: "the same", False: "others", None: "-"}
     rows = [
         [
-            *(pair.dataset, pair.group or "-", *map(_sigma, pair.sigma_min)),
+            *(pair.dataset, pair.group or "-", *map(write_sigma, pair.sigma_min)),
             "-" if pair.moved is None else f"{pair.moved:+.3f}",
             *(*map(_percent, pair.usable), same[pair.same_actions]),
         ]
@@ -324,7 +348,7 @@ def _row_counts(comparison: Comparison) -> Table:
     rows = [
         [
             *(row.dataset, *(f"{getattr(row, name):,}" for name in counted)),
-            *(_percent(row.moved), _sigma(row.median), _sigma(row.largest)),
+            *(_percent(row.moved), write_sigma(row.median), write_sigma(row.largest)),
         ]
         for row in comparison.rows
     ]

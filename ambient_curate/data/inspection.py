@@ -1,14 +1,14 @@
 """Inspection of a collection: what is in it, and what would mislead a comparison."""
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
 from ambient_curate.data.collection import (
     RATE_TOLERANCE,
@@ -20,69 +20,15 @@ from ambient_curate.data.collection import (
     read_episodes,
     require_clean,
 )
+from ambient_curate.data.motion import Motion, name_dims
 from ambient_curate.errors import ConfigError, DatasetError
 from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode
 
-ABSOLUTE_RATIO = 5.0  # root mean square over root mean square deviation within a window
-WINDOW = 16  # frames, the default horizon
-MOVING_SHARE = 0.1  # of the frames; a dimension that changes less often is a command
-
-
-@dataclass
-class Motion:
-    """Per action dimension: extremes, squares, squares about the window's mean, and changes."""
-
-    low: Float64[np.ndarray, " action"]
-    high: Float64[np.ndarray, " action"]
-    squares: Float64[np.ndarray, " action"]
-    squares_within: Float64[np.ndarray, " action"]
-    changes: Int64[np.ndarray, " action"]
-    frames: int = 0
-
-    @classmethod
-    def zeros(cls, size: int) -> "Motion":
-        """Start with no frame of `size` dimensions."""
-        low, high = np.full(size, np.inf), np.full(size, -np.inf)
-        return cls(low, high, np.zeros(size), np.zeros(size), np.zeros(size, np.int64))
-
-    def add(self, action: Float64[np.ndarray, "frame action"]) -> None:
-        """Count the frames of one episode in."""
-        self.low = np.minimum(self.low, action.min(axis=0))
-        self.high = np.maximum(self.high, action.max(axis=0))
-        whole = len(action) // WINDOW * WINDOW
-        windows = action[:whole].reshape(-1, WINDOW, action.shape[1])
-        self.squares += (windows**2).sum(axis=(0, 1))
-        self.squares_within += ((windows - windows.mean(axis=1, keepdims=True)) ** 2).sum(
-            axis=(0, 1)
-        )
-        self.changes += (np.diff(action, axis=0) != 0).sum(axis=0)
-        self.frames += len(action)
-
-    def constant_dims(self) -> list[int]:
-        """List the dimensions that never change."""
-        return np.flatnonzero(self.low == self.high).tolist()
-
-    def absolute_dims(self) -> list[int]:
-        """List the dimensions far from zero for the distance they move.
-
-        Over whole windows, the root mean square is more than `ABSOLUTE_RATIO` times the root mean
-        square deviation from the window's own mean. Dimensions that change in less than
-        `MOVING_SHARE` of the frames (a gripper command, a constant) are not positions.
-        """
-        far = self.squares > ABSOLUTE_RATIO**2 * self.squares_within
-        return np.flatnonzero(far & (self.changes >= MOVING_SHARE * self.frames)).tolist()
-
-
-def name_dims(dims: Sequence[int]) -> str:
-    """Name action dimensions in words, neighbours as a range."""
-    starts = [dim for dim in dims if dim - 1 not in dims]
-    ends = [dim for dim in dims if dim + 1 not in dims]
-    runs = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
-    return f"action dimension{'s' * (len(dims) > 1)} {', '.join(runs)}"
-
-
 LISTED = 5  # damages listed one by one
+EXCLUDED = 100  # episodes that a line of ambient.toml names
+LARGE_SHARE = 0.1  # of frames or values that is noted
+SLIGHT_SHARE = 0.01  # of values outside the clean set's range that is noted
 
 
 @dataclass(frozen=True)
@@ -186,9 +132,7 @@ def inspect_collection(collection: Collection, *, progress: Progress = silent) -
     ConfigError
         If a line of ``ambient.toml`` does not fit its member.
     """
-    tallies = {
-        member.name: _count_member(member, progress=progress) for member in collection.members
-    }
+    tallies = _count_members(collection, progress)
     rates = {name: tally.rate_hz for name, tally in tallies.items()}
     reference = collection.clean if collection.clean in tallies else None
     holders = Counter(content for tally in tallies.values() for content in tally.contents)
@@ -219,7 +163,9 @@ class _Tally:
     action_dims: set[int] = field(default_factory=set)
     state_dims: set[int] = field(default_factory=set)
     damages: list[str] = field(default_factory=list)
+    still: list[str] = field(default_factory=list)
     motion: Motion | None = None
+    clean: Motion | None = None
 
     def add(self, episode: Episode) -> None:
         action = episode.action
@@ -230,17 +176,36 @@ class _Tally:
         self.action_dims.add(action.shape[1])
         self.state_dims |= {episode.state.shape[1]} if episode.state is not None else set()
         if self.motion is None:
-            self.motion = Motion.zeros(action.shape[1])
+            self.motion = Motion.zeros(action.shape[1], self._clean_range(action.shape[1]))
         if len(self.action_dims) == 1:
             self.motion.add(action.astype(np.float64))
+        if episode.length > 1 and (action == action[0]).all():
+            self.still.append(episode.id)
+
+    def _clean_range(self, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.clean is None or self.clean.low.size != size:
+            return None
+        return self.clean.low, self.clean.high
 
     @property
     def rate_hz(self) -> float | None:
         return min(self.rates) if self.rates else None
 
 
-def _count_member(member: Member, *, progress: Progress = silent) -> _Tally:
-    tally = _Tally()
+def _count_members(collection: Collection, progress: Progress) -> dict[str, _Tally]:
+    """Count every member; the clean set first, whose range the others are held against."""
+    found: dict[str, _Tally] = {}
+    members = sorted(collection.members, key=lambda member: member.name != collection.clean)
+    for member in members:
+        clean = found[collection.clean].motion if collection.clean in found else None
+        found[member.name] = _count_member(member, clean, progress=progress)
+    return {member.name: found[member.name] for member in collection.members}
+
+
+def _count_member(
+    member: Member, clean: Motion | None = None, *, progress: Progress = silent
+) -> _Tally:
+    tally = _Tally(clean=clean)
 
     def report(path: Path, error: DatasetError) -> None:
         tally.damages.append(str(error))
@@ -296,16 +261,45 @@ def _list_problems(tally: _Tally) -> list[str]:
     for what, dims in (("action", tally.action_dims), ("state", tally.state_dims)):
         if len(dims) > 1:
             problems.append(f"its episodes differ in {what} dimension: {sorted(dims)}")
-    if tally.motion is not None and (constant := tally.motion.constant_dims()):
+    motion = tally.motion
+    if motion is not None and (constant := motion.constant_dims()):
         problems.append(f"constant: {name_dims(constant)}")
+    if motion is not None and (hidden := motion.moves_where_constant()):
+        problems.append(
+            f"constant in the clean set and not here: {name_dims(hidden)}: annotate compares "
+            "nothing there, and gives no sigma_min to a set that moves there"
+        )
+    if tally.still:
+        problems.append(_describe_still(tally))
     return problems
 
 
+def _describe_still(tally: _Tally) -> str:
+    """Name the episodes that never move, with the line that leaves them out."""
+    named = ", ".join(tally.still[:LISTED]) + ", ..." * (len(tally.still) > LISTED)
+    text = f"{len(tally.still)} of {len(tally.lengths)} episodes never move: {named}"
+    if len(tally.still) > EXCLUDED:
+        return text
+    return f"{text}; exclude = {json.dumps(tally.still, ensure_ascii=False)} leaves them out"
+
+
 def _list_notes(tally: _Tally) -> list[str]:
-    absolute = tally.motion.absolute_dims() if tally.motion is not None else []
-    if not absolute:
-        return []
-    return [f"far from zero for the motion, so perhaps absolute positions: {name_dims(absolute)}"]
+    motion, notes = tally.motion, list[str]()
+    if motion is None or motion.frames == 0:
+        return notes
+    if absolute := motion.absolute_dims():
+        named = name_dims(absolute)
+        notes.append(f"far from zero for the motion, so perhaps absolute positions: {named}")
+    if (share := motion.repeated / motion.frames) > LARGE_SHARE:
+        notes.append(f"{share:.0%} of its frames repeat the action of the frame before")
+    if (share := motion.idle / motion.frames) > LARGE_SHARE:
+        notes.append(f"{share:.0%} of its frames are an idle start or end of an episode")
+    notes += [f"copies of each other: {name_dims(dims)}" for dims in motion.copied_dims()]
+    if saturated := motion.saturated_dims():
+        notes.append(f"often at the end of their range, so perhaps cut off: {name_dims(saturated)}")
+    if (outside := motion.share_outside()) > SLIGHT_SHARE:
+        notes.append(f"{outside:.1%} of its action values lie outside the clean set's range")
+    return notes
 
 
 def _compare_rates(rates: Mapping[str, float | None]) -> list[str]:

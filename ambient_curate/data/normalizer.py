@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from ambient_curate.data.motion import CONSTANT, is_constant
 from ambient_curate.options import Normalization
 from ambient_curate.readers.episodes import count_windows as count_windows
 
 ROWS = 65_536  # of values read at a time
-CONSTANT = 1e-6  # a dimension whose spread is this share of its magnitude carries float32 noise
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Normalizer:
     kind : {"minmax", "quantile", "gaussian", "none"}
         What was fitted.
     offset, scale : ndarray, float64, shape (action,)
-        A dimension that is constant in the clean set has scale 0 and becomes 0.
+        A dimension that is constant in the clean set has scale 0 and becomes 0; with ``none``
+        every scale is 1.
     low, high : ndarray, float64, shape (action,)
         Range of the clean set, before scaling.
     """
@@ -38,8 +39,13 @@ class Normalizer:
 
     @property
     def constant(self) -> list[int]:
-        """Dimensions that are constant in the clean set and carry no information."""
+        """Dimensions without a scale: they are constant in the clean set, and not compared."""
         return np.flatnonzero(self.scale == 0.0).tolist()
+
+    @property
+    def still(self) -> list[int]:
+        """Dimensions that are constant in the clean set, whatever their scale."""
+        return np.flatnonzero(is_constant(self.low, self.high)).tolist()
 
     def apply(self, windows: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
         """Scale raw actions; values outside the clean range are not clipped."""
@@ -72,20 +78,22 @@ def fit_normalizer(kind: Normalization, values: Float[np.ndarray, "n action"]) -
     ----------
     kind : {"minmax", "quantile", "gaussian", "none"}
         Range to [-1, 1], 1 % and 99 % quantiles to [-1, 1], mean 0 and standard deviation 1, or
-        left as stored.
+        left as stored. A dimension whose two quantiles are the same (a gripper that hardly ever
+        moves) has its range to [-1, 1]: without a scale it would not be compared.
     values : ndarray, shape (n, action)
         Finite, n >= 1.
     """
     values = values.astype(np.float64)
     low, high = values.min(axis=0), values.max(axis=0)
     if kind == "none":
-        centre, half = np.zeros_like(low), np.ones_like(low)
-    elif kind == "gaussian":
+        return Normalizer(kind, np.zeros_like(low), np.ones_like(low), low, high)
+    if kind == "gaussian":
         centre, half = values.mean(axis=0), values.std(axis=0)
     else:
         ends = (low, high) if kind == "minmax" else np.quantile(values, [0.01, 0.99], axis=0)
+        ends = np.where(is_constant(*ends), (low, high), ends)
         centre, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
-    constant = half <= CONSTANT * np.maximum(np.abs(low), np.abs(high))
+    constant = is_constant(low, high)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, half))
     return Normalizer(kind, centre, scale, low, high)
 

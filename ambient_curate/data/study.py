@@ -146,6 +146,7 @@ def open_study(folder: Path) -> Study:
     windows, reference = _lay_windows(frames, options)
     _require_windows(windows[name], name, options)
     normalizer = fit_normalizer(options.normalize, clean_values(windows[name]))
+    _require_motion(normalizer, name, options)
     windows = {n: replace(w, normalizer=normalizer) for n, w in windows.items()}
     folds = _assign_folds(frames, windows, name, options.folds)
     groups = None
@@ -261,6 +262,21 @@ def _require_windows(clean: Windows, name: str, options: AnnotateOptions) -> Non
             f"episode has {clean.length.max()}",
             f"use --horizon {max(int(clean.length.max()), 1)} or less",
         )
+
+
+def _require_motion(normalizer: Normalizer, name: str, options: AnnotateOptions) -> None:
+    """Refuse a clean set in which nothing moves: every dataset would be equal to it."""
+    if len(normalizer.still) < normalizer.scale.size:
+        return
+    alone = options.represent != "absolute" and options.horizon == 1
+    raise NotEnoughDataError(
+        f"every action dimension is constant in the clean set {name} (represent = "
+        f"{options.represent}, horizon = {options.horizon}): there is nothing to compare with",
+        "a window of one frame is 0 relative to itself: use --represent absolute or a larger "
+        "--horizon"
+        if alone
+        else "name columns that move (`action` in ambient.toml), or another clean set (--clean)",
+    )
 
 
 def _assign_folds(

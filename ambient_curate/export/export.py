@@ -115,9 +115,20 @@ def export_run(
         frames = directory.work / "frames"
         collection, study = reopen_study(run, frames, progress, data=chosen.data)
         job = _lay_job(run, study, collection, directory.work / "data", chosen, factor)
+        job.notes.extend(_list_unanswered(run))
         WRITERS[chosen.to](job)
         directory.commit(_describe(job, chosen.trainer))
     return Export(path, read_run(path, EXPORT))
+
+
+def _list_unanswered(run: Run) -> list[str]:
+    """Say which datasets and groups have no sigma_min, so that they never train, and why."""
+    return [
+        f"{row['dataset'] if row['group'] is None else row['dataset'] + ' / ' + row['group']}: "
+        f"never usable, {row['status']}: {row['reason']}"
+        for row in run.info["verdict"]
+        if row["status"] != "ok"
+    ]
 
 
 def _find_factor(run: Run, normalizer: Path | None) -> float:

@@ -27,6 +27,7 @@ from ambient_curate.report.page_content import (
     list_tilts,
     threshold,
 )
+from ambient_curate.report.sentences import summarize_sets
 from ambient_curate.run.records import Run, list_controls
 from ambient_curate.run.source_data import reopen_data
 from ambient_curate.run.tables import find_parts
@@ -88,6 +89,7 @@ def write_report(
         info=run.info,
         controls=list_controls(run.info),
         name=run.path.resolve().name,
+        sentences=list(summarize_sets(run.info)),
         verdict=[_times(row) for row in run.info["verdict"]],
         command=_command(run.info),
         notes=notes,

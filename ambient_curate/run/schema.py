@@ -15,6 +15,7 @@ STATUSES = (
     "too-short",
     "too-few-episodes",
     "classifier-unreliable",
+    "not-compared",
     "non-finite",
     "unreadable",
 )

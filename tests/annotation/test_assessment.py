@@ -315,3 +315,20 @@ def test_curves_of_a_fine_grid_are_those_of_its_sparse_levels_interpolated(
     np.testing.assert_allclose(said.corrupt[:, 1::2], between)
     for bound in (said.envelope.delta_lower, said.envelope.tv_lower):
         np.testing.assert_array_equal(bound[1::2], bound[2::2])
+
+
+def test_a_dataset_that_moves_where_the_clean_set_is_constant_is_not_compared(
+    tmp_path: Path,
+) -> None:
+    """The networks see no difference, and nothing that is looked at shows one."""
+    members = {name: make_episodes(name, LENGTHS) for name in ("clean", "a", "b")}
+    for name, value in (("clean", 1.0), ("b", 1.0)):
+        for episode in members[name]:
+            episode.action[:, 1] = value
+    study = make_study(tmp_path / "frames", members)
+    said = score(study, tmp_path / "work", make_networks(study, blind=True))
+    assert said.populations["a", None].sigma_min == 0.0
+    assert said.statuses["a", None] == "not-compared"
+    checks = [finding.check for finding in said.findings["a", None]]
+    assert checks == ["control", "control", "dimensions", "overfit"]
+    assert said.statuses["b", None] != "not-compared"

@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_study import ACTION, SIGMA, make_arm_curves, make_envelope, make_episodes, make_study
+from small_study import SIGMA, make_arm_curves, make_envelope, make_episodes, make_study
 
-from ambient_curate.annotation import verdict
 from ambient_curate.annotation.curves import PopulationCurves
-from ambient_curate.annotation.reliability import Finding
+from ambient_curate.annotation.reliability import DIMENSIONS, Finding
 from ambient_curate.annotation.row_sums import RowSums, sum_rows
 from ambient_curate.annotation.verdict import (
-    FEW_CLEAN,
-    FEW_FOUND,
-    FEW_TRUE,
     TOO_FEW,
     WANTED_TV,
     build_verdict,
@@ -24,8 +20,7 @@ from ambient_curate.annotation.verdict import (
     describe_controls,
     describe_policy,
     list_assumptions,
-    list_offsets,
-    list_warnings,
+    summarize_assumptions,
 )
 from ambient_curate.annotation.weights import Tilt
 from ambient_curate.data.planted_controls import Control
@@ -166,6 +161,16 @@ def test_a_blind_classifier_gives_no_number(study: Study) -> None:
     assert (row["usable"], row["nulls"]) == (0.0, 1)
 
 
+def test_what_was_not_compared_has_no_number_and_a_status_of_its_own(study: Study) -> None:
+    moves = Finding(DIMENSIONS, False, {"action 2": 0.5}, "action dimension 2 moves in half")
+    for others in ([SOUND], [SOUND, BLIND]):
+        row = line(study, 0.0, *others, moves)
+        assert row["status"] == "not-compared"
+        assert row["reason"].endswith("action dimension 2 moves in half")
+        assert [row[key] for key in ("sigma_min", "delta", "index")] == [None] * 3
+        assert (row["usable"], row["nulls"]) == (0.0, 1)
+
+
 def test_rows_are_spread_with_nulls_as_one(study: Study) -> None:
     row = line(study, 0.3, a=[0.0, 0.5, np.nan, 0.2, np.nan], own=[np.nan], clean=[0.0])
     assert row["nulls"] == 2
@@ -275,6 +280,23 @@ def test_assumptions_name_the_rule_and_what_the_windows_are(folder: Path, study:
     )
 
 
+def test_assumptions_are_summed_up_in_a_sentence(folder: Path, study: Study) -> None:
+    assert summarize_assumptions(study) == (
+        "the classifier is close to the best possible one and episodes are independent draws; "
+        "another task mix counts as a difference: p(A), not p(A|O); windows are absolute, 3 "
+        "frames, normalised by the clean set (minmax); up to 18 % of a set may be arbitrary and "
+        "its sigma_min is still 0"
+    )
+    other = study_of(folder, represent="relative", weighting="window", granularity="datapoint")
+    assert summarize_assumptions(other) == (
+        "the classifier is close to the best possible one; nothing is certified, since episodes "
+        "have unequal weight; another task mix counts as a difference: p(A), not p(A|O); windows "
+        "are relative, 3 frames, normalised by the clean set (minmax)"
+    )
+    told = replace(study, options=replace(study.options, condition="state"))
+    assert "; other places count as a difference: p(A, O); " in summarize_assumptions(told)
+
+
 @pytest.mark.parametrize("granularity", ["dataset", "group", "episode", "datapoint"])
 def test_what_the_rule_admits_is_told_where_rows_are_whole_sets(
     folder: Path, granularity: str
@@ -335,81 +357,3 @@ def test_of_many_sets_the_largest_shares_are_named(tmp_path: Path) -> None:
     assert "(clean 14.0%, q6 17.5%, q5 15.8%, q4 14.0%, q3 12.3% and 3 more)" in text
     wide = replace(study, options=replace(study.options, epsilon=0.49))
     assert "by any TV: no bound below 1 is known, if a" in policy_text(wide, **sigma_min)
-
-
-def test_warnings_name_what_is_weak_with_its_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    still = np.array([0.0, 1.0], dtype=np.float32)
-    members = {name: make_episodes(name, LENGTHS) for name in ("clean", "a")}
-    members["clean"] = [replace(e, action=e.action * still) for e in members["clean"]]
-    study = make_study(tmp_path, members)
-    low, high = (float(x[1]) for x in (study.normalizer.low, study.normalizer.high))
-    values = np.concatenate([e.action for e in members["a"]])
-    outside = (values[:, 0] != 0).sum() + ((values[:, 1] < low) | (values[:, 1] > high)).sum()
-    assert values.shape[1] == ACTION
-    few = (
-        "the clean set has 4 episodes: every number is rough below 20: where sigma_min is 0.3 and "
-        "0.8, 10 clean episodes gave 0.2 and no answer, 50 clean episodes gave 0.29 and 0.75"
-    )
-    monkeypatch.setattr(verdict, "FEW_TRUE", (0.3, 0.8))
-    monkeypatch.setattr(verdict, "FEW_FOUND", {10: (0.2, None), 50: (0.29, 0.75)})
-    assert list_warnings(study, []) == [
-        "no planted control: it needs two clean episodes a fold, and clean actions that vary",
-        few,
-        "action dimensions [0] are constant in the clean set and are ignored",
-        f"{outside / values.size:.1%} of a's action values lie outside the clean set's range",
-    ]
-
-
-def test_missed_controls_are_told_with_their_levels_and_recovered_ones_are_not(
-    study: Study,
-) -> None:
-    shift = {"name": "planted shift", "expected": 0.2, "found": 0.0123, "lower": 0.0}
-    shift |= {"upper": 0.05, "recovered": False}
-    spike = shift | {"name": "planted spike", "found": 0.9, "upper": 0.95}
-    both = list_warnings(study, [shift, spike])
-    assert both[:2] == [
-        "the planted shift was expected at sigma 0.200 and found at 0.012 [0.000, 0.050]: "
-        "sigma_min of such differences comes out too low here",
-        "the planted spike was expected at sigma 0.200 and found at 0.900 [0.000, 0.950]: found "
-        "too high, which costs data and not safety",
-    ]
-    recovered = {"recovered": True}
-    assert list_warnings(study, [shift | recovered, spike]) == both[1:]
-    assert list_warnings(study, [shift | recovered, spike | recovered]) == both[2:]
-
-
-def test_an_offset_beyond_the_margin_is_told_at_its_worst_level() -> None:
-    """At most .08 and .04 off, in either direction; the margin is .05."""
-    offsets = {"a": [0, 0, 0.02, -0.08, 0.06, 0, 0, 0], "b": [0.04, -0.04, 0, 0, 0, 0, 0, 0]}
-    populations = [
-        replace(curves(0.3, name, group), clean=np.full((4, SIGMA.size), 0.5) + np.array(values))
-        for (name, values), group in zip(offsets.items(), ("x", None), strict=True)
-    ]
-    assert list_offsets(populations, 0.05) == [
-        "a / x: E_p c + E_q c - 1 reaches -0.080 at sigma 0.400, beyond the margin of 0.05: too "
-        "few clean episodes to calibrate on"
-    ]
-    assert [text[:12] for text in list_offsets(populations, 0.03)] == [
-        "a / x: E_p c",
-        "b: E_p c + E",
-    ]
-    assert list_offsets(populations, 0.1) == []
-
-
-def test_nothing_is_said_of_a_set_that_is_large_and_inside_the_clean_range(tmp_path: Path) -> None:
-    lengths = [4] * 20
-    clean = make_episodes("clean", lengths)
-    inside = [replace(e, action=e.action / 2) for e in clean]
-    study = make_study(tmp_path, {"clean": clean, "a": inside})
-    assert list_warnings(study, [{"recovered": True}]) == []
-
-
-def test_what_few_clean_episodes_do_is_measured_at_the_limit_and_nears_the_truth() -> None:
-    assert FEW_CLEAN in FEW_FOUND
-    away = [
-        sum(abs(x - true) for x, true in zip(found, FEW_TRUE, strict=True) if x is not None)
-        for _, found in sorted(FEW_FOUND.items())
-    ]
-    assert away == sorted(away, reverse=True)

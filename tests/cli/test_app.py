@@ -54,7 +54,9 @@ INFO = {
     **{"verdict": [CLEAN, SIM], "controls": [CONTROL], "epsilon": 0.05, "skipped": []},
     **{"students": []},
     **{"schedule": "flow:10"},
-    **{"assumptions": ["p(A)"], "warnings": ["few clean episodes"]},
+    **{"assumptions": ["p(A)"], "warnings": ["few clean episodes", "sim: 5 Hz, not 10"]},
+    **{"assumed": "p(A), not p(A|O)"},
+    "cautions": [{"dataset": "sim", "group": None, "text": "sim: 5 Hz, not 10", "short": "5 Hz"}],
 }
 
 
@@ -117,18 +119,33 @@ dataset  episodes  windows  sigma_min  interval        bracket  Delta  step  usa
 own            50      700          0  -               -            -     0   100 %  clean
 sim            50      700      0.200  [0.100, 0.300]  [0, 1]       -    11    80 %  ok
 
+sim: train on it from step 11 of flow:10 on, 80 % of the noise levels: above sigma 0.200 \
+[0.100, 0.300]; below, the classifier tells it from clean data; no difference is certified; 5 Hz
+controls: planted shift found at 0.190, expected at 0.200
+"""
+DETAILS = """\
 sim: usable above sigma 0.200: step 11 of flow:10, EDM noise 0.204, flow time 0.170
     if the classifier is near-optimal: then TV is at most 0.316 there
     no difference is certified
 planted shift: expected 0.200, found 0.190 [0.100, 0.300]
 """
-CAVEATS = "assumption: p(A)\nwarning: few clean episodes\n"
+ALL_CAVEATS = """\
+assumption: p(A)
+warning: few clean episodes
+warning: sim: 5 Hz, not 10
+"""
+
+
+def caveats_of(path: Path | str) -> str:
+    told = "warning: few clean episodes\nassumed: p(A), not p(A|O)\n"
+    return f"{told}details: ambient-curate show {path} --details\n"
 
 
 def test_annotate_prints_the_verdict_and_tells_the_rest(calls: list[Any]) -> None:
     done = call("annotate", "set")
     assert (done.exit_code, done.stdout) == (0, TABLE)
-    assert done.stderr == CAVEATS + ("run: set_run\nnext: ambient-curate plot set_run accuracy\n")
+    after = "run: set_run\nnext: ambient-curate plot set_run accuracy\n"
+    assert done.stderr == caveats_of("set_run") + after
     assert calls == [(Path("set"), {})]  # ambient.toml and the defaults decide
 
 
@@ -170,14 +187,22 @@ def test_strict_ends_with_3_where_a_dataset_has_no_answer(monkeypatch: pytest.Mo
 
 
 def test_json_is_json(calls: list[Any], run: Path) -> None:
-    expected = {name: INFO[name] for name in INFO if name not in ("epsilon", "schedule")}
+    left_out = ("epsilon", "schedule", "assumed", "cautions")
+    expected = {name: INFO[name] for name in INFO if name not in left_out}
     assert json.loads(call("annotate", "set", "--format", "json").stdout) == expected
     assert json.loads(call("show", run, "--format", "json").stdout) == expected
 
 
 def test_show_says_the_same_again(run: Path) -> None:
     done = call("show", run)
-    assert (done.exit_code, done.stdout, done.stderr) == (0, TABLE, CAVEATS)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, TABLE, caveats_of(run))
+
+
+def test_show_says_all_when_asked(run: Path) -> None:
+    done = call("show", run, "--details")
+    table = TABLE.partition("\n\n")[0]
+    assert (done.exit_code, done.stdout) == (0, f"{table}\n\n{DETAILS}")
+    assert done.stderr == ALL_CAVEATS
 
 
 @pytest.mark.parametrize(

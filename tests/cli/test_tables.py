@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from ambient_curate.cli.tables import (
+    all_caveats,
     caveats,
     comparison_lines,
     comparison_tables,
     inspection_lines,
     inspection_table,
+    verdict_details,
     verdict_lines,
     verdict_table,
     verification_lines,
@@ -78,25 +80,25 @@ def test_below_a_verdict_stand_reasons_and_the_controls() -> None:
     )
     info = {"verdict": [CLEAN, FEW, {**FEW, "group": "pour"}], "controls": [shift, spike]}
     found = "expected 0.200, found 0.181 [0.150, 0.210]"
-    assert list(verdict_lines(info)) == [
+    assert list(verdict_details(info)) == [
         "few: fewer than the folds",
         "few / pour: fewer than the folds",
         f"planted shift: {found}",
         f"planted spike: {found}: NOT recovered",
     ]
-    assert list(verdict_lines({"verdict": [CLEAN], "controls": []})) == []
+    assert list(verdict_details({"verdict": [CLEAN], "controls": []})) == []
 
 
 def test_runs_of_earlier_versions_have_one_control_at_most() -> None:
     control = {"expected": 0.2, "found": 0.181, "lower": 0.15, "upper": 0.21, "recovered": False}
     found = "planted control: expected 0.200, found 0.181 [0.150, 0.210]: NOT recovered"
-    assert list(verdict_lines({"verdict": [CLEAN], "control": control})) == [found]
-    assert list(verdict_lines({"verdict": [CLEAN], "control": None})) == []
+    assert list(verdict_details({"verdict": [CLEAN], "control": control})) == [found]
+    assert list(verdict_details({"verdict": [CLEAN], "control": None})) == []
 
 
 def lines_of(row: dict[str, Any]) -> list[str]:
     info = {"verdict": [row], "controls": [], "epsilon": 0.05, "schedule": "flow:10"}
-    first, *others = verdict_lines(info)
+    first, *others = verdict_details(info)
     assert all(line.startswith("    ") for line in others)
     return [first.removeprefix("sim: "), *(line.strip() for line in others)]
 
@@ -153,14 +155,46 @@ def test_the_test_without_a_classifier_is_told_with_its_p_value() -> None:
     assert lines[:3] + lines[4:] == lines_of(SIM)
 
 
-def test_caveats_hold_everything_a_reader_must_know() -> None:
+def test_below_a_verdict_stand_a_sentence_a_set_and_one_of_the_controls() -> None:
+    control = {"name": "planted spike", "expected": 0.2, "found": 0.181, "recovered": False}
+    caution = {"dataset": "sim", "group": None, "text": "sim: 5 Hz, slow", "short": "5 Hz"}
+    info = {"verdict": [CLEAN, SIM, FEW], "controls": [control], "schedule": "flow:10"}
+    sim, few, controls = verdict_lines(info | {"cautions": [caution]})
+    assert sim.startswith("sim: train on it from step 4 of flow:10 on, 96 % of the noise levels")
+    assert sim.endswith("; 5 Hz")
+    assert few == "few: do not train on it, too-few-episodes: fewer than the folds"
+    assert controls == (
+        "controls: planted spike found at 0.181, expected at 0.200 (missed: sigma_min of such "
+        "differences is too low here)"
+    )
+    assert list(verdict_lines({"verdict": [CLEAN], "controls": []})) == []
+
+
+def test_caveats_of_a_run_are_told_once_and_in_short() -> None:
+    skipped = [{"file": f"{name}.npz", "error": "empty"} for name in "abcde"]
+    cautions = [{"dataset": "sim", "group": None, "text": "sim: 5 Hz", "short": "5 Hz"}]
+    info = {"verdict": [CLEAN, SIM], "assumptions": ["p(A)", "minmax"], "skipped": skipped}
+    info |= {"warnings": ["few", "sim: 5 Hz"], "cautions": cautions, "assumed": "p(A); minmax"}
+    assert list(caveats(info)) == [
+        "warning: few",
+        *(f"skipped: {name}.npz: empty" for name in "abc"),
+        "skipped: 2 more, which --details lists",
+        "assumed: p(A); minmax",
+    ]
+    del info["assumed"], info["cautions"]
+    assert list(caveats(info | {"skipped": []})) == [
+        *("warning: few", "warning: sim: 5 Hz", "assumption: p(A)", "assumption: minmax")
+    ]
+
+
+def test_all_caveats_hold_everything_a_reader_must_know() -> None:
     skipped = [{"file": "a.npz", "error": "empty"}]
     students = [
         {"dataset": "a", "error": 0.0123, "trusted": True},
         {"dataset": "b", "error": 0.0456, "trusted": False},
     ]
     info = {"assumptions": ["p(A)"], "warnings": ["few"], "skipped": skipped, "students": students}
-    assert list(caveats(info)) == [
+    assert list(all_caveats(info)) == [
         "assumption: p(A)",
         "a: its windows are annotated by students (mean error of sigma_min 0.012)",
         "b: its windows are annotated by noise draws, since its students err too much (mean error "
@@ -268,7 +302,7 @@ def test_locality_is_told_with_its_radius() -> None:
             **{"sigma_max_lower": 0.1, "sigma_max_upper": 0.3},
         }
         info = {"verdict": [], "controls": [], "locality": [located]}
-        return list(verdict_lines(info))
+        return list(verdict_details(info))
 
     assert say(4, 15) == [
         "a: usable up to sigma 0.250 [0.100, 0.300] too: a denoiser depends there on no more than "

@@ -27,7 +27,7 @@ def inspect(path: Path, clean: str | None = None) -> dict[str, MemberInspection]
 
 def test_counts_and_extremes(tmp_path: Path) -> None:
     save(tmp_path / "clean", noise(0, 10), noise(1, 30))
-    save(tmp_path / "other", noise(2, 20))
+    save(tmp_path / "other", 0.5 * noise(2, 20))
     inspection = inspect_collection(open_collection(tmp_path))
     clean, other = inspection.members
     assert (clean.name, clean.is_clean, clean.episodes, clean.steps) == ("clean", True, 2, 40)
@@ -98,6 +98,59 @@ def test_constant_and_absolute_dimensions_are_named(tmp_path: Path) -> None:
     assert note.endswith("absolute positions: action dimensions 1-2")
 
 
+def test_episodes_that_never_move_are_named_with_the_line_that_leaves_them_out(
+    tmp_path: Path,
+) -> None:
+    still = np.zeros((64, 2))
+    save(tmp_path / "few" / "a", still, noise(0), still, noise(1))
+    (problem,) = inspect(tmp_path / "few")["a"].problems
+    assert problem == ('2 of 4 episodes never move: 0, 2; exclude = ["0", "2"] leaves them out')
+    line = problem.partition("; ")[2].removesuffix(" leaves them out")
+    (tmp_path / "few" / "ambient.toml").write_text(f"[datasets.a]\n{line}\n")
+    member = inspect(tmp_path / "few")["a"]
+    assert (member.episodes, member.problems) == (2, ())
+    save(tmp_path / "many", *[still + n for n in range(101)], noise(0))
+    constant = inspect(tmp_path / "many")["many"].problems
+    assert constant[0].startswith("101 of 102 episodes never move: 0, 1, ")
+    assert constant[0].endswith(", ...")
+
+
+def test_what_moves_where_the_clean_set_is_constant_is_a_problem(tmp_path: Path) -> None:
+    values = {name: noise(number) for number, name in enumerate(("b", "clean", "z"))}
+    values["clean"][:, 1] = values["z"][:, 1] = 1.0
+    for name, action in values.items():
+        save(tmp_path / name, action)
+    members = inspect(tmp_path)
+    told = [text for text in members["b"].problems if "constant in the clean set" in text]
+    assert told == [
+        "constant in the clean set and not here: action dimension 1: annotate compares nothing "
+        "there, and gives no sigma_min to a set that moves there"
+    ]
+    assert members["clean"].problems == members["z"].problems == ("constant: action dimension 1",)
+    assert inspect(tmp_path, clean="b")["clean"].problems == ("constant: action dimension 1",)
+
+
+def test_held_idle_copied_and_cut_off_actions_are_noted(tmp_path: Path) -> None:
+    walk = np.cumsum(noise(0, 200, 3), axis=0)
+    walk[:, 2] = np.clip(walk[:, 0], *np.quantile(walk[:, 0], [0.2, 1.0]))
+    walk[:, 1] = walk[:, 0]
+    held = np.repeat(np.concatenate([walk[:1].repeat(50, axis=0), walk]), 2, axis=0)
+    save(tmp_path / "clean", 0.5 * held)
+    save(tmp_path / "a", held)
+    low, high = 0.5 * held.min(axis=0), 0.5 * held.max(axis=0)
+    outside = np.mean((held < low - 1e-6) | (held > high + 1e-6))
+    repeated = np.mean(np.r_[False, (np.diff(held, axis=0) == 0).all(axis=1)])
+    absolute, *notes = inspect(tmp_path)["a"].notes
+    assert absolute.startswith("far from zero")
+    assert notes == [
+        f"{repeated:.0%} of its frames repeat the action of the frame before",
+        f"{101 / 500:.0%} of its frames are an idle start or end of an episode",
+        "copies of each other: action dimensions 0-1",
+        "often at the end of their range, so perhaps cut off: action dimension 2",
+        f"{outside:.1%} of its action values lie outside the clean set's range",
+    ]
+
+
 def test_damage_is_a_problem_and_left_out_of_the_numbers(tmp_path: Path) -> None:
     broken = noise(2)
     broken[5, 1] = np.nan
@@ -150,7 +203,12 @@ def test_the_open_x_sample(open_x: dict[str, MemberInspection]) -> None:
     rate, split = open_x["bridge_dataset"].problems
     assert rate.startswith("5 Hz against 20 Hz of franka_stack_human")
     assert split == "split val repeats 25 of 25 episodes of train"
-    assert all(member.notes == () for member in open_x.values())
+    notes = {name: member.notes for name, member in open_x.items() if member.notes}
+    outside = "of its action values lie outside the clean set's range"
+    assert notes == {
+        "franka_stack_failed": (f"3.9% {outside}",),
+        "franka_stack_generated": (f"2.0% {outside}",),
+    }
 
 
 def test_real_joint_positions_are_noted_and_a_broken_template_told(shared_data: Path) -> None:

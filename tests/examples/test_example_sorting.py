@@ -39,7 +39,7 @@ from examples.sorting.study import (
     plan_validation,
     use_below,
 )
-from examples.sorting.tables import compare_populations, success_gain, wilson
+from examples.sorting.tables import compare_arms, success_gain, wilson
 
 
 @pytest.mark.filterwarnings("ignore:.*alternative render modes.*:UserWarning")
@@ -178,7 +178,7 @@ def test_the_intervals_are_wilsons_and_blocks_are_compared_with_themselves() -> 
     gain, least = success_gain(frame, "locality", "cotrain")
     assert gain == 0.5
     assert least == pytest.approx(0.5 - 1.6449 * 0.57735 / 2, abs=1e-4)  # sd of (0, 1, 1, 0)
-    assert "| locality | +50.0, at least +2.5 |" in list(compare_populations(frame))
+    assert "| locality | +50.0, at least +2.5 |" in list(compare_arms(frame))
 
 
 @pytest.mark.timeout(600)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,18 @@ def test_every_export_has_the_same_bytes_again(made: Run, tmp_path: Path, to: st
     assert len(files) >= 2
     for file in files:
         assert (one.path / file).read_bytes() == (other.path / file).read_bytes(), file
+
+
+def test_a_dataset_without_an_answer_is_named_with_its_reason(made: Run, tmp_path: Path) -> None:
+    first, *others = made.info["verdict"]
+    (row, *rest) = [dict(row) for row in others]
+    row |= {"status": "not-compared", "reason": "action dimension 2 moves in 48.0% of the frames"}
+    run = replace(made, info=made.info | {"verdict": [first, row, *rest]})
+    notes = export_run(run, out=tmp_path / "e").info["notes"]
+    name = row["dataset"]
+    assert f"{name}: never usable, not-compared: {row['reason']}" in notes
+    sound = [each for each in rest if each["status"] == "ok"]
+    assert not any(note.startswith(f"{each['dataset']}: never") for each in sound for note in notes)
 
 
 def test_a_trainer_that_scales_twice_as_much_needs_twice_the_noise(

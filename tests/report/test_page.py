@@ -19,6 +19,7 @@ from ambient_curate.errors import ConfigError, RunError
 from ambient_curate.progress import silent
 from ambient_curate.report.page import write_report
 from ambient_curate.report.page_content import MEASURED, gather
+from ambient_curate.report.sentences import summarize_sets
 from ambient_curate.run.records import Run, open_run_results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -115,6 +116,16 @@ def test_a_browser_shows_the_numbers_of_the_run(run: Run, browser: Browser, tmp_
     spectra = {each["dataset"]: each for each in stored["spectra"]}
     assert spectra.keys() <= {"clean", *NAMES}
     assert said == []
+
+
+@needs_browser
+def test_it_opens_with_what_to_do(run: Run, browser: Browser, tmp_path: Path) -> None:
+    page, _ = open_page(browser, write_report(run, tmp_path / "report.html"))
+    shown = page.eval_on_selector_all(".todo li", "x => x.map(e => e.textContent)")
+    assert shown == [f"{name}: {text}." for name, text in summarize_sets(run.info)]
+    assert len(shown) == len(NAMES)
+    order = page.eval_on_selector_all(".todo, #verdict table", "x => x.map(e => e.tagName)")
+    assert order == ["UL", "TABLE"]
 
 
 @needs_browser

@@ -1,0 +1,186 @@
+"""Cautions: what may mislead a reader of the verdict, of one dataset or of the whole run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ambient_curate.annotation.curves import PopulationCurves
+from ambient_curate.classifier.out_of_fold import C
+from ambient_curate.data.collection import compare_rate
+from ambient_curate.data.constant_dims import list_constant_dims
+from ambient_curate.data.motion import Motion, name_dims
+from ambient_curate.data.study import Study, find_outside
+
+FEW_CLEAN = 20
+LARGE_SHARE = 0.01
+
+# by number of clean episodes, the sigma_min that was found where the true ones are FEW_TRUE; None:
+# no answer (method.md section 4, "Few clean episodes")
+FEW_TRUE = (0.31, 0.86)
+FEW_FOUND: Mapping[int, tuple[float | None, ...]] = {
+    10: (0.88, 0.86),
+    20: (0.57, 0.82),
+    50: (0.23, 0.79),
+}
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A warning about the verdict.
+
+    Parameters
+    ----------
+    dataset, group : str or None
+        What it is about; both None: the whole run.
+    text : str
+        All of it, with the dataset's name.
+    short : str
+        The same in a few words and without the name, to end a sentence about the dataset or a
+        control; empty where `text` is told as it is. It says so where sigma_min may be too low.
+    """
+
+    dataset: str | None
+    group: str | None
+    text: str
+    short: str = ""
+
+
+def list_cautions(
+    study: Study,
+    controls: Sequence[Mapping[str, Any]],
+    populations: Iterable[PopulationCurves],
+) -> list[Caution]:
+    """List what may mislead a reader of the verdict: of the whole run, then of its datasets.
+
+    Parameters
+    ----------
+    study : Study
+        What was annotated.
+    controls : sequence of mapping
+        Of `verdict.describe_controls`.
+    populations : iterable of PopulationCurves
+        What the scores say of datasets and groups.
+    """
+    return [
+        *(Caution(None, None, text) for text in _warn_of_run(study, bool(controls))),
+        *_find_missed(controls),
+        *_find_outside(study),
+        *list_offsets(populations, study.options.epsilon),
+        *_compare_rates(study),
+    ]
+
+
+def _warn_of_run(study: Study, controlled: bool) -> list[str]:
+    """List what may mislead a reader of the whole verdict, whose controls may be missing."""
+    found = []
+    if not controlled and study.options.condition == "none":
+        found.append(
+            "no planted control: it needs two clean episodes a fold, and clean actions that vary"
+        )
+    if (n := len(study.clean.episodes)) < FEW_CLEAN:
+        found.append(
+            f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}: "
+            f"{_describe_few()}"
+        )
+    found += _position_warnings(study)
+    for kind, dims in list_constant_dims(study.clean.windows).items():
+        found.append(
+            f"constant in the clean set, so not compared: {name_dims(dims, kind)}; a dataset that "
+            "moves there has no sigma_min"
+        )
+    return found
+
+
+def _describe_few() -> str:
+    """Say what few clean episodes made of known levels."""
+    found = ", ".join(
+        f"{episodes} clean episodes gave "
+        + " and ".join("no answer" if value is None else f"{value:g}" for value in values)
+        for episodes, values in FEW_FOUND.items()
+    )
+    return f"where sigma_min is {' and '.join(map(str, FEW_TRUE))}, {found}"
+
+
+def _find_missed(controls: Sequence[Mapping[str, Any]]) -> list[Caution]:
+    """Say where controls were missed, and what that means for the other numbers."""
+    found = []
+    for control in controls:
+        if control["recovered"]:
+            continue
+        short = (
+            "sigma_min of such differences comes out too low here"
+            if control["found"] < control["expected"]
+            else "found too high, which costs data and not safety"
+        )
+        text = (
+            f"the {control['name']} was expected at sigma {control['expected']:.3f} and found at "
+            f"{control['found']:.3f} [{control['lower']:.3f}, {control['upper']:.3f}]: {short}"
+        )
+        found.append(Caution(None, None, text, short))
+    return found
+
+
+def _position_warnings(study: Study) -> list[str]:
+    """Warn where places would be compared: clean actions that look like absolute positions."""
+    if study.options.represent != "absolute":
+        return []
+    windows = study.clean.windows
+    motion = Motion.zeros(int(windows.action.shape[1]))
+    for first, length in zip(windows.offset, windows.length, strict=True):
+        motion.add(windows.action[first : first + length].double().numpy())
+    if not (dims := motion.absolute_dims()):
+        return []
+    return [
+        f"{name_dims(dims)} look like absolute positions: the classifier then also learns where "
+        "the clean episodes are; represent = relative compares motions"
+    ]
+
+
+def list_offsets(populations: Iterable[PopulationCurves], epsilon: float) -> list[Caution]:
+    """Warn where calibration is off by as much as the rule's margin: E_p c + E_q c is not 1.
+
+    The best classifier has E_p c + E_q c = 1 at every level; the sum being 1 does not make a
+    classifier the best one. Where it is more, corrupt data looks cleaner than it is.
+    """
+    found = []
+    for population in populations:
+        offset = population.clean[C] + population.corrupt[C] - 1.0
+        worst = int(np.argmax(np.abs(offset)))
+        if abs(offset[worst]) <= epsilon:
+            continue
+        dataset, group = population.dataset, population.group
+        at = f"{offset[worst]:+.3f} at sigma {population.sigma[worst]:.3f}"
+        text = (
+            f"{dataset if group is None else f'{dataset} / {group}'}: E_p c + E_q c - 1 reaches "
+            f"{at}, beyond the margin of {epsilon:g}: too few clean episodes to calibrate on"
+        )
+        side = "low" if offset.max() > epsilon else "high"
+        short = f"sigma_min may be too {side}, since calibration is off by {at}"
+        found.append(Caution(dataset, group, text, short))
+    return found
+
+
+def _find_outside(study: Study) -> list[Caution]:
+    return [
+        Caution(
+            name,
+            None,
+            f"{share:.1%} of {name}'s action values lie outside the clean set's range",
+            f"{share:.1%} of its action values lie outside the clean set's range",
+        )
+        for name in study.windows
+        if (share := find_outside(study, name)) is not None and share > LARGE_SHARE
+    ]
+
+
+def _compare_rates(study: Study) -> list[Caution]:
+    clean = study.clean.dataset
+    rates = {name: frames.rate_hz for name, frames in study.frames.items()}
+    return [
+        Caution(name, None, f"{name}: {text}", text.partition(":")[0])
+        for name in rates
+        if name != clean
+        for text in compare_rate(rates[name], clean, rates[clean])
+    ]
