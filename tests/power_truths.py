@@ -22,8 +22,8 @@ from power_laws import (
 from scipy.special import expit
 
 from ambient_curate.noise import log_snr, sigma_from_log_snr, ve_from_sigma
+from ambient_curate.statistics.bootstrap import draw_evenly
 from ambient_curate.statistics.sigma_min import last_crossing, rising_fit
-from ambient_curate.statistics.subsampling import draw_evenly
 
 
 @dataclass(frozen=True, eq=False)

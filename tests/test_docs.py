@@ -18,8 +18,8 @@ import ambient_curate
 from ambient_curate import integrations
 from ambient_curate.annotation.annotate import annotate
 from ambient_curate.cli.app import app
+from ambient_curate.cli.console import CONTINUED
 from ambient_curate.cli.demo import make_demo
-from ambient_curate.cli.exits import CONTINUED
 from ambient_curate.data.selection import MemberOptions
 from ambient_curate.data.settings import FILE_OPTIONS, find_sources, read_collection_file
 from ambient_curate.export.trainers import TRAINERS, ExportOptions

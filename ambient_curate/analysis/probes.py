@@ -21,13 +21,12 @@ from ambient_curate.classifier.networks import Sizes
 from ambient_curate.classifier.out_of_fold import noise_seed
 from ambient_curate.data.cache import Frames
 from ambient_curate.data.folds import assign_folds
-from ambient_curate.data.groups import UNNAMED, label_groups
-from ambient_curate.data.populations import Population
+from ambient_curate.data.populations import UNNAMED, Population, label_groups
 from ambient_curate.data.windows import Windows
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.noise import grid
 from ambient_curate.progress import Progress, silent, track
-from ambient_curate.statistics.subsampling import pick_evenly
+from ambient_curate.statistics.bootstrap import pick_evenly
 
 MOST_CLASSES = 16
 _PARTS = 4  # classes that a number with many values is cut into

@@ -31,9 +31,9 @@ from ambient_curate.classifier.out_of_fold import (
 )
 from ambient_curate.data.populations import Population, PopulationName
 from ambient_curate.data.study import Study
+from ambient_curate.statistics.bootstrap import draw_evenly
 from ambient_curate.statistics.brackets import MONTE_CARLO, FiniteSets, build_envelope, know_nothing
 from ambient_curate.statistics.challenger import ChallengerFinding
-from ambient_curate.statistics.subsampling import draw_evenly
 from ambient_curate.statistics.upper_bounds import Measure, kernel_divergence
 
 MOST = 2_048  # windows of a measure

@@ -9,8 +9,14 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from ambient_curate.annotation.reliability import RELIABLE
-from ambient_curate.annotation.row_sums import RowSums, load_sums, save_sums, sum_rows
-from ambient_curate.annotation.rows import Found, tabulate_shard
+from ambient_curate.annotation.rows import (
+    Found,
+    RowSums,
+    load_sums,
+    save_sums,
+    sum_rows,
+    tabulate_shard,
+)
 from ambient_curate.annotation.shards import Chunk, Shard, plan_shards, read_chunks, scored_windows
 from ambient_curate.annotation.sigma_max import AROUND, cross_crops, reach_at, score_crops
 from ambient_curate.annotation.weights import Mixture, Tally, Tilt, describe_tilt

@@ -16,9 +16,8 @@ from ambient_curate.data.constant_dims import find_constant_motion, list_constan
 from ambient_curate.data.planted_controls import SHIFT, Control
 from ambient_curate.data.populations import Population
 from ambient_curate.errors import NotEnoughDataError
-from ambient_curate.statistics.bootstrap import stretch
+from ambient_curate.statistics.bootstrap import pick_evenly, stretch
 from ambient_curate.statistics.energy_test import MOST_WINDOWS, compare_episodes
-from ambient_curate.statistics.subsampling import pick_evenly
 
 CERTAIN = 0.001  # largest p-value that counts as a difference
 CONFIDENCE = 0.95  # of the accuracy's interval

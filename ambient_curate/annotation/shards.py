@@ -12,7 +12,7 @@ from ambient_curate.classifier.out_of_fold import noise_seed
 from ambient_curate.data.populations import Population
 from ambient_curate.data.study import Study
 from ambient_curate.noise import draw_pairs
-from ambient_curate.statistics.subsampling import pick_evenly
+from ambient_curate.statistics.bootstrap import pick_evenly
 
 MOST_WINDOWS = 65_536  # scored in a shard, but for one longer episode
 BLOCK = 256  # windows of an episode that share a source of noise

@@ -14,7 +14,7 @@ from ambient_curate.annotation.reliability import (
     is_recovered,
     judge,
 )
-from ambient_curate.annotation.row_sums import RowSums, sum_rows
+from ambient_curate.annotation.rows import RowSums, sum_rows
 from ambient_curate.annotation.weights import Tilt
 from ambient_curate.data.planted_controls import Control
 from ambient_curate.data.populations import PopulationName

@@ -18,6 +18,7 @@ from ambient_curate.files import replace_whole, write_json_atomic
 from ambient_curate.noise import grid
 from ambient_curate.progress import Advance
 from ambient_curate.statistics.boosting import SampledWindows, draw_windows
+from ambient_curate.statistics.bootstrap import draw_evenly, pick_evenly
 from ambient_curate.statistics.challenger import (
     ChallengerFinding,
     ChallengerLevel,
@@ -25,7 +26,6 @@ from ambient_curate.statistics.challenger import (
     cross_challenger,
 )
 from ambient_curate.statistics.sigma_min import last_crossing, rising_fit, sparse_levels
-from ambient_curate.statistics.subsampling import draw_evenly, pick_evenly
 
 STATISTICS = ("c", "brier", "bce", "accuracy")
 C, BRIER, BCE, ACCURACY = range(len(STATISTICS))

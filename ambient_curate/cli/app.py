@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ambient_curate.cli.exits import GATE_NOT_MET, CurateGroup, echo_json, print_below, tell
+from ambient_curate.cli.console import GATE_NOT_MET, CurateGroup, echo_json, print_below, tell
 from ambient_curate.cli.options import take_options
 from ambient_curate.errors import DatasetError
 from ambient_curate.export.trainers import TRAINERS, ExportOptions

@@ -1,14 +1,18 @@
-"""Progress and warnings on stderr, tables on stdout.
+"""Progress, warnings and failures on stderr, tables on stdout; exit codes.
 
 Bars and colours appear on a terminal only, where ``NO_COLOR`` is honoured; into a file or a pipe go
 plain lines.
 """
 
+import errno
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from threading import RLock
+from typing import Any, NoReturn
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
@@ -23,7 +27,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
+from ambient_curate.errors import CurateError
 from ambient_curate.progress import Update
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -185,3 +191,55 @@ def _pad(cell: str, width: int, right: bool) -> str:
 def _print(console: Console, text: str) -> None:
     """Print `text` as it is: no markup, no colours of its own, not broken at the width."""
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+CONTINUED = ("annotate", "demo", "export", "merge", "train")  # go on where they were interrupted
+
+
+GATE_NOT_MET = 3
+
+
+INTERRUPTED = 130
+
+
+class CurateGroup(TyperGroup):
+    """Turn an expected failure into a message, a hint and exit code 1; a bug stays a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # a click.Context of the click inside typer
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except CurateError as error:
+            _fail(str(error), error.hint)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _fail(f"the disk is full: {error}", "make room and give the same command again")
+            if error.filename is None:
+                raise
+            _fail(f"{error.filename}: {error.strerror}", "check the path and its permissions")
+        except KeyboardInterrupt:
+            continues = ctx.invoked_subcommand in CONTINUED
+            tell("interrupted" + ": the same command continues" * continues)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def tell(*lines: str) -> None:
+    """Print lines to stderr."""
+    for line in lines:
+        typer.echo(line, err=True)
+
+
+def print_below(lines: Iterable[str]) -> None:
+    """Print lines to stdout after an empty one; nothing if there are none."""
+    if text := "\n".join(lines):
+        typer.echo(f"\n{text}")
+
+
+def echo_json(content: Any) -> None:
+    """Print JSON to stdout."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _fail(message: str, hint: str | None) -> NoReturn:
+    tell(f"error: {message}", *([f"hint: {hint}"] if hint else []))
+    raise typer.Exit(1) from None

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from ambient_curate.data.conditioning import ObservedWindows
 from ambient_curate.data.motion import CONSTANT
 from ambient_curate.data.normalizer import Normalizer
 from ambient_curate.data.populations import Population
-from ambient_curate.data.windows import Windows
+from ambient_curate.data.windows import ObservedWindows, Windows
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ambient_curate.data.populations import Numbers, Population, Windowed
 from ambient_curate.divergence import delta_at, gaussian_delta
-from ambient_curate.statistics.subsampling import pick_evenly
+from ambient_curate.statistics.bootstrap import pick_evenly
 
 SHIFT = "planted shift"
 SPIKES = "planted spike"

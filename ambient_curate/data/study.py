@@ -20,13 +20,11 @@ from ambient_curate.data.collection import (
     read_episodes,
     require_clean,
 )
-from ambient_curate.data.conditioning import observe
 from ambient_curate.data.folds import assign_folds
-from ambient_curate.data.groups import label_groups
 from ambient_curate.data.normalizer import Normalizer, fit_normalizer, share_outside
 from ambient_curate.data.planted_controls import Control, plant_controls
-from ambient_curate.data.populations import Population
-from ambient_curate.data.windows import Windows, clean_values
+from ambient_curate.data.populations import Population, label_groups
+from ambient_curate.data.windows import Windows, clean_values, observe
 from ambient_curate.errors import DatasetError, NotEnoughDataError
 from ambient_curate.files import write_json_atomic
 from ambient_curate.options import AnnotateOptions

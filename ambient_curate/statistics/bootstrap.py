@@ -1,4 +1,4 @@
-"""Bootstrap of mean curves over episodes and folds."""
+"""Bootstrap of mean curves over episodes and folds, and subsamples at equal distances."""
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -75,3 +75,21 @@ def bootstrap_means(
         share = np.bincount(drawn, minlength=n) * weight
         means[repeat] = share @ curves / share.sum()
     return means
+
+
+def pick_evenly(count: int, most: int | None) -> np.ndarray:
+    """Numbers below `count`: all, or `most` of them at equal distances."""
+    if most is None or count <= most:
+        return np.arange(count, dtype=np.int64)
+    return ((np.arange(most) + 0.5) * count / most).astype(np.int64)
+
+
+def draw_evenly(count: int, most: int | None, rng: np.random.Generator) -> np.ndarray:
+    """Numbers below `count`: all, or one out of each of `most` equal stretches, by chance.
+
+    Each number is as likely as any other: a mean over what is drawn is unbiased, as one at equal
+    distances is not.
+    """
+    if most is None or count <= most:
+        return pick_evenly(count, most)
+    return ((np.arange(most) + rng.random(most)) * count / most).astype(np.int64)

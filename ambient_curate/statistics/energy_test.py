@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from ambient_curate.errors import NotEnoughDataError
-from ambient_curate.statistics.subsampling import pick_evenly
+from ambient_curate.statistics.bootstrap import pick_evenly
 
 MOST_EPISODES = 200  # a side; all pairs of their windows are compared
 MOST_WINDOWS = 16  # an episode

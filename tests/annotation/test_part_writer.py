@@ -29,8 +29,8 @@ from ambient_curate.classifier.out_of_fold import noise_seed
 from ambient_curate.data.populations import Population
 from ambient_curate.data.study import Study
 from ambient_curate.run.tables import read_manifest
+from ambient_curate.statistics.bootstrap import pick_evenly
 from ambient_curate.statistics.sigma_min import last_crossing
-from ambient_curate.statistics.subsampling import pick_evenly
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONGER = (*LENGTHS[:-1], 12, 2)  # of b, with a stub

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambient_curate.annotation.row_sums import BINS, RowSums, load_sums, save_sums, sum_rows
+from ambient_curate.annotation.rows import BINS, RowSums, load_sums, save_sums, sum_rows
 from ambient_curate.annotation.weights import Tally, tally_windows
 from ambient_curate.noise import schedule_levels
 

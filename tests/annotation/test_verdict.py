@@ -11,7 +11,7 @@ from small_study import SIGMA, make_arm_curves, make_envelope, make_episodes, ma
 
 from ambient_curate.annotation.curves import PopulationCurves
 from ambient_curate.annotation.reliability import DIMENSIONS, Finding
-from ambient_curate.annotation.row_sums import RowSums, sum_rows
+from ambient_curate.annotation.rows import RowSums, sum_rows
 from ambient_curate.annotation.verdict import (
     TOO_FEW,
     WANTED_TV,

@@ -26,7 +26,7 @@ from ambient_curate.data.planted_controls import PlantedShift
 from ambient_curate.data.populations import Planted, Population
 from ambient_curate.data.windows import Windows
 from ambient_curate.noise import log_snr
-from ambient_curate.statistics.subsampling import draw_evenly, pick_evenly
+from ambient_curate.statistics.bootstrap import draw_evenly, pick_evenly
 
 DIM, HEADS = HORIZON * ACTION, 3
 SIGMA = np.array([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999, 1.0 - 1e-9])

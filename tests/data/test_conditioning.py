@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_study import ACTION, HORIZON, make_episodes, make_study
 
-from ambient_curate.data.conditioning import ObservedWindows
+from ambient_curate.data.windows import ObservedWindows
 from ambient_curate.errors import ConfigError
 
 LENGTHS = (6, 3, 9, 5, 4, 7)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_study import ACTION, make_collection, make_episodes, make_study
 
-from ambient_curate.data.groups import UNNAMED, label_groups
+from ambient_curate.data.populations import UNNAMED, label_groups
 from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.errors import ConfigError
 from ambient_curate.options import AnnotateOptions

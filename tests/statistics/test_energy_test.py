@@ -12,6 +12,7 @@ from scipy.stats import foldnorm
 
 from ambient_curate.cli.demo import add_tremor, move
 from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.statistics.bootstrap import pick_evenly
 from ambient_curate.statistics.energy_test import (
     MOST_WINDOWS,
     NEAREST,
@@ -23,7 +24,6 @@ from ambient_curate.statistics.energy_test import (
     permute_episodes,
     scale_directions,
 )
-from ambient_curate.statistics.subsampling import pick_evenly
 
 SIGMA = 0.0251
 HORIZON = 16

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ambient_curate.cli.exits import INTERRUPTED, CurateGroup, tell
+from ambient_curate.cli.console import INTERRUPTED, CurateGroup, tell
 from ambient_curate.errors import ConfigError
 
 
