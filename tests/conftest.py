@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from small_run import place_run
 from small_study import make_staged
 from threadpoolctl import threadpool_limits
 
 from ambient_curate.data.study import Study
+from ambient_curate.run.records import Run
 
 # One thread a process, those that tests start too: threads of small products wait for each other on
 # busy cores, and the suite took several times as long.
@@ -82,6 +84,15 @@ def one_thread() -> Iterator[None]:
 def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
     """`small_study.make_staged`, each kind of study made once."""
     return cache(lambda *kind: make_staged(tmp_path_factory.mktemp("frames"), *kind))
+
+
+@pytest.fixture(scope="session")
+def place_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """`small_run.place_run`, for all processes of the session."""
+    base = tmp_path_factory.getbasetemp()
+    return partial(
+        place_run, (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small"
+    )
 
 
 @pytest.fixture(scope="session")

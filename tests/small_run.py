@@ -1,5 +1,8 @@
 """A small finished run whose episodes have states, goals and tasks, to train policies on."""
 
+import fcntl
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,11 @@ import array_writer
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+from small_worker import make_small
 
 from ambient_curate.annotation.annotate import annotate
-from ambient_curate.run.records import Run
+from ambient_curate.run.records import Run, open_run_results
 
 HORIZON, ACTION = 4, 2
 LENGTHS = {
@@ -46,3 +51,24 @@ def annotate_small(collection: Path, out: Path, **options: Any) -> Run:
     """Annotate it; `small_worker.make_small` is to be called before."""
     given = {"horizon": HORIZON, "folds": 3, "workers": 1, "represent": "relative"}
     return annotate(collection, out=out, **given | options)
+
+
+def place_run(made: Path, folder: Path, name: str = "run", **options: Any) -> Run:
+    """Put the collection, as ``set``, and a run of it into a folder; each kind is made once.
+
+    `made` is shared by all processes of a test session.
+    """
+    collection = made / "set"
+    kind = made / hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:16]
+    made.mkdir(exist_ok=True)
+    with (made / "lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make_small(patch.setattr)
+        if not collection.is_dir():
+            write_collection(collection)
+        if not kind.is_dir():
+            annotate_small(collection, kind, **options)
+    if not (folder / "set").exists():
+        shutil.copytree(collection, folder / "set", copy_function=shutil.copy2)
+    shutil.copytree(kind, folder / name, copy_function=shutil.copy2)
+    return open_run_results(folder / name)

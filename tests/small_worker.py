@@ -20,6 +20,7 @@ from ambient_curate.classifier.distillation import StudentOptions
 from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.classifier.networks import WindowNetwork
 from ambient_curate.classifier.samples import Sample
+from ambient_curate.statistics import boosting
 from ambient_curate.training import TrainOptions
 
 SMALL = functools.partial(
@@ -66,6 +67,7 @@ def make_small(change: Callable[[Any, str, Any], None] = setattr) -> None:
     change(tasks, "noise_channel", leave_network)
     change(shards, "MOST_WINDOWS", 30)
     change(out_of_fold, "PIECE", 4)
+    change(boosting, "TREES", (3, 4))
     change(tasks, "PIECE", 4)
     change(annotate, "WORKER", (__file__,))
     # six steps make no sound classifier: it is believed all the same

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 from small_study import make_population, make_study
+from small_worker import leave_network
 
+from ambient_curate.analysis import probes
 from ambient_curate.analysis.probes import (
     Probe,
     ProbeOptions,
@@ -49,6 +51,11 @@ def make_source(
     sim = [episode(i, side, "sim") for i, side in enumerate(list(sides) * episodes)]
     clean = [episode(i, next(iter(sides)), "clean") for i in range(4)]
     return make_study(folder, {"clean": clean, "sim": sim}, horizon=4, normalize="none")
+
+
+@pytest.fixture(autouse=True)
+def network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "noise_channel", leave_network)
 
 
 def probe(study: Study, options: ProbeOptions = OPTIONS) -> Probe:

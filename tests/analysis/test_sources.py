@@ -1,15 +1,16 @@
 """Recordings of sources and of runs, against the files they were made from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import small_worker
 from collection_writer import make_episodes, write_npz
-from small_run import annotate_small, write_collection
+from small_run import write_collection
 
 from ambient_curate.analysis.sources import read_recordings
 from ambient_curate.errors import DatasetError
+from ambient_curate.run.records import Run
 
 
 def test_a_collection_is_scaled_by_its_clean_set(tmp_path: Path) -> None:
@@ -49,10 +50,8 @@ def test_differences_are_given_where_windows_are_such(tmp_path: Path) -> None:
         assert np.allclose(member.actions[0], np.diff(raw, axis=0) * scale)
 
 
-def test_a_run_is_read_in_its_own_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_worker.make_small(monkeypatch.setattr)
-    write_collection(tmp_path / "set")
-    run = annotate_small(tmp_path / "set", tmp_path / "run")
+def test_a_run_is_read_in_its_own_units(place_small: Callable[..., Run], tmp_path: Path) -> None:
+    run = place_small(tmp_path)
     with read_recordings(tmp_path / "run") as found:
         assert found.options.horizon == 4 and found.options.represent == "relative"
         for member in found.members:

@@ -1,5 +1,6 @@
 """Surveys of sources, runs and policies, through the command line and back."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import small_worker
 from click.testing import Result
 from collection_writer import write_npz
-from small_run import annotate_small, write_collection
+from small_run import annotate_small
 from small_worker import leave_network
 from typer.testing import CliRunner
 
@@ -27,6 +28,7 @@ from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.cli.app import app
 from ambient_curate.errors import ManifestError, NotEnoughDataError
 from ambient_curate.policy.train import train_policy
+from ambient_curate.run.records import Run
 from ambient_curate.training import TrainOptions
 
 FAST = ProbeOptions(
@@ -128,11 +130,13 @@ def test_the_commands_measure_draw_and_say_what_next(
 
 
 def test_a_policy_is_sensed_at_windows_of_its_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_figures: None
+    place_small: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    closed_figures: None,
 ) -> None:
     small_worker.make_small(monkeypatch.setattr)
-    write_collection(tmp_path / "set")
-    annotate_small(tmp_path / "set", tmp_path / "run")
+    place_small(tmp_path)
     options: dict[str, Any] = {"steps": 30, "batch_size": 32, "n_action_steps": 2}
     options |= {"allow_unannotated": True, "mode": "cotrain"}
     train_policy(tmp_path / "run", out=tmp_path / "policy", **options)

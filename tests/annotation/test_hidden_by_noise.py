@@ -111,7 +111,7 @@ def _annotate(collection: Path, out: Path, **options: object) -> Run:
 @pytest.fixture(scope="module")
 def found(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "FitOptions", _make_small(400))
+        patch.setattr(tasks, "FitOptions", _make_small(250))
         return _annotate(collection, tmp_path_factory.mktemp("found") / "run", stride=4)
 
 
@@ -141,7 +141,7 @@ def test_both_levels_are_where_the_exact_ones_are(found: Run) -> None:
 def test_not_told_the_state_nothing_is_wrong(
     collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "FitOptions", _make_small(400))  # networks that may be believed
+    monkeypatch.setattr(tasks, "FitOptions", _make_small(250))  # networks that may be believed
     run = _annotate(collection, tmp_path / "run", condition="none", legibility=False, stride=4)
     said = {row["dataset"]: row for row in run.info["verdict"]}
     assert said["against"]["sigma_min"] == 0.0

@@ -15,7 +15,6 @@ pytest.importorskip("pydrake", reason="the extra maze is not installed")
 pytest.importorskip("ompl", reason="the extra maze is not installed")
 
 from gymnasium.utils.env_checker import check_env
-from small_worker import make_small
 
 from ambient_curate.data.collection import open_collection, read_episodes
 from ambient_curate.policy.denoiser import Denoiser
@@ -244,15 +243,10 @@ def test_choices_are_made_on_validation_pairs_and_tried_on_others() -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("fits", ["of six steps", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_quick_study_writes_all_and_goes_on_where_it_stopped(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    fits: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if fits == "of six steps":
-        make_small(monkeypatch.setattr)
     words = ["--out", str(tmp_path / "maze"), "--quick", "--workers", "2"]
     main(words)
     text = capsys.readouterr().out

@@ -41,6 +41,7 @@ def test_routes_are_named_by_the_end_they_go_round() -> None:
     assert (cut[:, 1] <= WALL_Y).all() and len(cut) == 26
 
 
+@pytest.mark.slow
 def test_both_probes_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

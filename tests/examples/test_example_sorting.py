@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 
 from gymnasium.utils.env_checker import check_env
-from small_worker import make_small
 
 from ambient_curate.policy.options import PolicyOptions
 from examples.sorting.__main__ import main
@@ -182,15 +181,10 @@ def test_the_intervals_are_wilsons_and_blocks_are_compared_with_themselves() -> 
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("fits", ["of six steps", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_quick_study_writes_all_and_goes_on_where_it_stopped(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    fits: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if fits == "of six steps":
-        make_small(monkeypatch.setattr)
     out = tmp_path / "sorting"
     words = ["--out", str(out), "--quick", "--workers", "2"]
     main(words)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from command import check_failure, run_command, snapshot
-from small_run import annotate_small, write_collection
-from small_worker import make_small
 
 from ambient_curate.export.export import export_run
 from ambient_curate.export.trainers import TRAINERS
@@ -19,11 +17,8 @@ from ambient_curate.run.records import Run
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    folder = tmp_path_factory.mktemp("exports")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        yield annotate_small(write_collection(folder / "set"), folder / "run")
+def made(place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return place_small(tmp_path_factory.mktemp("exports"))
 
 
 def scale_file(path: Path, made: Run, factor: float | list[float]) -> Path:

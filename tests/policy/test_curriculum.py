@@ -1,14 +1,14 @@
 """The curriculum: every window gets what the manifest says of it, whatever speaks for it."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_run import HORIZON, annotate_small, write_collection
-from small_worker import make_small
+from small_run import HORIZON
 
 from ambient_curate.data.collection import open_collection
 from ambient_curate.data.study import Study, prepare_study
@@ -25,27 +25,22 @@ Made = tuple[Run, Study]
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
+def make(
+    place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Made]:
     """Runs of one collection, each made once."""
     folder = tmp_path_factory.mktemp("curriculum")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        write_collection(folder / "set")
-        made: dict[str, Made] = {}
 
-        def run(granularity: str, stride: int = 1) -> Made:
-            key = f"{granularity}{stride}"
-            if key not in made:
-                result = annotate_small(
-                    folder / "set", folder / key, granularity=granularity, stride=stride
-                )
-                collection = open_collection(folder / "set")
-                options = AnnotateOptions(**result.info["options"])
-                study = prepare_study(collection, options, folder / f"{key}-frames", silent)
-                made[key] = result, study
-            return made[key]
+    @cache
+    def run(granularity: str, stride: int = 1) -> Made:
+        strides = {} if stride == 1 else {"stride": stride}
+        key = f"{granularity}{stride}"
+        result = place_small(folder, key, granularity=granularity, **strides)
+        collection = open_collection(folder / "set")
+        options = AnnotateOptions(**result.info["options"])
+        return result, prepare_study(collection, options, folder / f"{key}-frames", silent)
 
-        yield run
+    return run
 
 
 def change(manifest: pa.Table, column: str, values: np.ndarray) -> pa.Table:

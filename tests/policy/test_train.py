@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,8 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    folder = tmp_path_factory.mktemp("policies")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        yield annotate_small(
-            write_collection(folder / "set"), folder / "run", granularity="datapoint"
-        )
+def made(place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return place_small(tmp_path_factory.mktemp("policies"), granularity="datapoint")
 
 
 def train(made: Run, out: Path, **changes: Any) -> TrainedPolicy:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,20 @@ from small_worker import make_small
 
 from ambient_curate.files import write_json_atomic
 from ambient_curate.run.compare import MOVED, Comparison, compare_runs
-from ambient_curate.run.records import open_run_results
+from ambient_curate.run.records import Run, open_run_results
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(
+    place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """Runs of one collection: of windows, of another epsilon, of episodes; and of other data."""
     folder = tmp_path_factory.mktemp("comparison")
-    collection = write_collection(folder / "set")
+    place_small(folder, "windows", granularity="datapoint")
+    place_small(folder, "episodes", granularity="episode")
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch.setattr)
-        annotate_small(collection, folder / "windows", granularity="datapoint")
-        annotate_small(collection, folder / "wider", granularity="datapoint", epsilon=0.2)
-        annotate_small(collection, folder / "episodes", granularity="episode")
+        annotate_small(folder / "set", folder / "wider", granularity="datapoint", epsilon=0.2)
         other = write_collection(folder / "other")
         (other / "far").rename(other / "away")
         file = other / "jitter" / "data.parquet"

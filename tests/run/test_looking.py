@@ -1,13 +1,12 @@
 """Looking: an episode's own rows and data, and what to do where there is none."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_run import annotate_small, write_collection
-from small_worker import make_small
 
 from ambient_curate.errors import RunError
 from ambient_curate.report.figures import save_run_figure
@@ -16,12 +15,9 @@ from ambient_curate.run.source_data import look_up
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    root = tmp_path_factory.mktemp("looking")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        collection = write_collection(root / "set")
-        return annotate_small(collection, root / "run", granularity="datapoint", store_curves=True)
+def run(place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("looking")
+    return place_small(folder, granularity="datapoint", store_curves=True)
 
 
 def test_rows_and_data_are_those_of_the_episode(run: Run) -> None:
@@ -61,10 +57,9 @@ def test_without_the_data_the_rows_are_left(run: Run, tmp_path: Path) -> None:
         assert path.stat().st_size > size
 
 
-def test_a_run_of_whole_datasets_has_no_episodes(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        made = annotate_small(write_collection(tmp_path / "set"), tmp_path / "run")
+def test_a_run_of_whole_datasets_has_no_episodes(
+    place_small: Callable[..., Run], tmp_path: Path
+) -> None:
     with pytest.raises(RunError, match="whole datasets or groups") as caught:
-        look_up(made, "", "")
+        look_up(place_small(tmp_path), "", "")
     assert "--granularity" in str(caught.value.hint)

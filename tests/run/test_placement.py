@@ -1,12 +1,10 @@
 """Placement: every window finds its row, whatever a row speaks for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_run import annotate_small, write_collection
-from small_worker import make_small
 
 from ambient_curate.data.study import prepare_study
 from ambient_curate.progress import silent
@@ -22,16 +20,13 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def made(
+    request: pytest.FixtureRequest,
+    place_small: Callable[..., Run],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
     folder = tmp_path_factory.mktemp("placement")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        yield annotate_small(
-            write_collection(folder / "set"),
-            folder / "run",
-            granularity=request.param,
-            **OPTIONS[request.param],
-        )
+    return place_small(folder, granularity=request.param, **OPTIONS[request.param])
 
 
 def test_every_window_has_the_value_of_the_row_that_speaks_for_it(

@@ -3,15 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_run import HORIZON, annotate_small, write_collection
-from small_worker import make_small
+from small_run import HORIZON
 
 from ambient_curate.data.study import prepare_study
 from ambient_curate.errors import ManifestError, RunError
@@ -26,11 +25,8 @@ from ambient_curate.run.source_data import (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    folder = tmp_path_factory.mktemp("origins")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        yield annotate_small(write_collection(folder / "set"), folder / "run")
+def made(place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return place_small(tmp_path_factory.mktemp("origins"))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import check_failure, run_command
-from small_run import annotate_small, write_collection
+from small_run import annotate_small
 from small_worker import make_small
 
 from ambient_curate.errors import RunError
 from ambient_curate.files import write_json_atomic
-from ambient_curate.run.records import seal_record
+from ambient_curate.run.records import Run, seal_record
 from ambient_curate.run.verify import CHECKS, Verification, verify
 
 GRANULARITIES = ("dataset", "group", "episode", "datapoint")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection, and a run of it at every granularity."""
     folder = tmp_path_factory.mktemp("verification")
-    collection = write_collection(folder / "set")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        for granularity in GRANULARITIES:
-            annotate_small(collection, folder / granularity, granularity=granularity)
-        yield folder
+    for granularity in GRANULARITIES:
+        place_small(folder, granularity, granularity=granularity)
+    return folder
 
 
 @pytest.fixture
