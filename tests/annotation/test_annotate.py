@@ -22,6 +22,7 @@ from ambient_curate.errors import ConfigError, NotEnoughDataError, RunError
 from ambient_curate.progress import Advance
 from ambient_curate.run.directory import open_run
 from ambient_curate.run.records import Run
+from ambient_curate.statistics import boosting
 from ambient_curate.training import TrainOptions
 
 GRANULARITIES = ("dataset", "group", "episode", "datapoint")
@@ -32,18 +33,19 @@ WINDOWS = LENGTH - HORIZON + 1
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit a network alone in a second: these tests are about the path, not about the numbers."""
-    train = TrainOptions(steps=60, warm_up=10)
+    train = TrainOptions(steps=20, warm_up=5)
     small = functools.partial(
         FitOptions,
         train=train,
-        windows=512,
-        held_out=256,
-        calibration_rows=64,
+        windows=256,
+        held_out=128,
+        calibration_rows=32,
         batch=64,
-        every=20,
+        every=10,
     )
     monkeypatch.setattr(tasks, "FitOptions", small)
     monkeypatch.setattr(tasks, "noise_channel", leave_network)
+    monkeypatch.setattr(boosting, "TREES", (3, 4))
 
 
 @pytest.fixture

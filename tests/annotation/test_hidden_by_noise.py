@@ -17,6 +17,7 @@ from ambient_curate.annotation.annotate import annotate, annotate_share, merge
 from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.divergence import gaussian_delta
 from ambient_curate.run.records import Run
+from ambient_curate.statistics import boosting
 from ambient_curate.statistics.sigma_min import find_legibility
 from ambient_curate.training import TrainOptions
 
@@ -96,6 +97,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit next to nothing, a network alone: most of these tests are about the path."""
     monkeypatch.setattr(tasks, "FitOptions", _make_small(20))
     monkeypatch.setattr(tasks, "noise_channel", leave_network)
+    monkeypatch.setattr(boosting, "TREES", (3, 4))
 
 
 def _make_small(steps: int) -> functools.partial[FitOptions]:

@@ -16,6 +16,7 @@ from ambient_curate.annotation.sigma_max import list_reaches, wiener_field
 from ambient_curate.classifier.fit import FitOptions
 from ambient_curate.noise import grid, schedule_levels
 from ambient_curate.run.records import Run
+from ambient_curate.statistics import boosting
 from ambient_curate.training import TrainOptions
 
 HORIZON, PERIOD = 6, 3
@@ -51,6 +52,7 @@ def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit next to nothing, a network alone: most of these tests are about the path."""
     monkeypatch.setattr(tasks, "FitOptions", make_small(20))
     monkeypatch.setattr(tasks, "noise_channel", leave_network)
+    monkeypatch.setattr(boosting, "TREES", (3, 4))
 
 
 @pytest.fixture(scope="module")

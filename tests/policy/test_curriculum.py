@@ -32,7 +32,7 @@ def make(
     folder = tmp_path_factory.mktemp("curriculum")
 
     @cache
-    def run(granularity: str, stride: int = 1) -> Made:
+    def run(granularity: str, stride: int) -> Made:
         strides = {} if stride == 1 else {"stride": stride}
         key = f"{granularity}{stride}"
         result = place_small(folder, key, granularity=granularity, **strides)
@@ -40,7 +40,7 @@ def make(
         options = AnnotateOptions(**result.info["options"])
         return result, prepare_study(collection, options, folder / f"{key}-frames", silent)
 
-    return run
+    return lambda granularity, stride=1: run(granularity, stride)
 
 
 def change(manifest: pa.Table, column: str, values: np.ndarray) -> pa.Table:
