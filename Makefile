@@ -7,6 +7,7 @@ BIN := .venv/bin
 # to keep that, as images of containers do, every process would compile anew: 7 of its first 11 s.
 export PYTHONDONTWRITEBYTECODE :=
 INSTALLED := .venv/installed
+DEVELOPED := .venv/developed
 
 # The pages are built from a copy: beside .venv the generator waits forever for its own queue.
 PAGES := README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs examples zensical.toml
@@ -22,30 +23,30 @@ endef
 demo: $(INSTALLED)
 	$(BIN)/ambient-curate demo
 
-maze: $(INSTALLED)
+maze: $(DEVELOPED)
 	$(BIN)/python -m examples.maze --out ambient_maze
 
-sorting: $(INSTALLED)
+sorting: $(DEVELOPED)
 	$(BIN)/python -m examples.sorting --out ambient_sorting
 
-test: $(INSTALLED)
+test: $(DEVELOPED)
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test-all: $(INSTALLED)
+test-all: $(DEVELOPED)
 	$(BIN)/pytest -m ""
 
-lint: $(INSTALLED)
+lint: $(DEVELOPED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BUILD_SITE)
 
-docs: $(INSTALLED)
+docs: $(DEVELOPED)
 	$(BUILD_SITE)
 	@echo "open build/pages/site/index.html"
 
-bench: $(INSTALLED)
+bench: $(DEVELOPED)
 	for each in tests/benchmarks/bench_*.py; do echo "$$each"; $(BIN)/python $$each || exit 1; done
 
 # torch comes first and by its exact version: left to a resolver it may cost gigabytes. Compiling
@@ -53,5 +54,10 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-compile -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --no-compile -c constraints.txt -e .
+	touch $@
+
+# what the suite, the checks and the studies need besides: planners, browsers, linters
+$(DEVELOPED): $(INSTALLED)
 	$(BIN)/pip install --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
