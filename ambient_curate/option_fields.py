@@ -239,5 +239,5 @@ def spell_keys(
 
 def raise_problems(problems: Iterable[str], prefix: str = "") -> None:
     """Raise one `ConfigError` that lists all `problems`, if there are any."""
-    if told := "; ".join(problems):
-        raise ConfigError(prefix + told, "correct the values named above")
+    if listed := "; ".join(problems):
+        raise ConfigError(prefix + listed, "correct the values named above")

@@ -38,7 +38,7 @@ class Caution:
         All of it, with the dataset's name.
     short : str
         The same in a few words and without the name, to end a sentence about the dataset or a
-        control; empty where `text` is told as it is. It says so where sigma_min may be too low.
+        control; empty where `text` is printed as it is. It says so where sigma_min may be too low.
     """
 
     dataset: str | None

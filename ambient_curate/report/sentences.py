@@ -5,7 +5,7 @@ from typing import Any
 
 from ambient_curate.run.records import list_controls
 
-TILTED = 0.05  # by how much choosing by window moves the mixture, that is told
+TILTED = 0.05  # by how much choosing by window moves the mixture, that is printed
 ROWS = {"episode": "episodes", "datapoint": "windows"}
 
 
@@ -35,8 +35,8 @@ def summarize_sets(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         Content of ``run.json``, also of a version without ``cautions``.
     """
     for row in _list_rows(info):
-        told = [_advise(row, info), *_warn(row, info)]
-        yield name_set(row), "; ".join(told)
+        parts = [_advise(row, info), *_warn(row, info)]
+        yield name_set(row), "; ".join(parts)
 
 
 def _list_rows(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -86,10 +86,10 @@ def _choose_rows(row: Mapping[str, Any], info: Mapping[str, Any]) -> str:
 
 
 def _give_away(row: Mapping[str, Any]) -> Iterator[str]:
-    """Say what told the dataset from clean data."""
+    """Say what distinguished the dataset from clean data."""
     if row.get("challenger_sigma_min") is not None:
         yield (
-            "gradient boosting told it from clean data where the network did not, which raised "
+            "gradient boosting distinguished it from clean data where the network did not, which raised "
             f"sigma_min from {write_sigma(row['network_sigma_min'])}"
         )
     elif row["sigma_min"] >= 1.0:
@@ -148,9 +148,9 @@ def summarize_controls(info: Mapping[str, Any]) -> str:
 def list_run_warnings(info: Mapping[str, Any]) -> list[str]:
     """List the warnings that no sentence of `summarize_sets` and `summarize_controls` holds."""
     names = {(row["dataset"], row["group"]) for row in _list_rows(info)} | {(None, None)}
-    told = {
+    printed = {
         caution["text"]
         for caution in info.get("cautions", ())
         if (caution["dataset"], caution["group"]) in names
     }
-    return [text for text in info["warnings"] if text not in told]
+    return [text for text in info["warnings"] if text not in printed]

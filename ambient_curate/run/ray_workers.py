@@ -139,7 +139,7 @@ def perform(open_tasks: OpenTasks, work: str, token: str, task: str) -> list[Any
         As `PerformsTasks.perform`.
     """
     torch.set_num_threads(1)
-    updates: list[Update] = []  # told when all is done
+    updates: list[Update] = []  # passed on when all is done
     try:
         with threadpool_limits(1):
             _open(open_tasks, work, token).perform(task, updates.append)
