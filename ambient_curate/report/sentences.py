@@ -89,8 +89,8 @@ def _give_away(row: Mapping[str, Any]) -> Iterator[str]:
     """Say what distinguished the dataset from clean data."""
     if row.get("challenger_sigma_min") is not None:
         yield (
-            "gradient boosting distinguished it from clean data where the network did not, which raised "
-            f"sigma_min from {write_sigma(row['network_sigma_min'])}"
+            "gradient boosting distinguished it from clean data where the network did not, "
+            f"which raised sigma_min from {write_sigma(row['network_sigma_min'])}"
         )
     elif row["sigma_min"] >= 1.0:
         yield "the classifier tells it from clean data at every noise level"
