@@ -90,8 +90,8 @@ def test_a_set_without_an_answer_is_refused_with_its_reason(status: str, is_clea
 def test_a_challenger_that_raised_sigma_min_is_named() -> None:
     text = say(make_row(network_sigma_min=0.012, challenger_sigma_min=0.0737))
     assert (
-        "; gradient boosting distinguished it from clean data where the network did not, which raised "
-        "sigma_min from 0.012; " in text
+        "; gradient boosting distinguished it from clean data where the network did not, "
+        "which raised sigma_min from 0.012; " in text
     )
 
 
