@@ -121,7 +121,7 @@ def test_after_ctrl_c_the_same_command_continues_to_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["reading clean", "fold 1", "scoring noisy"])
+@pytest.mark.parametrize("moment", ["reading clean", "fitting", "scoring noisy"])
 def test_ctrl_c_from_outside_ends_the_console_script(
     tmp_path: Path, folder: Path, moment: str
 ) -> None:
