@@ -12,6 +12,7 @@ from ambient_curate.data.collection import compare_rate
 from ambient_curate.data.constant_dims import list_constant_dims
 from ambient_curate.data.motion import Motion, name_dims
 from ambient_curate.data.study import Study, find_outside
+from ambient_curate.run.records import name_set
 
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
@@ -153,7 +154,7 @@ def list_offsets(populations: Iterable[PopulationCurves], epsilon: float) -> lis
         dataset, group = population.dataset, population.group
         at = f"{offset[worst]:+.3f} at sigma {population.sigma[worst]:.3f}"
         text = (
-            f"{dataset if group is None else f'{dataset} / {group}'}: E_p c + E_q c - 1 reaches "
+            f"{name_set(dataset, group)}: E_p c + E_q c - 1 reaches "
             f"{at}, beyond the margin of {epsilon:g}: too few clean episodes to calibrate on"
         )
         side = "low" if offset.max() > epsilon else "high"

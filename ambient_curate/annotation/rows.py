@@ -19,6 +19,7 @@ from ambient_curate.data.study import Study
 from ambient_curate.files import replace_whole
 from ambient_curate.run.tables import manifest_schema, sort_rows, tabulate
 
+BINS = 10_000  # of sigma_min: its quantiles are known to 1e-4
 Columns = dict[str, list[Any]]
 
 
@@ -213,9 +214,6 @@ def _repeat(value: Any, n: int) -> pa.Array:
 
 def _as_column(values: pa.Array | None, kind: pa.DataType, n: int) -> pa.Array:
     return pa.nulls(n, kind) if values is None else values.cast(kind)
-
-
-BINS = 10_000  # of sigma_min: its quantiles are known to 1e-4
 
 
 @dataclass(frozen=True, eq=False)

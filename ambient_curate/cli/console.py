@@ -32,6 +32,9 @@ from typer.core import TyperGroup
 from ambient_curate.errors import CurateError
 from ambient_curate.progress import Update
 
+CONTINUED = ("annotate", "demo", "export", "merge", "train")  # go on where they were interrupted
+GATE_NOT_MET = 3
+INTERRUPTED = 130
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_OF_ESTIMATE = 300.0  # what the time left is estimated from: pieces of work take minutes
 _NUMBER = re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?\s?%?", re.IGNORECASE)
@@ -191,15 +194,6 @@ def _pad(cell: str, width: int, right: bool) -> str:
 def _print(console: Console, text: str) -> None:
     """Print `text` as it is: no markup, no colours of its own, not broken at the width."""
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-CONTINUED = ("annotate", "demo", "export", "merge", "train")  # go on where they were interrupted
-
-
-GATE_NOT_MET = 3
-
-
-INTERRUPTED = 130
 
 
 class CurateGroup(TyperGroup):

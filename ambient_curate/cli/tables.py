@@ -8,14 +8,13 @@ from ambient_curate.export.trainers import Trainer
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 from ambient_curate.report.sentences import (
     list_run_warnings,
-    name_set,
     summarize_controls,
     summarize_sets,
     write_range,
     write_sigma,
 )
 from ambient_curate.run.compare import MOVED, Comparison
-from ambient_curate.run.records import list_controls
+from ambient_curate.run.records import list_controls, name_set
 from ambient_curate.run.verify import CHECKS, Verification
 
 Table = tuple[list[str], list[list[str]]]
@@ -80,7 +79,7 @@ def verdict_lines(info: Mapping[str, Any]) -> Iterator[str]:
 def verdict_details(info: Mapping[str, Any]) -> Iterator[str]:
     """Yield what each number of a verdict means, or why there is none, in lines of their own."""
     for row in info["verdict"]:
-        name = name_set(row)
+        name = name_set(row["dataset"], row["group"])
         if row["reason"]:
             yield f"{name}: {row['reason']}"
         elif not row["is_clean"]:
@@ -101,7 +100,7 @@ def verdict_details(info: Mapping[str, Any]) -> Iterator[str]:
 def _legibility_lines(legibility: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say up to which noise a dataset differs from clean data as much as without noise."""
     for each in legibility:
-        name = name_set(each)
+        name = name_set(each["dataset"], each["group"])
         if each["status"] != "ok":
             yield f"{name}: no sigma_max: {each['status']}"
         elif each["sigma_max"] == 1.0:
@@ -118,7 +117,7 @@ def _legibility_lines(legibility: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _local_lines(localities: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say up to which radius crops are alike, and up to which noise a denoiser sees no further."""
     for each in localities:
-        name = name_set(each)
+        name = name_set(each["dataset"], each["group"])
         if each["status"] != "ok":
             yield f"{name}: no sigma_max: {each['status']}, of crops"
         elif each["radius"] < 0:

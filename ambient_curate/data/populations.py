@@ -13,6 +13,8 @@ from ambient_curate.data.cache import Frames
 from ambient_curate.data.windows import Windows
 from ambient_curate.errors import ConfigError
 
+UNNAMED = "(none)"
+_POINTS = 16  # moments at which a motion is compared
 PopulationName = tuple[str, str | None]  # dataset and group
 
 
@@ -85,12 +87,6 @@ class Population:
     def in_folds(self, folds: Sequence[int]) -> Int64[np.ndarray, " episode"]:
         """Episodes of the population whose fold is one of `folds`."""
         return self.episodes[np.isin(self.fold[self.episodes], folds)]
-
-
-UNNAMED = "(none)"
-
-
-_POINTS = 16  # moments at which a motion is compared
 
 
 def label_groups(

@@ -19,6 +19,7 @@ from ambient_curate.divergence import delta_at, tv_range_at
 from ambient_curate.errors import NotEnoughDataError
 from ambient_curate.report import canvas
 from ambient_curate.report.canvas import Curve, Row
+from ambient_curate.run.records import name_set
 
 _INTERVAL = "approximate 95 % interval"
 _EPISODES = "episodes (clean / corrupt)"
@@ -333,7 +334,7 @@ def _row(answer: Mapping[str, Any], bracket: str) -> Row:
 
     name, group = answer["dataset"], answer["group"]
     return Row(
-        name if group is None else f"{name} / {group}",
+        name_set(name, group),
         number("sigma_min"),
         (number("lower"), number("upper")),
         (number(f"{bracket}_lower"), number(f"{bracket}_upper")),

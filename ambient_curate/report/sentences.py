@@ -3,15 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ambient_curate.run.records import list_controls
+from ambient_curate.run.records import list_controls, name_set
 
 TILTED = 0.05  # by how much choosing by window moves the mixture, that is printed
 ROWS = {"episode": "episodes", "datapoint": "windows"}
-
-
-def name_set(row: Mapping[str, Any]) -> str:
-    """Name of what a row is about: a dataset, or one of its groups."""
-    return row["dataset"] if row["group"] is None else f"{row['dataset']} / {row['group']}"
 
 
 def write_sigma(value: float | None) -> str:
@@ -36,7 +31,7 @@ def summarize_sets(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """
     for row in _list_rows(info):
         parts = [_advise(row, info), *_warn(row, info)]
-        yield name_set(row), "; ".join(parts)
+        yield name_set(row["dataset"], row["group"]), "; ".join(parts)
 
 
 def _list_rows(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:

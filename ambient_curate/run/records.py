@@ -158,6 +158,11 @@ def open_run_results(path: Path | str) -> Run:
     return Run(Path(path), read_run(path))
 
 
+def name_set(dataset: str, group: str | None) -> str:
+    """Name what a row is about: a dataset, or one of its groups."""
+    return dataset if group is None else f"{dataset} / {group}"
+
+
 def list_controls(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """List the planted controls of a run; runs of earlier versions have one at most."""
     if "controls" in info:
