@@ -164,6 +164,8 @@ def scripted(log: Path) -> Work:
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where scripted tasks of a real cluster leave a line an attempt."""
     pytest.importorskip("ray")
+    # Processes of a cluster find modules by the environment, not by what pytest added to sys.path.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     monkeypatch.setattr(ray_workers, "perform", scripted(tmp_path))
     return tmp_path
 
