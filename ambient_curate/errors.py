@@ -17,6 +17,12 @@ class CurateError(Exception):
         self.hint = hint
 
 
+def write_count(number: int | float, noun: str) -> str:
+    """Write a number with its noun, in the plural but for 1: ``1 frame``, ``2,000 frames``."""
+    text = f"{number:,.0f}"
+    return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
+
+
 class DatasetError(CurateError):
     """A dataset's files are missing, damaged, or not what their format promises."""
 

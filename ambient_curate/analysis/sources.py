@@ -13,7 +13,7 @@ from ambient_curate.data.cache import Frames, write_frames
 from ambient_curate.data.collection import Collection, open_collection, read_episodes
 from ambient_curate.data.normalizer import Normalizer, fit_normalizer
 from ambient_curate.data.windows import Windows, clean_values
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.options import AnnotateOptions, resolve_options
 from ambient_curate.progress import Progress, silent
 from ambient_curate.run.records import open_run_results
@@ -176,7 +176,8 @@ def _lay_recordings(
 def _fit(windows: Windows, name: str, options: AnnotateOptions) -> Normalizer:
     if windows.represent != "absolute" and windows.counts.sum() == 0:
         raise DatasetError(
-            f"{name} has no whole window of {windows.horizon} frames to fit the scale on",
+            f"{name} has no whole window of {write_count(windows.horizon, 'frame')} to fit the "
+            f"scale on",
             "use a smaller horizon in ambient.toml",
         )
     return fit_normalizer(options.normalize, clean_values(windows))

@@ -362,7 +362,9 @@ def _describe_run(
 ) -> dict[str, Any]:
     options, levels = study.options, _list_levels(study, assessment, localities)
     controls = describe_controls(assessment.controls, study.controls)
-    cautions = list_cautions(study, controls, assessment.populations.values())
+    members = {name: describe_member(study, name) for name in study.frames}
+    outside = {name: member["outside"] for name, member in members.items()}
+    cautions = list_cautions(study, controls, assessment.populations.values(), outside)
     return {
         "clean": study.clean.dataset,
         "granularity": options.granularity,
@@ -372,7 +374,7 @@ def _describe_run(
         "representation": {"kind": options.represent, "reference": study.reference},
         "normaliser": study.normalizer.as_dict(),
         "weighting": options.weighting,
-        "members": {name: describe_member(study, name) for name in study.frames},
+        "members": members,
         "verdict": build_verdict(
             study, assessment.populations, assessment.findings, rows.sums, rows.tilts, levels
         ),

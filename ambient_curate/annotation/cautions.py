@@ -11,20 +11,11 @@ from ambient_curate.classifier.out_of_fold import C
 from ambient_curate.data.collection import compare_rate
 from ambient_curate.data.constant_dims import list_constant_dims
 from ambient_curate.data.motion import Motion, name_dims
-from ambient_curate.data.study import Study, find_outside
-from ambient_curate.run.records import name_set
+from ambient_curate.data.study import Study
+from ambient_curate.run.records import explain_missed, name_set
 
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
-
-# by number of clean episodes, the sigma_min that was found where the true ones are FEW_TRUE; None:
-# no answer (method.md section 4, "Few clean episodes")
-FEW_TRUE = (0.31, 0.86)
-FEW_FOUND: Mapping[int, tuple[float | None, ...]] = {
-    10: (0.88, 0.86),
-    20: (0.57, 0.82),
-    50: (0.23, 0.79),
-}
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,7 @@ def list_cautions(
     study: Study,
     controls: Sequence[Mapping[str, Any]],
     populations: Iterable[PopulationCurves],
+    outside: Mapping[str, float | None],
 ) -> list[Caution]:
     """List what may mislead a reader of the verdict: of the whole run, then of its datasets.
 
@@ -63,11 +55,14 @@ def list_cautions(
         Of `verdict.describe_controls`.
     populations : iterable of PopulationCurves
         What the scores say of datasets and groups.
+    outside : mapping of str to float or None
+        By member, the share of its action values outside the clean range, of
+        `ambient_curate.data.study.find_outside`.
     """
     return [
         *(Caution(None, None, text) for text in _warn_of_run(study, bool(controls))),
         *_find_missed(controls),
-        *_find_outside(study),
+        *_find_outside(outside),
         *list_offsets(populations, study.options.epsilon),
         *_compare_rates(study),
     ]
@@ -82,8 +77,8 @@ def _warn_of_run(study: Study, controlled: bool) -> list[str]:
         )
     if (n := len(study.clean.episodes)) < FEW_CLEAN:
         found.append(
-            f"the clean set has {n} episodes: every number is rough below {FEW_CLEAN}: "
-            f"{_describe_few()}"
+            f"the clean set has {n} episodes: below {FEW_CLEAN} sigma_min is rough, often too high "
+            "and sometimes too low; record more before you rely on it"
         )
     found += _position_warnings(study)
     for kind, dims in list_constant_dims(study.clean.windows).items():
@@ -94,27 +89,13 @@ def _warn_of_run(study: Study, controlled: bool) -> list[str]:
     return found
 
 
-def _describe_few() -> str:
-    """Say what few clean episodes made of known levels."""
-    found = ", ".join(
-        f"{episodes} clean episodes gave "
-        + " and ".join("no answer" if value is None else f"{value:g}" for value in values)
-        for episodes, values in FEW_FOUND.items()
-    )
-    return f"where sigma_min is {' and '.join(map(str, FEW_TRUE))}, {found}"
-
-
 def _find_missed(controls: Sequence[Mapping[str, Any]]) -> list[Caution]:
     """Say where controls were missed, and what that means for the other numbers."""
     found = []
     for control in controls:
         if control["recovered"]:
             continue
-        short = (
-            "sigma_min of such differences comes out too low here"
-            if control["found"] < control["expected"]
-            else "found too high, which costs data and not safety"
-        )
+        short = explain_missed(control["expected"], control["found"])
         text = (
             f"the {control['name']} was expected at sigma {control['expected']:.3f} and found at "
             f"{control['found']:.3f} [{control['lower']:.3f}, {control['upper']:.3f}]: {short}"
@@ -163,7 +144,7 @@ def list_offsets(populations: Iterable[PopulationCurves], epsilon: float) -> lis
     return found
 
 
-def _find_outside(study: Study) -> list[Caution]:
+def _find_outside(outside: Mapping[str, float | None]) -> list[Caution]:
     return [
         Caution(
             name,
@@ -171,8 +152,8 @@ def _find_outside(study: Study) -> list[Caution]:
             f"{share:.1%} of {name}'s action values lie outside the clean set's range",
             f"{share:.1%} of its action values lie outside the clean set's range",
         )
-        for name in study.windows
-        if (share := find_outside(study, name)) is not None and share > LARGE_SHARE
+        for name, share in outside.items()
+        if share is not None and share > LARGE_SHARE
     ]
 
 

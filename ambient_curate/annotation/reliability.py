@@ -16,6 +16,7 @@ from ambient_curate.data.constant_dims import find_constant_motion, list_constan
 from ambient_curate.data.planted_controls import SHIFT, Control
 from ambient_curate.data.populations import Population
 from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.run.records import explain_missed
 from ambient_curate.statistics.bootstrap import pick_evenly, stretch
 from ambient_curate.statistics.energy_test import MOST_WINDOWS, compare_episodes
 
@@ -155,12 +156,12 @@ def check_control(
     if recovered:
         ending = "recovered"
     elif held:
-        ending = f"missed, too {'low, the unsafe' if too_low else 'high, which is the safe'} side"
+        ending = explain_missed(expected, found)
     else:
         ending = (
-            "the network is too weak for this data"
+            "the network is too weak for this data; add clean episodes"
             if too_low
-            else "as if networks scored what they were trained on"
+            else "as if networks scored what they were trained on; look for copies of episodes"
         )
     sentence = (
         f"the {name} was expected at sigma {expected:.3f} and found at {found:.3f} "

@@ -20,6 +20,7 @@ from ambient_curate.data.planted_controls import Control
 from ambient_curate.data.populations import PopulationName
 from ambient_curate.data.study import Study
 from ambient_curate.divergence import delta_at, tv_range_at
+from ambient_curate.errors import write_count
 from ambient_curate.noise import first_admissible_index, schedule_levels
 from ambient_curate.statistics.policy_bounds import arbitrary_share, bound_output, epsilon_for
 
@@ -241,7 +242,7 @@ def list_assumptions(study: Study) -> list[str]:
         ),
         f"windows: {study.options.represent}"
         + (f", from the {study.reference}" if study.reference else "")
-        + f", {study.options.horizon} frames, normalised by the clean set "
+        + f", {write_count(study.options.horizon, 'frame')}, normalised by the clean set "
         f"({study.normalizer.kind})",
     ]
 
@@ -255,8 +256,8 @@ def summarize_assumptions(study: Study) -> str:
         "another task mix counts as a difference: p(A), not p(A|O)"
         if options.condition == "none"
         else "other places count as a difference: p(A, O)",
-        f"windows are {options.represent}, {options.horizon} frames, normalised by the clean set "
-        f"({study.normalizer.kind})",
+        f"windows are {options.represent}, {write_count(options.horizon, 'frame')}, normalised by "
+        f"the clean set ({study.normalizer.kind})",
     ]
     if options.weighting != "episode":
         parts.insert(1, "nothing is certified, since episodes have unequal weight")

@@ -122,7 +122,7 @@ def annotate_command(
     if run.already_complete:
         tell("already complete")
     _print_run(run, format)
-    tell(f"run: {run.path}", f"next: ambient-curate plot {run.path} accuracy")
+    _tell_next(run)
     if values["strict"] and any(row["status"] != "ok" for row in run.info["verdict"]):
         raise typer.Exit(GATE_NOT_MET)
 
@@ -136,6 +136,7 @@ def merge_command(run: RunArgument, format: FormatOption = "table") -> None:
     if merged.already_complete:
         tell("already complete")
     _print_run(merged, format)
+    _tell_next(merged)
 
 
 @app.command("show")
@@ -294,21 +295,21 @@ def export_command(
 ) -> None:
     """Write a run for another trainer. `--to list` shows what each can make of it."""
     from ambient_curate.cli.console import ConsoleProgress, render_table
-    from ambient_curate.cli.tables import export_lines, export_table, trainers_table
+    from ambient_curate.cli.tables import export_table, trainers_table
 
     if values["to"] == "list":
         render_table(*trainers_table(TRAINERS))
         return
     if run is None:
         raise typer.BadParameter("give the RUN to export, or --to list")
-    from ambient_curate.export.export import export_run
+    from ambient_curate.export.export import export_lines, export_run
 
     done = export_run(run, progress=ConsoleProgress(), **values)
     if done.already_complete:
         tell("already complete")
     render_table(*export_table(done.info))
     print_below(export_lines(done.info))
-    tell(f"files: {done.path / 'data'}")
+    tell(f"files: {done.path / 'data'}, where README.md says the same")
 
 
 @app.command("train")
@@ -334,6 +335,7 @@ def train_command(run: RunArgument, **values: Any) -> None:
             tell("already complete")
         render_table(*policy_table(trained.info))
         tell(f"policy: {trained.path}")
+        tell(f"next: ambient-curate rollout {trained.path} --env MODULE:NAME")
 
 
 @app.command("rollout")
@@ -378,7 +380,7 @@ def demo_command(
 
     run = run_demo(out, force=force, progress=ConsoleProgress())
     _print_run(run, "table")
-    tell(f"run: {run.path}")
+    _tell_next(run)
     for figure in list_figures(run):
         tell(f"figure: {save_run_figure(run, figure, out / f'{figure}.png')}")
 
@@ -399,6 +401,15 @@ def _print_run(run: "Run", format: Format, *, details: bool = False) -> None:
     else:
         print_below(tables.verdict_lines(run.info))
         tell(*tables.caveats(run.info), f"details: ambient-curate show {run.path} --details")
+
+
+def _tell_next(run: "Run") -> None:
+    """Say where a run is, and what it is for."""
+    tell(
+        f"run: {run.path}",
+        f"next: ambient-curate train {run.path}",
+        f"or, for another trainer: ambient-curate export {run.path} --to NAME (list shows all)",
+    )
 
 
 def _print_inspection(inspection: "Inspection") -> None:

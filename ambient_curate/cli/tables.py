@@ -4,17 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ambient_curate.data.inspection import Inspection, MemberInspection
+from ambient_curate.errors import write_count
 from ambient_curate.export.trainers import Trainer
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 from ambient_curate.report.sentences import (
     list_run_warnings,
     summarize_controls,
     summarize_sets,
+    write_bracket,
     write_range,
     write_sigma,
 )
 from ambient_curate.run.compare import MOVED, Comparison
-from ambient_curate.run.records import list_controls, name_set
+from ambient_curate.run.records import explain_missed, list_controls, name_set
 from ambient_curate.run.verify import CHECKS, Verification
 
 Table = tuple[list[str], list[list[str]]]
@@ -54,9 +56,7 @@ def _verdict_cells(row: Mapping[str, Any]) -> dict[str, str]:
         "windows": f"{row['windows']:,}",
         "sigma_min": write_sigma(row["sigma_min"]),
         "interval": "-" if row["is_clean"] else write_range(row["lower"], row["upper"]),
-        "bracket": "-"
-        if row["is_clean"]
-        else write_range(row["bracket_lower"], row["bracket_upper"]),
+        "bracket": write_bracket(row),
         "10 %": spread[0],
         "50 %": spread[1],
         "90 %": spread[2],
@@ -89,11 +89,11 @@ def verdict_details(info: Mapping[str, Any]) -> Iterator[str]:
     yield from _local_lines(info.get("locality", []))
     yield from _legibility_lines(info.get("legibility", []))
     for control in list_controls(info):
+        levels = control["expected"], control["found"]
         yield (
-            f"{control['name']}: expected {write_sigma(control['expected'])}, "
-            f"found {write_sigma(control['found'])} "
+            f"{control['name']}: expected {write_sigma(levels[0])}, found {write_sigma(levels[1])} "
             + write_range(control["lower"], control["upper"])
-            + ("" if control["recovered"] else ": NOT recovered")
+            + ("" if control["recovered"] else f": {explain_missed(*levels)}")
         )
 
 
@@ -129,8 +129,8 @@ def _local_lines(localities: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             ends = write_range(each["sigma_max_lower"], each["sigma_max_upper"])
             yield (
                 f"{name}: usable up to sigma {top} {ends} too: a denoiser "
-                f"depends there on no more than {each['radius']} frames to either side, and so "
-                "far all is alike"
+                f"depends there on no more than {write_count(each['radius'], 'frame')} to either "
+                "side, and so far all is alike"
             )
         if (certified := each["radius_bracket"]) < len(each["delta"]) - 1:
             yield f"    certified, whatever the classifier: crops of radius {certified + 1} differ"
@@ -165,7 +165,7 @@ def _meaning(row: Mapping[str, Any], epsilon: float, schedule: str) -> Iterator[
             f"{row['tv_lower']:.3f}, too little for a bracket"
         )
     else:
-        yield "no difference is certified"
+        yield "that it differs is not certified: no bound above 0 holds whatever the classifier"
     if row["bracket_upper"] < 1.0:
         upper = write_sigma(row["bracket_upper"])
         yield f"certified: from sigma {upper} on Delta is below the rule's"
@@ -187,8 +187,9 @@ def _tilting(tilt: Mapping[str, float]) -> Iterator[str]:
             f"{tilt['clean']:.3f}; by column weight, {tilt['weighted']:.3f}"
         )
     yield (
-        f"all its windows and the clean set's by column weight are worth {tilt['windows']:,.0f} "
-        f"equal windows of {tilt['episodes']:,.0f} episodes"
+        "all its windows and the clean set's by column weight are worth "
+        f"{write_count(tilt['windows'], 'equal window')} of "
+        f"{write_count(tilt['episodes'], 'episode')}"
     )
 
 
@@ -202,10 +203,11 @@ def _trainer_time(row: Mapping[str, Any], schedule: str) -> str:
 
 
 def caveats(info: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what concerns a whole run: its warnings, what was skipped, and what it assumes.
+    """Yield what concerns a whole run: a legend, warnings, what was skipped, what it assumes.
 
     Warnings about one dataset are in its sentence of `verdict_lines`.
     """
+    yield _legend(info["epsilon"])
     yield from (f"warning: {text}" for text in list_run_warnings(info))
     skipped = [f"skipped: {entry['file']}: {entry['error']}" for entry in info["skipped"]]
     yield from skipped[:_SKIPPED]
@@ -215,6 +217,14 @@ def caveats(info: Mapping[str, Any]) -> Iterator[str]:
         yield f"assumed: {info['assumed']}"
     else:  # a run of an earlier version
         yield from (f"assumption: {text}" for text in info["assumptions"])
+
+
+def _legend(epsilon: float) -> str:
+    """Tie sigma_min to Delta, and Delta to epsilon (method.md section 3)."""
+    return (
+        "legend: Delta says how far apart noised data and noised clean data are, 0 (alike) to 2; "
+        f"sigma_min is the noise level above which it stays below 4 epsilon = {4 * epsilon:g}"
+    )
 
 
 def all_caveats(info: Mapping[str, Any]) -> Iterator[str]:
@@ -294,7 +304,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         yield "the same options, sources and versions"
     yield from (f"{each.name}: {each.a} -> {each.b}" for each in differences[:_SHOWN])
     if len(differences) > _SHOWN:
-        yield f"and {len(differences) - _SHOWN:,} more differences of the inputs"
+        yield f"and {write_count(len(differences) - _SHOWN, 'more difference')} of the inputs"
     if len(set(comparison.granularity)) > 1:
         yield (
             "rows are not compared: in A they are of granularity {}, in B of {}".format(
@@ -304,7 +314,8 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     if any(each.name == "options.horizon" for each in differences):
         yield "windows of other lengths are compared by where they start"
     if comparison.other_files:
-        yield f"{len(comparison.other_files):,} result files differ in their bytes"
+        count = write_count(len(comparison.other_files), "result file")
+        yield f"not the same bytes: {count}"
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[tuple[str, Table]]:
@@ -432,16 +443,15 @@ def coverage_lines(
     for name, share in coverage.items():
         used = [level for level, part in enumerate(share) if part > 0]
         windows, effective = sizes[name]
-        text = f"{name}: {windows:,} windows, "
+        text = f"{name}: {write_count(windows, 'window')}, "
         if round(effective) != windows:
             text += f"by their weights worth {effective:,.0f}, "
         if not used:
             yield text + "admitted at no noise level"
             continue
         mean = sum(share) / len(share)
-        holes = f" (with holes: {used[-1] - used[0] + 1 - len(used)} levels)" * (
-            used[-1] - used[0] + 1 > len(used)
-        )
+        missing = used[-1] - used[0] + 1 - len(used)
+        holes = f" (with holes: {write_count(missing, 'level')})" if missing else ""
         yield text + (
             f"admitted from sigma {sigma[used[0]]:.3f} to {sigma[used[-1]]:.3f}{holes}, "
             f"{100 * mean:.0f} % of them at a level on average"
@@ -450,8 +460,11 @@ def coverage_lines(
 
 def trainers_table(trainers: Mapping[str, Trainer]) -> Table:
     """Lay out all trainers: a row each."""
-    rows = [[name, t.honours, t.lost, t.schedule] for name, t in trainers.items()]
-    return ["to", "what it honours", "what is lost", "time"], rows
+    rows = [
+        [name, t.honours, t.lost, " or ".join(t.formats) or "any", t.schedule]
+        for name, t in trainers.items()
+    ]
+    return ["to", "what it honours", "what is lost", "trains on", "time"], rows
 
 
 def export_table(info: Mapping[str, Any]) -> Table:
@@ -474,20 +487,3 @@ def export_table(info: Mapping[str, Any]) -> Table:
         for name, member in info["members"].items()
     ]
     return columns, rows
-
-
-def export_lines(info: Mapping[str, Any]) -> Iterator[str]:
-    """Say when the trainer may use a window, what it honours, and what a user has to know."""
-    options = info["options"]
-    yield f"{options['to']}, {options['schedule']}: {info['rule']}."
-    yield f"Honoured: {info['honours']}. Lost: {info['lost']}."
-    yield (
-        f"A window begins {info['n_obs_steps'] - 1} frames before its frame; one that leaves its "
-        "episode has the values of the nearest whole one."
-    )
-    if options["factor"] != 1.0:
-        yield (
-            f"The trainer's actions are {options['factor']:.4g} times as large as the run's: noise "
-            "levels were rescaled."
-        )
-    yield from info["notes"]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32, Int64, Shaped
 from tensordict import MemoryMappedTensor, TensorDict
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers.episodes import Episode, Label
 
 EPISODES_FILE = "episodes.parquet"
@@ -297,8 +297,9 @@ def _check_width(
     width, first = widths.setdefault(key, (values.shape[1], episode.id))
     if values.shape[1] != width:
         raise DatasetError(
-            f"episode {episode.id!r} of {episode.source} has {values.shape[1]} {key} dimensions, "
-            f"episode {first!r} has {width}; expected one {key} space a dataset",
+            f"episode {episode.id!r} of {episode.source} has "
+            f"{write_count(values.shape[1], f'{key} dimension')}, episode {first!r} has "
+            f"{width}; expected one {key} space a dataset",
             f"make them two datasets, or choose their common {key} columns in ambient.toml",
         )
 

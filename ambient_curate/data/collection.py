@@ -16,7 +16,7 @@ from ambient_curate.data.settings import (
     dataset_name,
     find_sources,
 )
-from ambient_curate.errors import ConfigError, DatasetError
+from ambient_curate.errors import ConfigError, DatasetError, write_count
 from ambient_curate.options import OnError
 from ambient_curate.progress import Progress, silent, track, warn
 from ambient_curate.readers.episodes import Dataset, Episode, ReaderOptions
@@ -160,7 +160,8 @@ def check_action_dims(dims: Mapping[str, int]) -> None:
             continue
         large, small = (name, first) if size > dims[first] else (first, name)
         raise ConfigError(
-            f"actions cannot be compared: {first} has {dims[first]} dimensions, {name} has {size}",
+            f"actions cannot be compared: {first} has "
+            f"{write_count(dims[first], 'dimension')}, {name} has {size}",
             f"add to {SETTINGS_FILE}, under [datasets.{large}]: dims = {list(range(dims[small]))} "
             f'(the ones that {small} has), or action = ["..."] (the columns to join)',
         )
@@ -354,7 +355,8 @@ def _check_episode(episode: Episode) -> None:
         if bad.size:
             what = "not finite" if not np.isfinite(values).all() else f"beyond {LARGEST:g}"
             raise DatasetError(
-                f"{place}: {name} is {what} in {bad.size} frames, the first is {bad[0]}",
+                f"{place}: {name} is {what} in {write_count(bad.size, 'frame')}, the first is "
+                f"{bad[0]}",
                 f"exclude = [{episode.id!r}] leaves it out",
             )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 CONSTANT = 1e-6  # a dimension whose spread is this share of its magnitude carries float32 noise
 ABSOLUTE_RATIO = 5.0  # root mean square over root mean square deviation within a window
@@ -21,6 +21,16 @@ def is_constant(
 ) -> Bool[np.ndarray, " action"]:
     """Whether a range is no wider than the noise of float32 values."""
     return np.asarray((high - low) / 2 <= CONSTANT * np.maximum(np.abs(low), np.abs(high)))
+
+
+def count_outside(
+    values: Float[np.ndarray, "n action"],
+    low: Float64[np.ndarray, " action"],
+    high: Float64[np.ndarray, " action"],
+) -> Int64[np.ndarray, " action"]:
+    """Count the values outside a range, by dimension; noise of float32 at its ends is inside."""
+    slack = CONSTANT * np.maximum(np.abs(low), np.abs(high))
+    return np.count_nonzero((values < low - slack) | (values > high + slack), axis=0)
 
 
 @dataclass
@@ -85,9 +95,7 @@ class Motion:
             self.repeated += int((~changes.any(axis=1)).sum())
             self.idle += _count_idle(action)
         if self.clean is not None:
-            slack = CONSTANT * np.maximum(*np.abs(self.clean))
-            low, high = self.clean[0] - slack, self.clean[1] + slack
-            self.outside += ((action < low) | (action > high)).sum(axis=0)
+            self.outside += count_outside(action, *self.clean)
         self.frames += len(action)
 
     def _find_copies(self, action: Float64[np.ndarray, "frame action"]) -> None:

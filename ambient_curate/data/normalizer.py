@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from ambient_curate.data.motion import CONSTANT, is_constant
+from ambient_curate.data.motion import count_outside, is_constant
 from ambient_curate.options import Normalization
 from ambient_curate.readers.episodes import count_windows as count_windows
 
@@ -100,9 +100,8 @@ def fit_normalizer(kind: Normalization, values: Float[np.ndarray, "n action"]) -
 
 def share_outside(values: Float[np.ndarray, "n action"], normalizer: Normalizer) -> float:
     """Share of the values that lie outside the clean set's range in their dimension."""
-    slack = CONSTANT * np.maximum(np.abs(normalizer.low), np.abs(normalizer.high))
-    low, high, count = normalizer.low - slack, normalizer.high + slack, 0
+    count = 0
     for first in range(0, len(values), ROWS):  # the values may be a file larger than memory
         part = values[first : first + ROWS]
-        count += int(np.count_nonzero((part < low) | (part > high)))
+        count += int(count_outside(part, normalizer.low, normalizer.high).sum())
     return count / values.size

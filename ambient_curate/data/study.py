@@ -25,7 +25,7 @@ from ambient_curate.data.normalizer import Normalizer, fit_normalizer, share_out
 from ambient_curate.data.planted_controls import Control, plant_controls
 from ambient_curate.data.populations import Population, label_groups
 from ambient_curate.data.windows import Windows, clean_values, observe
-from ambient_curate.errors import DatasetError, NotEnoughDataError
+from ambient_curate.errors import DatasetError, NotEnoughDataError, write_count
 from ambient_curate.files import write_json_atomic
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import Progress, warn
@@ -256,8 +256,9 @@ def _lay_windows(
 def _require_windows(clean: Windows, name: str, options: AnnotateOptions) -> None:
     if clean.counts.sum() == 0:
         raise NotEnoughDataError(
-            f"the clean set {name} has no whole window of {options.horizon} frames: its longest "
-            f"episode has {clean.length.max()}",
+            f"the clean set {name} has no whole window of "
+            f"{write_count(options.horizon, 'frame')}: its longest episode has "
+            f"{clean.length.max()}",
             f"use --horizon {max(int(clean.length.max()), 1)} or less",
         )
 
@@ -307,8 +308,9 @@ def _require_folds(clean: Population, folds: int) -> None:
         found = len(clean.episodes)
         different = len(np.unique(clean.fold[clean.episodes]))
         raise NotEnoughDataError(
-            f"the clean set {clean.dataset} has {found} episodes with a whole window, which fill "
-            f"{different} of {folds} folds (copies share a fold); every fold needs one",
+            f"the clean set {clean.dataset} has {write_count(found, 'episode')} with a whole "
+            f"window, which fill {different} of {folds} folds (copies share a fold); every fold "
+            "needs one",
             f"add clean episodes, or use --folds {max(3, min(found, different))}"
             if different >= 3
             else "add clean episodes: at least 3 different ones are needed",

@@ -1,7 +1,6 @@
 """Export of a run for another trainer."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 
 from ambient_curate.data.collection import Collection
 from ambient_curate.data.study import Study
+from ambient_curate.errors import CurateError, write_count
 from ambient_curate.export import (
     diffusion_policy,
     lerobot,
@@ -26,7 +26,12 @@ from ambient_curate.options import digest, options_or_changes
 from ambient_curate.progress import Progress, silent
 from ambient_curate.run.directory import open_run, package_versions
 from ambient_curate.run.records import Kind, Run, open_run_results, read_run
-from ambient_curate.run.source_data import place_values, read_own_manifest, reopen_study
+from ambient_curate.run.source_data import (
+    place_values,
+    read_own_manifest,
+    reopen_data,
+    reopen_study,
+)
 
 WRITERS: dict[str, Callable[[Job], None]] = {
     "lerobot": lerobot.write,
@@ -40,7 +45,7 @@ WRITERS: dict[str, Callable[[Job], None]] = {
     "csv": plain_tables.write_csv,
     "jsonl": plain_tables.write_jsonl,
 }
-
+CHECKS: dict[str, Callable[[Collection], None]] = {"robomimic": robomimic.check}
 
 EXPORT = Kind("export", "export", ("data",))
 COLUMNS = ("sigma_min", "sigma_max", "weight")
@@ -106,19 +111,42 @@ def export_run(
     factor = _find_factor(run, chosen.normalizer)
     inputs = _inputs(run, chosen, factor)
     path = chosen.out or Path(f"{run.path.resolve().name}_{chosen.to}")
-    with ExitStack() as stack:
-        directory = stack.enter_context(
-            open_run(path, inputs, digest(inputs), force=chosen.force, kind=EXPORT)
-        )
+    if chosen.force or not (path / EXPORT.record).exists():
+        _check_data(run, chosen)  # before anything is read, or an earlier export deleted
+    with open_run(path, inputs, digest(inputs), force=chosen.force, kind=EXPORT) as directory:
         if directory.complete:
             return Export(path, read_run(path, EXPORT), True)
-        frames = directory.work / "frames"
-        collection, study = reopen_study(run, frames, progress, data=chosen.data)
-        job = _lay_job(run, study, collection, directory.work / "data", chosen, factor)
-        job.notes.extend(_list_unanswered(run))
-        WRITERS[chosen.to](job)
-        directory.commit(_describe(job, chosen.trainer))
+        try:
+            study_folder, out = directory.work / "frames", directory.work / "data"
+            collection, study = reopen_study(run, study_folder, progress, data=chosen.data)
+            job = _lay_job(run, study, collection, out, chosen, factor)
+            WRITERS[chosen.to](job)
+            job.notes.extend([*_list_unread(job, chosen), *_list_unanswered(run)])
+            described = _describe(job, chosen.trainer)
+            _write_readme(out / "README.md", inputs | described)
+        except CurateError:
+            directory.abandon()
+            raise
+        directory.commit(described)
     return Export(path, read_run(path, EXPORT))
+
+
+def _check_data(run: Run, chosen: ExportOptions) -> None:
+    """Refuse data that is not what was annotated, or that the trainer cannot take."""
+    collection = reopen_data(run, chosen.data)
+    if chosen.to in CHECKS:
+        CHECKS[chosen.to](collection)
+
+
+def _list_unread(job: Job, chosen: ExportOptions) -> list[str]:
+    """Say which datasets the trainer cannot read as they are."""
+    formats = chosen.trainer.formats
+    return [
+        f"{member.name} is {member.format}, which {chosen.to} does not train on: its rows are of "
+        f"use once it is converted to {' or '.join(formats)} with the same episodes and frames"
+        for member in job.members
+        if formats and not member.format.startswith(formats)
+    ]
 
 
 def _list_unanswered(run: Run) -> list[str]:
@@ -201,3 +229,33 @@ def _describe(job: Job, trainer: Trainer) -> dict[str, Any]:
         },
         "notes": job.notes,
     }
+
+
+def _write_readme(path: Path, info: Mapping[str, Any]) -> None:
+    """Say beside the files what they are for."""
+    lines = (f"# Export for {info['options']['to']}", *export_lines(info))
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+
+def export_lines(info: Mapping[str, Any]) -> Iterator[str]:
+    """Say when the trainer may use a window, what it honours, and what a user has to know.
+
+    Parameters
+    ----------
+    info : mapping
+        Content of ``export.json``.
+    """
+    options, before = info["options"], info["n_obs_steps"] - 1
+    yield f"{options['to']}, {options['schedule']}: {info['rule']}."
+    yield f"Honoured: {info['honours']}. Lost: {info['lost']}."
+    begins = f"{write_count(before, 'frame')} before it" if before else "at it"
+    yield (
+        f"The window of a frame begins {begins}; one that leaves its episode has the values of the "
+        "nearest whole window. annotate counts whole windows only, so there may be more here."
+    )
+    if options["factor"] != 1.0:
+        yield (
+            f"The trainer's actions are {options['factor']:.4g} times as large as the run's: noise "
+            "levels were rescaled."
+        )
+    yield from info["notes"]

@@ -16,6 +16,8 @@ class Trainer:
     ----------
     honours, lost : str
         What it can make use of, and what of a run it cannot.
+    formats : tuple of str
+        How the names of the formats begin that it trains on; empty: any.
     schedule : str
         Its usual time; see `Clock`.
     n_obs_steps, n_action_steps : int
@@ -24,6 +26,7 @@ class Trainer:
 
     honours: str
     lost: str
+    formats: tuple[str, ...] = ()
     schedule: str = "squaredcos_cap_v2:100"
     n_obs_steps: int = 2
     n_action_steps: int = 8
@@ -34,35 +37,43 @@ _PLAIN = Trainer(
 )
 TRAINERS: dict[str, Trainer] = {
     "lerobot": Trainer(
-        "noise gate, by the plug-in policy of examples/; without it, episodes to leave out",
-        "without the plug-in everything but whole episodes",
+        "the noise rule, by the plug-in policy of examples/",
+        "without the plug-in everything: LeRobot itself reads none of these files, and trains as "
+        "before unless you leave out the episodes of exclude_episodes.json",
+        ("LeRobot",),
     ),
     "diffusion-policy": Trainer(
-        "noise gate and weight, by ambient_curate.integrations in its dataset and loss",
+        "the noise rule and weights, by ambient_curate.integrations in its dataset and loss",
         "without these everything",
+        ("Zarr", "HDF5"),
     ),
     "openpi": Trainer(
-        "ranges of frames, a weight a dataset; noise gate where sample_time gives the time",
+        "ranges of frames, a weight a dataset; the noise rule where sample_time gives the time",
         "weights of windows",
+        ("RLDS", "LeRobot"),
         "flow",
         1,
     ),
     "robomimic": Trainer(
-        "whole demonstrations, by the filter key ambient; noise gate in your own algorithm",
+        "whole demonstrations, by the filter key ambient; the noise rule in your own algorithm",
         "without that algorithm everything but whole demonstrations",
+        ("HDF5",),
     ),
     "octo": Trainer(
-        "a weight a dataset; noise gate as one more factor of the loss's mask",
+        "a weight a dataset; the noise rule as one more factor of the loss's mask",
         "weights of windows",
+        ("RLDS",),
     ),
     "openvla": Trainer(
         "a weight a dataset",
         "noise levels: tokens have none, a window counts by its share of them",
+        ("RLDS",),
         n_obs_steps=1,
     ),
     "gr00t": Trainer(
-        "weights of datasets and trajectories; noise gate by sample_time",
+        "weights of datasets and trajectories; the noise rule by sample_time",
         "weights of windows",
+        ("LeRobot",),
         "flow-reversed",
         1,
     ),

@@ -15,7 +15,7 @@ from ambient_curate.data.cache import Frames
 from ambient_curate.data.normalizer import Normalizer, fit_normalizer
 from ambient_curate.data.study import Study
 from ambient_curate.data.windows import Windows, nearest_windows
-from ambient_curate.errors import ConfigError, NotEnoughDataError
+from ambient_curate.errors import ConfigError, NotEnoughDataError, write_count
 from ambient_curate.policy.interface import Interface
 from ambient_curate.policy.level_sampler import Admission, Item
 from ambient_curate.policy.options import PolicyOptions
@@ -245,7 +245,7 @@ def _check_lengths(study: Study, options: PolicyOptions) -> None:
     if needed > horizon:
         raise ConfigError(
             f"n_obs_steps = {options.n_obs_steps} and n_action_steps = {actions} need windows of "
-            f"{needed} frames; the run has {horizon}",
+            f"{write_count(needed, 'frame')}; the run has {horizon}",
             "use fewer, or annotate with a longer --horizon",
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import parquet
 from ambient_curate.readers.episodes import Episode, ReaderOptions
 from ambient_curate.readers.lerobot_meta import ListedEpisode, Metadata, read_metadata
@@ -50,7 +50,8 @@ class LeRobotDataset:
         expected = sum(episode.length for episode in listed)
         if rows != expected:
             raise DatasetError(
-                f"{shard} holds {rows} frames; the metadata lists {expected} for its episodes",
+                f"{shard} holds {write_count(rows, 'frame')}; the metadata lists {expected} for "
+                "its episodes",
                 _MISMATCH,
             )
         labels = parquet.label_columns(schema, {*self.action, *self.state})
@@ -181,8 +182,8 @@ def _next_run(runs: Iterator[tuple[int, pa.Table]], listed: ListedEpisode, shard
     episode_index, table = next(runs, (None, ()))
     if (episode_index, len(table)) != (listed.episode_index, listed.length):
         raise DatasetError(
-            f"{shard} holds {len(table)} frames of episode {episode_index} where the metadata "
-            f"lists {listed.length} of episode {listed.episode_index}",
+            f"{shard} holds {write_count(len(table), 'frame')} of episode {episode_index} where "
+            f"the metadata lists {listed.length} of episode {listed.episode_index}",
             _MISMATCH,
         )
     return table

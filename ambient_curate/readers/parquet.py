@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers.episodes import Label
 
 _BATCH_ROWS = 4096
@@ -83,7 +83,8 @@ def read_batches(
         # of some damaged pages pyarrow makes an early end instead of an error
         if rows != file.metadata.num_rows:
             raise DatasetError(
-                f"{path} says it holds {file.metadata.num_rows} rows, and only {rows} can be read",
+                f"{path} says it holds {write_count(file.metadata.num_rows, 'row')}, and only "
+                f"{rows} can be read",
                 _DAMAGED,
             )
 

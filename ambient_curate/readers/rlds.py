@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import tfds
 from ambient_curate.readers.episodes import Episode, Label, ReaderOptions
 from ambient_curate.readers.tfrecord import (
@@ -104,7 +104,7 @@ class RLDSDataset:
             count += 1
         if count != length:
             raise DatasetError(
-                f"{shard} holds {count} episodes, {tfds.INFO} says {length}",
+                f"{shard} holds {write_count(count, 'episode')}, {tfds.INFO} says {length}",
                 "one of the two files is not the original: copy both from the dataset's source",
             )
 

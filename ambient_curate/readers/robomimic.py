@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers.episodes import ReaderOptions
 from ambient_curate.readers.hdf5_files import (
     COPY_AGAIN,
@@ -97,7 +97,8 @@ def _find_problems(file: h5py.File, names: list[str], demos: tuple[str, ...]) ->
     known = [count for count in frames if count is not None]
     if total is not None and len(known) == len(demos) and total != sum(known):
         problems.append(
-            f"data tells a total of {total} frames, its demonstrations have {sum(known)}"
+            f"data tells a total of {write_count(total, 'frame')}, its demonstrations have "
+            f"{sum(known)}"
         )
     return problems
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers.episodes import Episode, ReaderOptions
 from ambient_curate.readers.zarr_arrays import (
     FrameReader,
@@ -201,7 +201,7 @@ def _check_lengths(
     for name, array in arrays.items():
         if array.shape[0] != ends[-1]:
             raise DatasetError(
-                f"{path}: {name} has {array.shape[0]} frames, {_ENDS} ends with {ends[-1]}; one "
-                "number of frames is expected",
+                f"{path}: {name} has {write_count(array.shape[0], 'frame')}, {_ENDS} ends with "
+                f"{ends[-1]}; one number of frames is expected",
                 "copy the data again from its source",
             )

@@ -7,7 +7,7 @@ import pyarrow as pa
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.errors import NotEnoughDataError, write_count
 from ambient_curate.report import canvas
 
 MOST = 16  # dimensions that are drawn
@@ -47,7 +47,7 @@ def plot_episode(rows: pa.Table, *, rate_hz: float | None = None, ax: Axes | Non
     )
     color = canvas.COLORS[0]
     ax.fill_between(start, lower, upper, color=color, alpha=0.18, lw=0, label="95 % interval")
-    label = rf"$\sigma_{{min}}$ ({rows.num_rows:,} windows," "\nwhere they begin)"
+    label = rf"$\sigma_{{min}}$ ({write_count(rows.num_rows, 'window')}," "\nwhere they begin)"
     ax.plot(start, value, color=color, lw=1.5, label=label)
     null = np.isnan(value)
     if null.any():

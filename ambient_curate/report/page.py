@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ambient_curate.errors import ConfigError, CurateError
+from ambient_curate.errors import ConfigError, CurateError, write_count
 from ambient_curate.files import replace_whole
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 from ambient_curate.progress import Progress, silent
@@ -84,7 +84,9 @@ def write_report(
     }
     notes = [missing] if missing else []
     if left_out:
-        notes.append(f"the curves of {left_out} more groups are in curves.parquet")
+        notes.append(
+            f"in curves.parquet alone: the curves of {write_count(left_out, 'more group')}"
+        )
     text = page.render(
         info=run.info,
         controls=list_controls(run.info),

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ambient_curate.run.records import list_controls, name_set
+from ambient_curate.run.records import explain_missed, list_controls, name_set
 
 TILTED = 0.05  # by how much choosing by window moves the mixture, that is printed
+LIKELY = 0.05  # a p-value from which on chance alone explains a difference
 ROWS = {"episode": "episodes", "datapoint": "windows"}
 
 
@@ -19,6 +20,12 @@ def write_sigma(value: float | None) -> str:
 def write_range(low: float | None, high: float | None) -> str:
     """Write an interval of noise levels."""
     return "-" if low is None or high is None else f"[{write_sigma(low)}, {write_sigma(high)}]"
+
+
+def write_bracket(row: Mapping[str, Any]) -> str:
+    """Write the bracket of a verdict's row; ``-`` also where it says nothing: [0, 1]."""
+    ends = row["bracket_lower"], row["bracket_upper"]
+    return "-" if row["is_clean"] or ends == (0.0, 1.0) else write_range(*ends)
 
 
 def summarize_sets(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -100,13 +107,31 @@ def _how_sure(row: Mapping[str, Any]) -> Iterator[str]:
     elif row["tv_lower"]:
         yield f"that it differs is certified at the lowest noise only (TV >= {row['tv_lower']:.3f})"
     else:
-        p_value = row["p_value"]
-        test = "" if p_value is None else f" (without a classifier p = {p_value:.3f})"
-        yield f"no difference is certified{test}"
+        yield _uncertified(row["p_value"])
     if row["bracket_upper"] < 1.0:
-        yield f"that no more is left is certified from sigma {write_sigma(row['bracket_upper'])} on"
+        yield (
+            "that what is left is within the margin is certified from sigma "
+            f"{write_sigma(row['bracket_upper'])} on"
+        )
     elif row["sigma_min"] == 0.0 and row["tv_floor"] is not None:
-        yield f"so few episodes cannot rule out a TV of {row['tv_floor']:.3f}"
+        yield (
+            f"with so few episodes a total variation of {row['tv_floor']:.3f} cannot be ruled out"
+        )
+
+
+def _uncertified(p_value: float | None) -> str:
+    """Say what is known of a difference for which no bound holds whatever the classifier."""
+    if p_value is None:
+        return "that it differs is not certified"
+    if p_value < LIKELY:
+        return (
+            f"a test without the classifier finds a difference (p = {p_value:.3f}), but how large "
+            "it is at least is not certified"
+        )
+    return (
+        "that it differs is not certified, and a test without the classifier finds no difference "
+        f"(p = {p_value:.3f})"
+    )
 
 
 def _warn(row: Mapping[str, Any], info: Mapping[str, Any]) -> Iterator[str]:
@@ -127,15 +152,13 @@ def _warn(row: Mapping[str, Any], info: Mapping[str, Any]) -> Iterator[str]:
 
 
 def summarize_controls(info: Mapping[str, Any]) -> str:
-    """Say where the planted controls were found; those missed on the unsafe side in words."""
+    """Say where the planted controls were found, and of those missed what to do."""
     found = []
     for control in list_controls(info):
         ends = write_sigma(control["found"]), write_sigma(control["expected"])
         text = "{} found at {}, expected at {}".format(control["name"], *ends)
-        if not control["recovered"] and control["found"] < control["expected"]:
-            text += " (missed: sigma_min of such differences is too low here)"
-        elif not control["recovered"]:
-            text += " (missed on the safe side: too high)"
+        if not control["recovered"]:
+            text += f" ({explain_missed(control['expected'], control['found'])})"
         found.append(text)
     return "; ".join(found)
 

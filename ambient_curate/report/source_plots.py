@@ -18,7 +18,7 @@ from ambient_curate.analysis.spectra import (
     fit_decay,
     mean_power,
 )
-from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.errors import NotEnoughDataError, write_count
 from ambient_curate.report import canvas
 from ambient_curate.report.canvas import Curve
 
@@ -77,7 +77,7 @@ def _draw_spectrum(ax: Axes, sounding: Sounding) -> None:
             ax.fill_between(spectrum.frequency, *ends, color=color, alpha=0.15, lw=0)
     _draw_mean(ax, spectrum, len(moving))
     ax.set(xscale="log", yscale="log", ylabel="power (scaled units²)")
-    count = f"{spectrum.n_episodes} episodes, segments of {spectrum.segment}"
+    count = f"{write_count(spectrum.n_episodes, 'episode')}, segments of {spectrum.segment}"
     ax.set_title(f"{canvas.literal_name(sounding.name)}\n{count}", fontsize="small")
     known = bool(np.isfinite(decay.value).any())
     title = r"dimension: exponent $\alpha$" if few else rf"exponent $\alpha$, {len(moving)} dims"

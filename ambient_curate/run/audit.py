@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int64
 
-from ambient_curate.errors import ManifestError
+from ambient_curate.errors import ManifestError, write_count
 from ambient_curate.readers.episodes import count_windows
 from ambient_curate.run.schema import SORT_KEYS, order_problems, text_metadata
 from ambient_curate.run.tables import read_manifest
@@ -248,6 +248,9 @@ def _compare_counts(
             by_window = granularity == "datapoint"
             expected = member["windows"] + member["too_short"] if by_window else member["episodes"]
             if short[name] != member["too_short"]:
-                yield f"{name}: {short[name]:,} rows too short, expected {member['too_short']:,}"
+                yield (
+                    f"{name}: {write_count(short[name], 'row')} too short, expected "
+                    f"{member['too_short']:,}"
+                )
         if sizes[name] != expected:
-            yield f"{name}: {sizes[name]:,} rows, expected {expected:,}"
+            yield f"{name}: {write_count(sizes[name], 'row')}, expected {expected:,}"

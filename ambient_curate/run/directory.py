@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,6 +69,7 @@ class RunDirectory:
         self.path, self.digest, self.kind = path, digest, kind
         self.work = path / ".work"
         self._inputs = dict(inputs)
+        self._abandoned = False
         self._lock: Lock | None = None
         self._header = {"schema": kind.schema, "schema_version": SCHEMA_VERSION, "digest": digest}
 
@@ -119,6 +120,11 @@ class RunDirectory:
         write_json_atomic(self.path / self.kind.record, record)
         shutil.rmtree(self.work)
 
+    def abandon(self) -> None:
+        """Delete what was begun, and the directory as soon as the lock goes, if it is empty."""
+        _remove(self.work)
+        self._abandoned = True
+
     def _prepare(self, force: bool) -> None:
         header = _find_header(self.path, self.kind)
         if header is not None and (force or self._gives_way(header)):
@@ -151,7 +157,7 @@ class RunDirectory:
         if len(texts) > _SHOWN:
             shown += f"; and {len(texts) - _SHOWN} more"
         raise RunError(
-            f"{self.path} is a {self.kind.noun} of other inputs ({shown})",
+            f"{self.path} is the {self.kind.noun} of other inputs ({shown})",
             "choose another directory with --out, or replace this one with --force",
         )
 
@@ -235,6 +241,10 @@ def open_run(
                 yield run
     except OSError as error:
         _advise(path, error)
+    finally:
+        if run._abandoned:
+            with suppress(OSError):  # others' files are there
+                path.rmdir()
 
 
 @contextmanager

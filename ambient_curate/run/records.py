@@ -168,3 +168,16 @@ def list_controls(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if "controls" in info:
         return list(info["controls"])
     return [{"name": "planted control"} | info["control"]] if info.get("control") else []
+
+
+def explain_missed(expected: float, found: float) -> str:
+    """Say what it means that a control planted at one level was found at another; what to do."""
+    if found < expected:
+        return (
+            "missed, too low: sigma_min of such differences is too low here; add clean episodes, "
+            "or train with a larger --sigma-min"
+        )
+    return (
+        "missed, too high: sigma_min of such differences is too high here, which costs data and "
+        "not safety; more clean episodes let more data train"
+    )

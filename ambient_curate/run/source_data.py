@@ -18,7 +18,7 @@ from ambient_curate.data.collection import (
     read_episodes,
 )
 from ambient_curate.data.study import Study, prepare_study
-from ambient_curate.errors import CurateError, ManifestError, RunError
+from ambient_curate.errors import CurateError, ManifestError, RunError, write_count
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode
@@ -102,8 +102,9 @@ def _check_data(run: Run, collection: Collection) -> None:
         other = sorted(f for f in files.keys() | annotated if files.get(f) != annotated.get(f))
         if other:
             raise RunError(
-                f"{len(other)} files of {name} are not those that {run.path} was annotated "
-                f"with, the first is {other[0]} ({annotated.get(other[0], 'absent')} -> "
+                f"{write_count(len(other), 'file')} of {name} changed since {run.path} was "
+                f"annotated, "
+                f"the first is {other[0]} ({annotated.get(other[0], 'absent')} -> "
                 f"{files.get(other[0], 'absent')})",
                 "annotate again; a copy of the data keeps its times with cp -p or rsync -t",
             )

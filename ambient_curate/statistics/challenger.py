@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
+from ambient_curate.errors import write_count
 from ambient_curate.statistics.boosting import MOST_FOLDS, ChallengerSide, SampledWindows, challenge
 from ambient_curate.statistics.bootstrap import bootstrap_means, few_folds, stretch
 from ambient_curate.statistics.sigma_min import last_crossing, rising_fit
@@ -275,7 +276,8 @@ def _find_obstacle(clean: SampledWindows, corrupt: SampledWindows) -> str | None
         episodes = np.unique(side.episode).size
         if episodes < FEWEST_EPISODES:
             return (
-                f"cannot be computed, {episodes} {name} episodes where {FEWEST_EPISODES} are needed"
+                "cannot be computed, "
+                f"{write_count(episodes, f'{name} episode')} where {FEWEST_EPISODES} are needed"
             )
     if np.unique(np.concatenate([clean.fold, corrupt.fold]) % MOST_FOLDS).size < 2:
         return "cannot be computed, all episodes are in one fold"

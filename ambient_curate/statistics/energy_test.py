@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.errors import NotEnoughDataError, write_count
 from ambient_curate.statistics.bootstrap import pick_evenly
 
 MOST_EPISODES = 200  # a side; all pairs of their windows are compared
@@ -107,8 +107,8 @@ def compare_episodes(
     for name, side in (("clean", clean), ("corrupt", corrupt)):
         if len(side) < 2:
             raise NotEnoughDataError(
-                f"{len(side)} {name} episodes with a whole window; a comparison by episode needs "
-                "at least 2",
+                f"{write_count(len(side), f'{name} episode')} with a whole window; a comparison by "
+                "episode needs at least 2",
                 "add episodes, or shorten horizon",
             )
     drawn = [

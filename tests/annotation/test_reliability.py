@@ -21,6 +21,7 @@ from ambient_curate.annotation.reliability import (
 )
 from ambient_curate.divergence import gaussian_delta
 from ambient_curate.noise import grid, log_snr, sigma_from_log_snr, signal_scale
+from ambient_curate.run.records import explain_missed
 from ambient_curate.statistics.bootstrap import bootstrap_means, few_folds, stretch
 from ambient_curate.statistics.energy_test import compare_episodes
 from ambient_curate.statistics.sigma_min import last_crossing, rising_fit
@@ -123,8 +124,7 @@ def test_a_recovered_control_is_near_and_inside_its_interval(
     assert finding.sentence.startswith("the planted spike was expected")
     assert finding.sentence.endswith(": recovered") == recovered
     if finding.passed and not recovered:
-        side = "high, which is the safe" if found > expected else "low, the unsafe"
-        assert f"missed, too {side} side" in finding.sentence
+        assert finding.sentence.endswith(f": {explain_missed(expected, found)}")
 
 
 def test_the_balance_interval_holds_at_all_levels_at_once() -> None:

@@ -116,19 +116,24 @@ def run(tmp_path: Path) -> Path:
 
 TABLE = """\
 dataset  episodes  windows  sigma_min  interval        bracket  Delta  step  usable  status
-own            50      700          0  -               -            -     0   100 %  clean
-sim            50      700      0.200  [0.100, 0.300]  [0, 1]       -    11    80 %  ok
+own            50      700          0  -                     -      -     0   100 %  clean
+sim            50      700      0.200  [0.100, 0.300]        -      -    11    80 %  ok
 
 sim: train on it from step 11 of flow:10 on, 80 % of the noise levels: above sigma 0.200 \
-[0.100, 0.300]; below, the classifier tells it from clean data; no difference is certified; 5 Hz
+[0.100, 0.300]; below, the classifier tells it from clean data; that it differs is \
+not certified; 5 Hz
 controls: planted shift found at 0.190, expected at 0.200
 """
 DETAILS = """\
 sim: usable above sigma 0.200: step 11 of flow:10, EDM noise 0.204, flow time 0.170
     if the classifier is near-optimal: then TV is at most 0.316 there
-    no difference is certified
+    that it differs is not certified: no bound above 0 holds whatever the classifier
 planted shift: expected 0.200, found 0.190 [0.100, 0.300]
 """
+LEGEND = (
+    "legend: Delta says how far apart noised data and noised clean data are, 0 (alike) to 2; "
+    "sigma_min is the noise level above which it stays below 4 epsilon = 0.2\n"
+)
 ALL_CAVEATS = """\
 assumption: p(A)
 warning: few clean episodes
@@ -138,13 +143,16 @@ warning: sim: 5 Hz, not 10
 
 def caveats_of(path: Path | str) -> str:
     told = "warning: few clean episodes\nassumed: p(A), not p(A|O)\n"
-    return f"{told}details: ambient-curate show {path} --details\n"
+    return f"{LEGEND}{told}details: ambient-curate show {path} --details\n"
 
 
 def test_annotate_prints_the_verdict_and_tells_the_rest(calls: list[Any]) -> None:
     done = call("annotate", "set")
     assert (done.exit_code, done.stdout) == (0, TABLE)
-    after = "run: set_run\nnext: ambient-curate plot set_run accuracy\n"
+    after = (
+        "run: set_run\nnext: ambient-curate train set_run\nor, for another trainer: "
+        "ambient-curate export set_run --to NAME (list shows all)\n"
+    )
     assert done.stderr == caveats_of("set_run") + after
     assert calls == [(Path("set"), {})]  # ambient.toml and the defaults decide
 

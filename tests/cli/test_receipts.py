@@ -1,6 +1,7 @@
 """Receipts: what an export says of itself."""
 
-from ambient_curate.cli.tables import export_lines, export_table, trainers_table
+from ambient_curate.cli.tables import export_table, trainers_table
+from ambient_curate.export.export import export_lines
 from ambient_curate.export.trainers import TRAINERS
 
 INFO = {
@@ -25,8 +26,11 @@ def test_every_dataset_has_a_row() -> None:
 
 def test_the_rule_the_losses_and_the_scale_are_told() -> None:
     text = "\n".join(export_lines(INFO))
-    for part in ("linear:10", "t >= t_min", "the gate", "Lost: weights", "1 frames", "2.5 times"):
+    for part in ("linear:10", "t >= t_min", "the gate", "Lost: weights", "2.5 times"):
         assert part in text
+    assert "begins 1 frame before it" in text
+    assert "begins at it" in "\n".join(export_lines(INFO | {"n_obs_steps": 1}))
+    assert "begins 2 frames before it" in "\n".join(export_lines(INFO | {"n_obs_steps": 3}))
     assert text.endswith("p is counted by position")
     same = INFO | {"options": INFO["options"] | {"factor": 1.0}, "notes": []}
     assert "times as large" not in "\n".join(export_lines(same))

@@ -18,6 +18,7 @@ from ambient_curate.cli.tables import (
 )
 from ambient_curate.data.inspection import Inspection, MemberInspection
 from ambient_curate.run.compare import Comparison, Difference, MovedRow, Rows, VerdictPair
+from ambient_curate.run.records import explain_missed
 from ambient_curate.run.verify import CHECKS, Check, Verification
 
 HEADINGS = [
@@ -84,15 +85,16 @@ def test_below_a_verdict_stand_reasons_and_the_controls() -> None:
         "few: fewer than the folds",
         "few / pour: fewer than the folds",
         f"planted shift: {found}",
-        f"planted spike: {found}: NOT recovered",
+        f"planted spike: {found}: {explain_missed(0.2, 0.181)}",
     ]
     assert list(verdict_details({"verdict": [CLEAN], "controls": []})) == []
 
 
 def test_runs_of_earlier_versions_have_one_control_at_most() -> None:
     control = {"expected": 0.2, "found": 0.181, "lower": 0.15, "upper": 0.21, "recovered": False}
-    found = "planted control: expected 0.200, found 0.181 [0.150, 0.210]: NOT recovered"
-    assert list(verdict_details({"verdict": [CLEAN], "control": control})) == [found]
+    found = "planted control: expected 0.200, found 0.181 [0.150, 0.210]: missed, too low: "
+    (text,) = verdict_details({"verdict": [CLEAN], "control": control})
+    assert text.startswith(found)
     assert list(verdict_details({"verdict": [CLEAN], "control": None})) == []
 
 
@@ -115,7 +117,9 @@ def test_a_number_is_told_with_what_is_believed_certified_and_unknown() -> None:
 
 def test_what_is_not_certified_is_said_to_be_unknown() -> None:
     nothing = SIM | {"bracket_lower": 0.0, "tv_floor": None, "tv_finite": None}
-    assert lines_of(nothing)[2:] == ["no difference is certified"]
+    assert lines_of(nothing)[2:] == [
+        "that it differs is not certified: no bound above 0 holds whatever the classifier"
+    ]
     (some,) = lines_of(nothing | {"tv_lower": 0.39})[2:]
     assert some.startswith("certified, whatever the classifier: at the lowest noise TV is at least")
     assert "0.390" in some
@@ -164,8 +168,7 @@ def test_below_a_verdict_stand_a_sentence_a_set_and_one_of_the_controls() -> Non
     assert sim.endswith("; 5 Hz")
     assert few == "few: do not train on it, too-few-episodes: fewer than the folds"
     assert controls == (
-        "controls: planted spike found at 0.181, expected at 0.200 (missed: sigma_min of such "
-        "differences is too low here)"
+        f"controls: planted spike found at 0.181, expected at 0.200 ({explain_missed(0.2, 0.181)})"
     )
     assert list(verdict_lines({"verdict": [CLEAN], "controls": []})) == []
 
@@ -175,7 +178,13 @@ def test_caveats_of_a_run_are_told_once_and_in_short() -> None:
     cautions = [{"dataset": "sim", "group": None, "text": "sim: 5 Hz", "short": "5 Hz"}]
     info = {"verdict": [CLEAN, SIM], "assumptions": ["p(A)", "minmax"], "skipped": skipped}
     info |= {"warnings": ["few", "sim: 5 Hz"], "cautions": cautions, "assumed": "p(A); minmax"}
+    info |= {"epsilon": 0.03}
+    legend = (
+        "legend: Delta says how far apart noised data and noised clean data are, 0 (alike) to 2; "
+        "sigma_min is the noise level above which it stays below 4 epsilon = 0.12"
+    )
     assert list(caveats(info)) == [
+        legend,
         "warning: few",
         *(f"skipped: {name}.npz: empty" for name in "abc"),
         "skipped: 2 more, which --details lists",
@@ -183,7 +192,8 @@ def test_caveats_of_a_run_are_told_once_and_in_short() -> None:
     ]
     del info["assumed"], info["cautions"]
     assert list(caveats(info | {"skipped": []})) == [
-        *("warning: few", "warning: sim: 5 Hz", "assumption: p(A)", "assumption: minmax")
+        legend,
+        *("warning: few", "warning: sim: 5 Hz", "assumption: p(A)", "assumption: minmax"),
     ]
 
 

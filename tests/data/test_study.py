@@ -315,7 +315,7 @@ def test_what_was_skipped_is_listed_by_the_first_study_and_by_the_next(tmp_path:
     found = prepare(collection, tmp_path, skip).skipped
     assert found[0] == {"file": "b", "error": "b is damaged"}
     assert [entry["file"] for entry in found] == ["b", "a"]
-    assert "episode demo_3 of a: action is not finite in 1 frames" in found[1]["error"]
+    assert "episode demo_3 of a: action is not finite in 1 frame" in found[1]["error"]
     assert prepare(collection, tmp_path, skip).skipped == found
 
 

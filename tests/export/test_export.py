@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from command import check_failure, run_command, snapshot
 
-from ambient_curate.export.export import export_run
+from ambient_curate.errors import ConfigError, CurateError
+from ambient_curate.export import export
+from ambient_curate.export.export import CHECKS, WRITERS, export_lines, export_run
+from ambient_curate.export.job import Job
 from ambient_curate.export.trainers import TRAINERS
 from ambient_curate.run.records import Run
 
@@ -103,7 +106,54 @@ def test_what_cannot_be_exported_is_refused(made: Run, tmp_path: Path) -> None:
     check_failure(run_command("export", run, *out, "--n-obs-steps", "0"), "number >= 1")
     check_failure(run_command("export", run, *out, "--to", "robomimic"), "robomimic reads HDF5")
     check_failure(run_command("export", str(tmp_path), *out), "is no run")
-    assert not (tmp_path / "e" / "export.json").exists()
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("to", TRAINERS)
+def test_a_refused_export_leaves_nothing_and_harms_nothing(
+    made: Run, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any data is read, or while it is written; others' files and an earlier export stay."""
+    gone = tmp_path / "gone"
+    with pytest.raises(CurateError):
+        export_run(made, to=to, out=tmp_path / "e", data=gone)
+    assert not (tmp_path / "e").exists()
+    earlier = export_run(made, out=tmp_path / "e")
+    before = snapshot(earlier.path)
+    with pytest.raises(CurateError):
+        export_run(made, to=to, out=tmp_path / "e", data=gone, force=True)
+    assert snapshot(earlier.path) == before
+
+    def fail(job: Job) -> None:
+        (job.out / "half").write_text("half")
+        raise ConfigError("no")
+
+    monkeypatch.setitem(WRITERS, to, fail)
+    monkeypatch.delitem(CHECKS, to, raising=False)
+    with pytest.raises(ConfigError, match="no"):
+        export_run(made, to=to, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_formats_are_compared_before_anything_is_read(
+    made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "reopen_study", lambda *_, **__: pytest.fail("was read"))
+    with pytest.raises(ConfigError, match="is Parquet: robomimic reads HDF5"):
+        export_run(made, to="robomimic", out=tmp_path / "e")
+
+
+def test_lerobot_is_told_what_it_cannot_use(made: Run, tmp_path: Path) -> None:
+    """What the output says stands beside the files too."""
+    done = export_run(made, to="lerobot", out=tmp_path / "e")
+    text = "\n\n".join(export_lines(done.info))
+    assert "without the plug-in everything: LeRobot itself reads none of these files" in text
+    for name in made.info["members"]:
+        assert f"{name} is Parquet, which lerobot does not train on" in text
+    readme = (done.path / "data/README.md").read_text()
+    assert readme == f"# Export for lerobot\n\n{text}\n"
+    plain = export_run(made, to="csv", out=tmp_path / "plain")
+    assert "does not train on" not in (plain.path / "data/README.md").read_text()
 
 
 def test_options_come_whole_or_by_name(made: Run) -> None:

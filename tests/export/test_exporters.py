@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from known_run import (
 )
 from small_worker import make_small
 
+from ambient_curate.errors import ConfigError
+from ambient_curate.export import robomimic
 from ambient_curate.export.export import WRITERS, export_run
 from ambient_curate.export.trainers import TRAINERS
 from ambient_curate.noise import schedule_levels
+from ambient_curate.run import source_data
 from ambient_curate.run.records import Run
 
 LEVELS = schedule_levels("squaredcos_cap_v2:100")
@@ -162,6 +166,32 @@ def test_robomimic_gets_a_filter_key_in_copies_and_the_sources_stay(
             assert file["mask/ambient"][()].tolist() == usable
             assert len(file["data"]) == len(lengths)
     assert b"demo_2" not in usable or name != "jitter"
+
+
+def test_a_filter_key_that_is_there_is_not_overwritten(
+    made: tuple[Run, Known], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = made
+    monkeypatch.setattr(robomimic, "KEY", "train")
+    source = run.path.parent / "set" / "far" / "demos.hdf5"
+    times = source.stat()
+    content = source.read_bytes()
+    with h5py.File(source, "r+") as file:
+        file["mask/train"] = np.array([b"demo_0"])
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    monkeypatch.setattr(source_data, "describe_files", lambda member: described(run, member.name))
+    try:
+        with pytest.raises(ConfigError, match=r"demos\.hdf5 has a filter key 'train' already"):
+            export_run(run, to="robomimic", out=tmp_path / "out")
+    finally:
+        source.write_bytes(content)
+        os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not (tmp_path / "out").exists()
+
+
+def described(run: Run, name: str) -> dict[str, str]:
+    """Files of a member as they were when it was annotated."""
+    return run.info["sources"][name]["files"]
 
 
 def test_lerobot_leaves_out_the_episodes_without_a_usable_window(

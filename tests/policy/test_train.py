@@ -165,7 +165,7 @@ def test_a_copy_of_the_data_will_do_and_changed_data_will_not(made: Run, tmp_pat
     assert weights(train(made, tmp_path / "q", data=copy)) == expected
     file = copy / "far" / "data.parquet"
     os.utime(file)
-    with pytest.raises(RunError, match=r"1 files of far are not those .*data\.parquet") as caught:
+    with pytest.raises(RunError, match=r"1 file of far changed since .*data\.parquet") as caught:
         train(made, tmp_path / "r", data=copy)
     assert "annotate again" in str(caught.value.hint)
     shutil.rmtree(copy / "far")

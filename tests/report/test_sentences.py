@@ -8,9 +8,11 @@ from ambient_curate.report.sentences import (
     list_run_warnings,
     summarize_controls,
     summarize_sets,
+    write_bracket,
     write_range,
     write_sigma,
 )
+from ambient_curate.run.records import explain_missed
 
 
 def make_row(**changes: Any) -> dict[str, Any]:
@@ -55,13 +57,33 @@ def test_a_set_without_a_difference_is_not_said_to_be_proven_equal() -> None:
     equal |= {"bracket_lower": 0.0, "tv_lower": 0.0, "p_value": 0.43}
     assert say(make_row(**equal)) == (
         "train on it at every noise level: no difference beyond the margin was found; sigma_min "
-        "may still be up to 0.070; no difference is certified (without a classifier p = 0.430); so "
-        "few episodes cannot rule out a TV of 0.196"
+        "may still be up to 0.070; that it differs is not certified, and a test without the "
+        "classifier finds no difference (p = 0.430); with so few episodes a total variation of "
+        "0.196 cannot be ruled out"
     )
     assert "may still be" not in say(make_row(**equal | {"upper": 0.0}))
     assert say(make_row(**equal | {"bracket_upper": 0.5})).endswith(
-        "; that no more is left is certified from sigma 0.500 on"
+        "; that what is left is within the margin is certified from sigma 0.500 on"
     )
+
+
+def test_a_difference_that_a_test_finds_and_no_bound_certifies_is_explained() -> None:
+    """Both hold: so small a p-value, and a lower bound of 0 on the size of the difference."""
+    found = {"bracket_lower": 0.0, "tv_lower": 0.0}
+    assert say(make_row(**found, p_value=0.001)).endswith(
+        "; a test without the classifier finds a difference (p = 0.001), but how large it is at "
+        "least is not certified"
+    )
+    assert say(make_row(**found, p_value=0.05)).endswith("finds no difference (p = 0.050)")
+    assert say(make_row(**found, p_value=None)).endswith("; that it differs is not certified")
+
+
+def test_a_bracket_that_says_nothing_is_not_written() -> None:
+    assert write_bracket(make_row()) == "[0.020, 1]"
+    assert write_bracket(make_row(bracket_lower=0.0, bracket_upper=0.9)) == "[0, 0.900]"
+    assert write_bracket(make_row(bracket_lower=0.0)) == "-"
+    assert write_bracket(make_row(bracket_lower=None, bracket_upper=None)) == "-"
+    assert write_bracket(CLEAN) == "-"
 
 
 def test_what_is_never_usable_is_left_out() -> None:
@@ -141,8 +163,8 @@ def test_controls_are_told_once_with_what_a_missed_one_means() -> None:
     high = spike | {"found": 0.4}
     assert summarize_controls(make_info(controls=[CONTROL, spike, high])) == (
         "planted shift found at 0.181, expected at 0.200; planted spike found at 0.181, expected "
-        "at 0.200 (missed: sigma_min of such differences is too low here); planted spike found at "
-        "0.400, expected at 0.200 (missed on the safe side: too high)"
+        f"at 0.200 ({explain_missed(0.2, 0.181)}); planted spike found at 0.400, expected at 0.200 "
+        f"({explain_missed(0.2, 0.4)})"
     )
     assert summarize_controls(make_info()) == ""
 

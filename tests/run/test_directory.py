@@ -99,7 +99,7 @@ def test_a_run_of_other_inputs_is_refused_with_the_difference(
     with pytest.raises(RunError) as caught, directory.open_run(tmp_path, other, "d2"):
         pass
     assert str(caught.value) == (
-        f"{tmp_path} is a run of other inputs (options.epsilon: 0.05 -> 0.1; "
+        f"{tmp_path} is the run of other inputs (options.epsilon: 0.05 -> 0.1; "
         'versions.numpy: "2.4.6" -> absent; versions.torch: absent -> "2.13.0")'
     )
     assert "--out" in (caught.value.hint or "") and "--force" in (caught.value.hint or "")
