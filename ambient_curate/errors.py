@@ -19,7 +19,7 @@ class CurateError(Exception):
 
 def write_count(number: int | float, noun: str) -> str:
     """Write a number with its noun, in the plural but for 1: ``1 frame``, ``2,000 frames``."""
-    text = f"{number:,.0f}"
+    text = f"{round(number):,}"
     return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
 
 

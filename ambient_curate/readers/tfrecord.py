@@ -17,7 +17,7 @@ import crc32c
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from ambient_curate.errors import DatasetError, write_count
+from ambient_curate.errors import DatasetError
 
 Span = tuple[int, int]  # first byte and the byte after the last, in the file
 
@@ -110,10 +110,7 @@ def read_records(path: Path, *, checksums: bool) -> Iterator[Record]:
         stop = start + length
         if stop + _FOOTER.size > len(buffer):
             raise _damage(
-                path,
-                number,
-                offset,
-                f"the file ends inside this record of {write_count(length, 'byte')}",
+                path, number, offset, f"the file ends inside this record of {length} bytes"
             )
         if checksums:
             with memoryview(buffer) as view:

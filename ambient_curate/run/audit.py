@@ -143,7 +143,7 @@ def _tell(mask: np.ndarray, rows: pa.Table, part: str, what: str) -> Iterator[st
         first = rows.slice(int(np.argmax(mask)), 1).to_pylist()[0]
         where = f"episode {first['episode_id']!r}"
         where += "" if first["start"] is None else f", start {first['start']}"
-        yield f"{part}: {np.count_nonzero(mask):,} rows {what}, first {where}"
+        yield f"{part}: rows {what} ({np.count_nonzero(mask):,}), first {where}"
 
 
 def audit_manifest(path: Path, info: Mapping[str, Any], rolls: Mapping[str, Roll]) -> Audit:

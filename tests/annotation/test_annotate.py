@@ -2,9 +2,12 @@
 
 import functools
 import hashlib
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import collection_writer
 import numpy as np
@@ -30,28 +33,33 @@ LENGTH, HORIZON = 20, 4
 WINDOWS = LENGTH - HORIZON + 1
 
 
+QUICK = functools.partial(
+    FitOptions,
+    train=TrainOptions(steps=20, warm_up=5),
+    windows=256,
+    held_out=128,
+    calibration_rows=32,
+    batch=64,
+    every=10,
+)
+
+
+def make_quick(change: Callable[[Any, str, Any], None]) -> None:
+    """Fit a network alone in a second: these tests are about the path, not about the numbers."""
+    change(tasks, "FitOptions", QUICK)
+    change(tasks, "noise_channel", leave_network)
+    change(boosting, "TREES", (3, 4))
+
+
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fit a network alone in a second: these tests are about the path, not about the numbers."""
-    train = TrainOptions(steps=20, warm_up=5)
-    small = functools.partial(
-        FitOptions,
-        train=train,
-        windows=256,
-        held_out=128,
-        calibration_rows=32,
-        batch=64,
-        every=10,
-    )
-    monkeypatch.setattr(tasks, "FitOptions", small)
-    monkeypatch.setattr(tasks, "noise_channel", leave_network)
-    monkeypatch.setattr(boosting, "TREES", (3, 4))
+    make_quick(monkeypatch.setattr)
 
 
-@pytest.fixture
-def collection(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clean walks, the same walks with strong jitter, and a member of which one is too short."""
-    root = tmp_path / "mixed"
+    root = tmp_path_factory.mktemp("collection") / "mixed"
     rng = np.random.default_rng(0)
     clean = collection_writer.make_episodes(9, LENGTH)
     jittered = [e + rng.normal(0, 3, e.shape).astype(np.float32) for e in clean[:6]]
@@ -60,6 +68,22 @@ def collection(tmp_path: Path) -> Path:
     short = [*collection_writer.make_episodes(7, LENGTH), np.zeros((2, 3), np.float32)]
     collection_writer.write_npy(root / "walks", short)
     return root
+
+
+@pytest.fixture(scope="module")
+def finished(
+    collection: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Callable[[Any, str, Any], None]], None]], Run]:
+    """An undisturbed run of a granularity, quick or small, made once: to be read, not written."""
+
+    @functools.cache
+    def make(granularity: str, change: Callable[..., None] = make_quick) -> Run:
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch.setattr)
+            out = tmp_path_factory.mktemp("finished") / "run"
+            return run(collection, out, granularity=granularity)
+
+    return make
 
 
 def run(collection: Path, out: Path, **options: object) -> Run:
@@ -151,43 +175,42 @@ def test_windows_that_train_together_have_weights_and_shares(
 
 
 def test_jitter_is_found_and_walks_of_the_same_law_are_not(
-    collection: Path, tmp_path: Path
+    finished: Callable[..., Run],
 ) -> None:
-    verdict = {row["dataset"]: row for row in run(collection, tmp_path / "run").info["verdict"]}
+    verdict = {row["dataset"]: row for row in finished("dataset").info["verdict"]}
     assert verdict["jitter"]["sigma_min"] > 0.2
     assert verdict["walks"]["sigma_min"] < verdict["jitter"]["sigma_min"] / 2
 
 
 @pytest.mark.parametrize(
-    ("granularity", "module", "name", "call"),
+    ("granularity", "work", "call"),
     [
-        pytest.param("dataset", tasks, "score_piece", 3, marks=pytest.mark.slow),
-        pytest.param("datapoint", tasks, "save_evidence", 5, marks=pytest.mark.slow),
-        pytest.param("episode", part_writer, "draw_curves", 2, marks=pytest.mark.slow),
-        pytest.param("datapoint", part_writer, "draw_curves", 2, marks=pytest.mark.slow),
-        ("datapoint", part_writer, "write_part", 2),
+        pytest.param("dataset", (tasks, "score_piece"), 3, marks=pytest.mark.slow),
+        pytest.param("datapoint", (tasks, "save_evidence"), 5, marks=pytest.mark.slow),
+        pytest.param("episode", (part_writer, "draw_curves"), 2, marks=pytest.mark.slow),
+        pytest.param("datapoint", (part_writer, "draw_curves"), 2, marks=pytest.mark.slow),
+        ("datapoint", (part_writer, "write_part"), 2),
     ],
 )
 def test_an_interrupted_run_continues_to_the_same_bytes(
     collection: Path,
     tmp_path: Path,
     granularity: str,
-    module: ModuleType,
-    name: str,
+    work: tuple[ModuleType, str],
     call: int,
     monkeypatch: pytest.MonkeyPatch,
+    finished: Callable[..., Run],
 ) -> None:
-    plain = run(collection, tmp_path / "plain", granularity=granularity)
-    work = getattr(module, name)
-    calls = []
+    plain = finished(granularity)
+    perform, calls = getattr(*work), []
 
     def interrupt_once(*args: object, **kwargs: object) -> object:
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return work(*args, **kwargs)
+        return perform(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, interrupt_once)
+    monkeypatch.setattr(*work, interrupt_once)
     with pytest.raises(KeyboardInterrupt):
         run(collection, tmp_path / "broken", granularity=granularity)
     assert not (tmp_path / "broken" / "run.json").exists()
@@ -201,21 +224,27 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
 
 
 def test_two_processes_write_the_bytes_of_one(
-    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: Callable[..., Run],
 ) -> None:
     """With students, and a dozen parts."""
+    one = finished("datapoint", make_small)
     make_small(monkeypatch.setattr)
-    one, two = (
-        run(collection, tmp_path / str(n), granularity="datapoint", workers=n) for n in (1, 2)
-    )
+    two = run(collection, tmp_path / "two", granularity="datapoint", workers=2)
     assert contents(one.path) == contents(two.path)
     assert [student["dataset"] for student in one.info["students"]] == ["jitter", "walks"]
     assert len(list((one.path / "manifest").iterdir())) > 10
 
 
 def test_a_piece_of_work_that_fails_twice_is_named_and_the_others_are_done(
-    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: Callable[..., Run],
 ) -> None:
+    plain = finished("datapoint", make_small)
     make_small(monkeypatch.setattr)
     write = tasks.PartWriter.write
 
@@ -231,7 +260,6 @@ def test_a_piece_of_work_that_fails_twice_is_named_and_the_others_are_done(
     written = sorted(path.name for path in (tmp_path / "run/.work/manifest").iterdir())
     assert len(written) > 10 and "part-00003.parquet" not in written
     run(collection, tmp_path / "run", granularity="datapoint")
-    plain = run(collection, tmp_path / "plain", granularity="datapoint")
     assert contents(tmp_path / "run") == contents(plain.path)
 
 
@@ -258,11 +286,15 @@ def test_a_share_is_not_a_run(collection: Path, tmp_path: Path) -> None:
     "granularity", [pytest.param("dataset", marks=pytest.mark.slow), "datapoint"]
 )
 def test_shares_one_after_another_and_a_merge_give_the_same_bytes(
-    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granularity: str
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    granularity: str,
+    finished: Callable[..., Run],
 ) -> None:
+    plain = finished(granularity, make_small)
     make_small(monkeypatch.setattr)
     named = {"granularity": granularity, "horizon": HORIZON, "folds": 3, "workers": 1}
-    plain = annotate(collection, out=tmp_path / "plain", **named)
     out = tmp_path / "shared"
     shares = [
         annotate_share(collection, out=out, shard_index=i, num_shards=3, **named) for i in (2, 0)
@@ -284,8 +316,11 @@ def test_shares_one_after_another_and_a_merge_give_the_same_bytes(
     assert (late.done, late.total) == (last.total, last.total)
 
 
-def test_a_complete_run_is_recognised_and_another_refused(collection: Path, tmp_path: Path) -> None:
-    first = run(collection, tmp_path / "run")
+def test_a_complete_run_is_recognised_and_another_refused(
+    collection: Path, tmp_path: Path, finished: Callable[..., Run]
+) -> None:
+    first = finished("dataset")
+    shutil.copytree(first.path, tmp_path / "run")
     before = contents(first.path)
     again = run(collection, tmp_path / "run", workers=1)
     assert again.already_complete and not first.already_complete
@@ -313,7 +348,7 @@ def test_too_few_corrupt_episodes_are_null_with_a_reason(tmp_path: Path) -> None
     assert few["usable"] == 0.0 and few["nulls"] == 2 and "too few" in few["reason"]
 
 
-@pytest.mark.parametrize("represent", ["relative", "delta"])
+@pytest.mark.parametrize("represent", [pytest.param("relative", marks=pytest.mark.slow), "delta"])
 def test_relative_windows_say_what_they_refer_to(
     collection: Path, tmp_path: Path, represent: str
 ) -> None:

@@ -140,17 +140,20 @@ def test_both_levels_are_where_the_exact_ones_are(found: Run) -> None:
     assert not any("control" in text for text in found.info["warnings"])
 
 
+@pytest.mark.slow  # a whole study of networks that may be believed
 def test_not_told_the_state_nothing_is_wrong(
     collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "FitOptions", _make_small(250))  # networks that may be believed
+    monkeypatch.setattr(tasks, "FitOptions", _make_small(250))
     run = _annotate(collection, tmp_path / "run", condition="none", legibility=False, stride=4)
     said = {row["dataset"]: row for row in run.info["verdict"]}
     assert said["against"]["sigma_min"] == 0.0
     assert run.info["legibility"] == []
 
 
-@pytest.mark.parametrize("granularity", ["episode", "datapoint"])
+@pytest.mark.parametrize(
+    "granularity", [pytest.param("episode", marks=pytest.mark.slow), "datapoint"]
+)
 def test_rows_have_a_sigma_max(collection: Path, tmp_path: Path, granularity: str) -> None:
     run = _annotate(collection, tmp_path / "run", granularity=granularity, store_curves=True)
     rows = run.manifest().to_pandas()

@@ -73,7 +73,7 @@ def test_the_control_fails_only_beyond_its_stretched_interval() -> None:
         float(sigma_from_log_snr(log_snr(found) + between)), found, lower, upper
     )
     assert too_high.passed
-    assert "too high, which is the safe side" in too_high.sentence
+    assert "missed, too high" in too_high.sentence
     assert "recovered" in check_control(found, found, lower, upper).sentence
 
 

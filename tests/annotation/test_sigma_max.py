@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,8 @@ def test_reaches_are_those_of_the_wider_field(collection: Path, found: Run) -> N
 
 
 @pytest.mark.parametrize(
-    "granularity", [pytest.param("group", marks=pytest.mark.slow), "episode", "datapoint"]
+    "granularity",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in ("group", "episode")), "datapoint"],
 )
 def test_every_granularity_has_a_sigma_max(
     collection: Path, tmp_path: Path, granularity: str
@@ -154,8 +156,8 @@ def test_shares_and_workers_write_the_same_bytes(collection: Path, tmp_path: Pat
     assert digest(tmp_path / "whole") == digest(tmp_path / "shares")
 
 
-def test_without_locality_nothing_is_said(collection: Path, tmp_path: Path) -> None:
-    found = run(collection, tmp_path / "run", locality=False, limit=12)
+def test_without_locality_nothing_is_said(place_small: Callable[..., Run], tmp_path: Path) -> None:
+    found = place_small(tmp_path)
     assert found.info["locality"] == []
     assert {row["sigma_max"] for row in found.info["verdict"]} == {0.0}
     table = pq.read_table(tmp_path / "run" / "manifest")

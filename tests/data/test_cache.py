@@ -132,7 +132,7 @@ def test_sources_are_relative_to_the_root(tmp_path: Path) -> None:
     ("second", "message"),
     [
         (episode("b", dim=3), r"episode 'b' of data/a.npz has 3 action dimensions, episode 'a'"),
-        (episode("b", state=np.zeros((4, 1), np.float32)), r"1 state dimensions, episode 'a' .* 5"),
+        (episode("b", state=np.zeros((4, 1), np.float32)), r"1 state dimension, episode 'a' .* 5"),
         (episode("a", source=Path("data/z.npz")), r"share the id 'a': .*a\.npz, .*z\.npz"),
     ],
 )

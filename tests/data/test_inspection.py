@@ -158,7 +158,7 @@ def test_damage_is_a_problem_and_left_out_of_the_numbers(tmp_path: Path) -> None
     member = inspect(tmp_path / "a")["a"]
     assert (member.episodes, member.steps) == (2, 128)
     assert any(
-        "2.npy: action is not finite in 1 frames, the first is 5" in p for p in member.problems
+        "2.npy: action is not finite in 1 frame, the first is 5" in p for p in member.problems
     )
     assert any("3.npy is empty" in problem for problem in member.problems)
     save(tmp_path / "b", *[broken] * 8)

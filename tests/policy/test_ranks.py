@@ -30,7 +30,7 @@ def train(work: Path, processes: int, loss: str) -> list[str]:
     return sorted(file.name for file in work.glob("rank-*"))
 
 
-@pytest.mark.parametrize("loss", ["denoise", "ambient"])
+@pytest.mark.parametrize("loss", [pytest.param("denoise", marks=pytest.mark.slow), "ambient"])
 def test_two_processes_train_as_one(tmp_path: Path, loss: str) -> None:
     assert train(tmp_path / "one", 1, loss) == ["rank-0-of-1"]
     assert train(tmp_path / "two", 2, loss) == ["rank-0-of-2", "rank-1-of-2"]

@@ -206,7 +206,7 @@ def test_the_command_prints_what_is_used_and_how_far_it_errs(made: Run, tmp_path
     assert run_command(*words)[2].startswith("already complete")
     other = ["train", str(made.path), "--out", str(tmp_path / "p"), *WORDS, "--seed", "3"]
     check_failure(
-        run_command(*other), r"is a policy of other inputs \(options.seed: 0 -> 3\)", "--force"
+        run_command(*other), r"is the policy of other inputs \(options.seed: 0 -> 3\)", "--force"
     )
     check_failure(run_command("train", str(tmp_path)), "is no run", "annotate")
     check_failure(run_command("rollout", str(made.path), "--env", "a:b"), "", "")

@@ -158,5 +158,5 @@ def test_a_value_that_is_not_finite_is_told(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file["action"][2, 3] = np.nan
     (member,) = open_collection(path).members
-    with pytest.raises(DatasetError, match="action is not finite in 1 frames, the first is 2"):
+    with pytest.raises(DatasetError, match="action is not finite in 1 frame, the first is 2"):
         list(read_episodes(member))

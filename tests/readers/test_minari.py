@@ -170,7 +170,7 @@ def nan(file: h5py.File) -> None:
         (replace("episode_1/actions", shape=(6, 2), dtype="f4"), "0 of 48 bytes"),
         (replace("episode_1", data=1), "episode_1 is no group"),
         (replace("episode_0", data=1), "episode_0 is no group"),
-        (nan, "action is not finite in 1 frames, the first is 2"),
+        (nan, "action is not finite in 1 frame, the first is 2"),
     ],
 )
 def test_a_file_that_is_not_as_it_should_be_is_an_error(

@@ -59,6 +59,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
+def written(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its page, written once."""
+    return write_report(run, tmp_path_factory.mktemp("written") / "report.html")
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -84,8 +90,8 @@ def cells(page: Page) -> list[list[str]]:
 
 
 @needs_browser
-def test_a_browser_shows_the_numbers_of_the_run(run: Run, browser: Browser, tmp_path: Path) -> None:
-    page, said = open_page(browser, write_report(run, tmp_path / "report.html"))
+def test_a_browser_shows_the_numbers_of_the_run(run: Run, browser: Browser, written: Path) -> None:
+    page, said = open_page(browser, written)
     verdict = run.info["verdict"]
     shown = cells(page)
     assert [row[0] for row in shown] == [row["dataset"] for row in verdict]
@@ -119,8 +125,8 @@ def test_a_browser_shows_the_numbers_of_the_run(run: Run, browser: Browser, tmp_
 
 
 @needs_browser
-def test_it_opens_with_what_to_do(run: Run, browser: Browser, tmp_path: Path) -> None:
-    page, _ = open_page(browser, write_report(run, tmp_path / "report.html"))
+def test_it_opens_with_what_to_do(run: Run, browser: Browser, written: Path) -> None:
+    page, _ = open_page(browser, written)
     shown = page.eval_on_selector_all(".todo li", "x => x.map(e => e.textContent)")
     assert shown == [f"{name}: {text}." for name, text in summarize_sets(run.info)]
     assert len(shown) == len(NAMES)
@@ -149,8 +155,8 @@ def test_names_are_text_and_nothing_of_them_runs(
 
 
 @needs_browser
-def test_filters_and_sorting_act_on_every_panel(run: Run, browser: Browser, tmp_path: Path) -> None:
-    page, said = open_page(browser, write_report(run, tmp_path / "report.html"))
+def test_filters_and_sorting_act_on_every_panel(browser: Browser, written: Path) -> None:
+    page, said = open_page(browser, written)
 
     def lines(panel: str) -> int:
         return page.locator(f"#{panel} .legendtext").count()
@@ -182,11 +188,8 @@ def test_filters_and_sorting_act_on_every_panel(run: Run, browser: Browser, tmp_
 
 @needs_browser
 @pytest.mark.parametrize("width", [400, 1280])
-def test_nothing_is_wider_than_the_window(
-    run: Run, browser: Browser, tmp_path: Path, width: int
-) -> None:
-    path = write_report(run, tmp_path / "report.html")
-    page, _ = open_page(browser, path, viewport={"width": width, "height": 800})
+def test_nothing_is_wider_than_the_window(browser: Browser, written: Path, width: int) -> None:
+    page, _ = open_page(browser, written, viewport={"width": width, "height": 800})
     page.locator(".episode > button").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
@@ -212,14 +215,14 @@ def test_spectra_are_those_of_the_first_episodes(tmp_path: Path) -> None:
     assert len(found.spectra) == 2
 
 
-def test_it_lies_in_the_run_and_loads_nothing(run: Run) -> None:
+def test_it_lies_in_the_run_and_loads_nothing(run: Run, written: Path) -> None:
     path = write_report(run)
     assert path == run.path / "report.html"
     text = path.read_text(encoding="utf-8")
     head = text[: text.index('id="content"')]
     assert not re.search(r"(src|href)\s*=", head)
     assert "</script>alert" not in text and path.stat().st_size < 8_000_000
-    assert write_report(run).read_text(encoding="utf-8") == text
+    assert written.read_text(encoding="utf-8") == text
     assert open_run_results(run.path).info == run.info
 
 

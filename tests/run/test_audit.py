@@ -78,7 +78,7 @@ def test_a_wrong_row_is_told_with_its_part(change: dict[str, Any], said: str) ->
     rows[1] |= change
     ledger = ledger_of(lengths)
     (text,) = ledger.tick(table(rows), "part-7")
-    assert text.startswith("part-7: 1 rows ") and said in text
+    assert text.startswith("part-7: rows ") and "(1), first" in text and said in text
     lost = [] if "status" in change or "episode_index" in change else ["frame 2 of episode '0'"]
     assert [each.rsplit("that of ")[1] for each in ledger.missing()] == lost
 
@@ -89,7 +89,7 @@ def test_a_row_of_another_part_is_not_said_twice() -> None:
     assert list(ledger.tick(table(rows), "first")) == []
     (text,) = ledger.tick(table(rows[:1]), "second")
     assert text == (
-        "second: 1 rows speak of what another row speaks of, first episode '0', start 0"
+        "second: rows speak of what another row speaks of (1), first episode '0', start 0"
     )
 
 

@@ -164,7 +164,11 @@ def test_any_number_of_folds(folds: int) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "folds", "reason"),
-    [((4, 40), 5, "4 clean episodes"), ((40, 1), 5, "1 corrupt episodes"), ((9, 9), 1, "one fold")],
+    [
+        ((4, 40), 5, "4 clean episodes"),
+        ((40, 1), 5, "1 corrupt episode where"),
+        ((9, 9), 1, "one fold"),
+    ],
 )
 def test_too_little_data_is_said(sizes: tuple[int, int], folds: int, reason: str) -> None:
     found = cross(pair(white(), white(2.0), sizes=sizes, folds=folds))

@@ -271,7 +271,7 @@ def test_the_seed_decides() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     side = draw_side(np.random.default_rng(9), [3, 3])
-    with pytest.raises(NotEnoughDataError, match="1 corrupt episodes"):
+    with pytest.raises(NotEnoughDataError, match="1 corrupt episode with"):
         compare(side, side[:1])
     with pytest.raises(ValueError, match="must have a window"):
         compare(side, [side[0], side[1][:0]])
