@@ -140,12 +140,14 @@ def _check_data(run: Run, chosen: ExportOptions) -> None:
 
 def _list_unread(job: Job, chosen: ExportOptions) -> list[str]:
     """Say which datasets the trainer cannot read as they are."""
-    formats = chosen.trainer.formats
+    known, unread = chosen.trainer.formats, dict[str, list[str]]()
+    for member in job.members:
+        if known and not member.format.startswith(known):
+            unread.setdefault(member.format, []).append(member.name)
     return [
-        f"{member.name} is {member.format}, which {chosen.to} does not train on: its rows are of "
-        f"use once it is converted to {' or '.join(formats)} with the same episodes and frames"
-        for member in job.members
-        if formats and not member.format.startswith(formats)
+        f"{chosen.to} does not train on {format} ({', '.join(names)}): rows are of use once the "
+        f"data is converted to {' or '.join(known)} with the same episodes and frames"
+        for format, names in unread.items()
     ]
 
 

@@ -19,11 +19,11 @@ def write(job: Job) -> None:
         job.write_frames(member, folder / "ambient.parquet", before=job.n_obs_steps - 1)
         left_out = json.dumps(find_unusable(member))
         (folder / "exclude_episodes.json").write_text(left_out + "\n", encoding="utf-8")
-        if not member.has_index:
-            job.notes.append(
-                f"{member.name} ({member.format}) has no global index: frames are counted in the "
-                "order of the annotated episodes"
-            )
+    if counted := [member.name for member in job.members if not member.has_index]:
+        job.notes.append(
+            "no global index, so frames are counted in the order of the annotated episodes: "
+            f"{', '.join(counted)}"
+        )
 
 
 def find_unusable(member: AnnotatedMember) -> list[int]:

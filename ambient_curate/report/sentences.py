@@ -153,14 +153,16 @@ def _warn(row: Mapping[str, Any], info: Mapping[str, Any]) -> Iterator[str]:
 
 def summarize_controls(info: Mapping[str, Any]) -> str:
     """Say where the planted controls were found, and of those missed what to do."""
-    found = []
+    found, advice = [], dict[str, None]()  # said once, in order
     for control in list_controls(info):
         ends = write_sigma(control["found"]), write_sigma(control["expected"])
         text = "{} found at {}, expected at {}".format(control["name"], *ends)
         if not control["recovered"]:
-            text += f" ({explain_missed(control['expected'], control['found'])})"
+            side, _, rest = explain_missed(control["expected"], control["found"]).partition(": ")
+            text += f" ({side})"
+            advice[rest] = None
         found.append(text)
-    return "; ".join(found)
+    return "; ".join([*found, *advice])
 
 
 def list_run_warnings(info: Mapping[str, Any]) -> list[str]:

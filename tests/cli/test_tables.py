@@ -168,7 +168,8 @@ def test_below_a_verdict_stand_a_sentence_a_set_and_one_of_the_controls() -> Non
     assert sim.endswith("; 5 Hz")
     assert few == "few: do not train on it, too-few-episodes: fewer than the folds"
     assert controls == (
-        f"controls: planted spike found at 0.181, expected at 0.200 ({explain_missed(0.2, 0.181)})"
+        "controls: planted spike found at 0.181, expected at 0.200 (missed, too low); "
+        + explain_missed(0.2, 0.181).partition(": ")[2]
     )
     assert list(verdict_lines({"verdict": [CLEAN], "controls": []})) == []
 

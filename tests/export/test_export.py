@@ -148,8 +148,8 @@ def test_lerobot_is_told_what_it_cannot_use(made: Run, tmp_path: Path) -> None:
     done = export_run(made, to="lerobot", out=tmp_path / "e")
     text = "\n\n".join(export_lines(done.info))
     assert "without the plug-in everything: LeRobot itself reads none of these files" in text
-    for name in made.info["members"]:
-        assert f"{name} is Parquet, which lerobot does not train on" in text
+    names = ", ".join(made.info["members"])
+    assert f"lerobot does not train on Parquet ({names}): rows are of use once" in text
     readme = (done.path / "data/README.md").read_text()
     assert readme == f"# Export for lerobot\n\n{text}\n"
     plain = export_run(made, to="csv", out=tmp_path / "plain")

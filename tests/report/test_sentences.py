@@ -161,10 +161,16 @@ def test_low_noise_may_train_too_or_is_refused() -> None:
 def test_controls_are_told_once_with_what_a_missed_one_means() -> None:
     spike = CONTROL | {"name": "planted spike", "recovered": False}
     high = spike | {"found": 0.4}
-    assert summarize_controls(make_info(controls=[CONTROL, spike, high])) == (
-        "planted shift found at 0.181, expected at 0.200; planted spike found at 0.181, expected "
-        f"at 0.200 ({explain_missed(0.2, 0.181)}); planted spike found at 0.400, expected at 0.200 "
-        f"({explain_missed(0.2, 0.4)})"
+    low_side, _, low_advice = explain_missed(0.2, 0.181).partition(": ")
+    high_side, _, high_advice = explain_missed(0.2, 0.4).partition(": ")
+    assert "add clean episodes" in low_advice and (low_side, high_side) == (
+        *("missed, too low", "missed, too high"),
+    )
+    assert summarize_controls(make_info(controls=[CONTROL, spike, spike, high])) == (
+        "planted shift found at 0.181, expected at 0.200; "
+        + 2 * f"planted spike found at 0.181, expected at 0.200 ({low_side}); "
+        + f"planted spike found at 0.400, expected at 0.200 ({high_side}); {low_advice}; "
+        + high_advice
     )
     assert summarize_controls(make_info()) == ""
 
