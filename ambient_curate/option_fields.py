@@ -8,6 +8,7 @@ from need no rule: their type says it. What a value must be, the messages, the c
 import difflib
 import inspect
 import math
+import os
 import re
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -39,6 +40,16 @@ class Rule:
     accepts: Callable[[Any], bool]
     expected: str
     range: str = ""
+
+
+SWITCH: Final = Rule(lambda value: isinstance(value, bool), "true or false")
+_PATH: Final = Rule(lambda value: isinstance(value, Path), "a path")
+
+
+def one_of(kind: Any) -> Rule:
+    """Accept the names of a `Literal`."""
+    names = get_args(kind)
+    return Rule(lambda value: isinstance(value, str) and value in names, ", ".join(names))
 
 
 def whole(low: int, high: int | None = None) -> Rule:
@@ -122,8 +133,10 @@ class Option:
         """Give the value in the field's own types, from text for a path or NumPy's numbers, say."""
         if isinstance(value, str) and tuple[str, ...] in self.types:
             return (value,)
-        if isinstance(value, str) and Path in self.types and value.strip():
-            return Path(value)
+        if Path in self.types:
+            return _plain_path(value)
+        if isinstance(value, os.PathLike) and str in self.types:
+            return os.fspath(value)
         if isinstance(value, list | tuple) and any(get_origin(t) is tuple for t in self.types):
             return tuple(map(_plain, value))
         return _plain(value)
@@ -134,10 +147,18 @@ class Option:
 
 
 def _plain(value: Any) -> Any:
-    """Give Python's number for one of NumPy's, anything else as it is."""
+    """Give Python's number or truth value for one of NumPy's, anything else as it is."""
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _plain_path(value: Any) -> Any:
+    """Give the path that text names, anything else as it is."""
+    named = isinstance(value, os.PathLike) or (isinstance(value, str) and value.strip())
+    return Path(value) if named else value
 
 
 def _read_option(hint: Any, default: Any) -> Option:
@@ -160,16 +181,18 @@ def _read_option(hint: Any, default: Any) -> Option:
 
 def _rule_of_type(kind: Any) -> Rule:
     if get_origin(kind) is Literal:
-        names = get_args(kind)
-        return Rule(lambda value: isinstance(value, str) and value in names, ", ".join(names))
-    words = {bool: "true or false", Path: "a path"}[kind]
-    return Rule(lambda value: isinstance(value, kind), words)
+        return one_of(kind)
+    return {bool: SWITCH, Path: _PATH}[kind]
 
 
 class Options:
-    """Base of frozen dataclasses of such fields: building one checks every value."""
+    """Base of frozen dataclasses of such fields: building one checks every name and value."""
 
     declared: ClassVar[Mapping[str, Option]]
+
+    def __new__(cls, *values: Any, **given: Any) -> Any:
+        raise_problems(spell_keys(given, cls.declared)[1])
+        return super().__new__(cls)
 
     def __init_subclass__(cls) -> None:
         hints = inspect.get_annotations(cls)
@@ -210,6 +233,35 @@ def check_values(
         if not options[name].accepts(value)
     ]
     return taken, problems
+
+
+def check_argument(name: str, value: Any, rule: Rule) -> Any:
+    """Give an argument of a function in Python's own types.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : object
+        What was given.
+    rule : Rule
+        What it must satisfy.
+
+    Raises
+    ------
+    ConfigError
+        If it does not.
+    """
+    taken = _plain(value)
+    if not rule.accepts(taken):
+        raise_problems([f"{name} = {_shown(taken)}: expected {rule.expected}"])
+    return taken
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Give an argument, text or a path, as a path; raises as `check_argument`."""
+    path: Path = check_argument(name, _plain_path(value), _PATH)
+    return path
 
 
 def _shown(value: Any) -> str:

@@ -26,7 +26,7 @@ Weighting = Literal["episode", "window"]
 Engine = Literal["local", "ray"]
 OnError = Literal["fail", "skip"]
 Condition = Literal["none", "state"]
-Chosen = TypeVar("Chosen")
+Chosen = TypeVar("Chosen", bound=Options)
 
 _GROUP = text(
     "task, cluster:K with K >= 2, or the name of an episode column",
@@ -298,20 +298,31 @@ def options_or_changes(
 
     Raises
     ------
-    ValueError
-        If both are given.
+    ConfigError
+        Listing every unknown name and every wrong value.
+    TypeError, ValueError
+        As `check_options`.
     """
-    refuse_both(options, changes)
-    return options or kind(**{key: value for key, value in changes.items() if value is not None})
+    check_options(kind, options, changes)
+    given = {key: value for key, value in changes.items() if value is not None}
+    spelled, problems = spell_keys(given, kind.declared)
+    raise_problems([*problems, *check_values(spelled, kind.declared)[1]])
+    return options or kind(**spelled)
 
 
-def refuse_both(options: object, changes: Mapping[str, Any]) -> None:
-    """Refuse options beside single options by name.
+def check_options(kind: type, options: object, changes: Mapping[str, Any]) -> None:
+    """Refuse what is no options of this kind, and options beside single options by name.
 
     Raises
     ------
+    TypeError
+        If `options` is something else, such as a mapping.
     ValueError
         If both are given.
     """
+    if not isinstance(options, kind | None):
+        raise TypeError(
+            f"options = {options!r}: expected {kind.__name__}; give single options by name"
+        )
     if options is not None and changes:
         raise ValueError("give options, or single options by name, not both")

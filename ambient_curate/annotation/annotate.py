@@ -49,6 +49,7 @@ from ambient_curate.data.collection import Collection
 from ambient_curate.data.populations import PopulationName
 from ambient_curate.data.study import Study, describe_member, open_study, prepare_study
 from ambient_curate.errors import RunError
+from ambient_curate.option_fields import check_path
 from ambient_curate.options import AnnotateOptions, digest
 from ambient_curate.progress import Progress, join_pieces, silent, warn
 from ambient_curate.run.directory import RunDirectory, join_run, open_run, reopen_run
@@ -187,8 +188,10 @@ def merge(path: Path | str) -> Run:
     ------
     RunError
         If the directory is no run, a job still writes to it, or parts of the manifest are missing.
+    ConfigError
+        If `path` is neither a path nor text.
     """
-    path = Path(path)
+    path = check_path("path", path)
     with reopen_run(path) as run:
         if run.complete:
             return replace(open_run_results(path), already_complete=True)

@@ -10,9 +10,10 @@ from ambient_curate.data.collection import (
     Collection,
     describe_files,
     open_collection,
+    change_collection,
     require_clean,
 )
-from ambient_curate.options import AnnotateOptions, refuse_both, resolve_options
+from ambient_curate.options import AnnotateOptions, check_options, resolve_options
 from ambient_curate.run.directory import package_versions
 
 NOT_IN_DIGEST = (
@@ -59,7 +60,8 @@ def make_request(
     Parameters
     ----------
     collection : Collection, Path or str
-        An opened collection, or the path of one.
+        An opened collection, or the path of one. What an opened one was opened with stays, unless
+        `options` or `changes` say otherwise.
     options : AnnotateOptions or None
         None: those of ``ambient.toml``, the defaults and `changes`.
     changes : mapping
@@ -69,16 +71,19 @@ def make_request(
     ------
     CurateError
         If the collection cannot be opened or an option is wrong.
-    ValueError
-        If both `options` and `changes` are given.
+    TypeError, ValueError
+        As `check_options`.
     """
-    refuse_both(options, changes)
-    if not isinstance(collection, Collection):
-        given = asdict(options) if options is not None else changes
-        picked = {key: given.get(key) for key in ("clean", "checksums", "on_error")}
+    check_options(AnnotateOptions, options, changes)
+    given = asdict(options) if options is not None else changes
+    picked = {key: given.get(key) for key in ("clean", "checksums", "on_error")}
+    if isinstance(collection, Collection):
+        collection = change_collection(collection, **picked)
+    else:
         collection = open_collection(collection, **picked)
     if options is None:
-        options = resolve_options(collection.settings.options, changes)
+        opened = {"checksums": collection.checksums, "on_error": collection.on_error}
+        options = resolve_options(collection.settings.options | opened, changes)
     clean = require_clean(collection)
     noise.schedule_levels(options.schedule)  # an unknown one is refused before any work
     path = options.out or Path(f"{collection.name}_run")

@@ -17,7 +17,8 @@ from ambient_curate.data.settings import (
     find_sources,
 )
 from ambient_curate.errors import ConfigError, DatasetError, write_count
-from ambient_curate.options import OnError
+from ambient_curate.option_fields import check_path, raise_problems
+from ambient_curate.options import ANNOTATE_OPTIONS, OnError, check_given
 from ambient_curate.progress import Progress, silent, track, warn
 from ambient_curate.readers.episodes import Dataset, Episode, ReaderOptions
 
@@ -56,6 +57,10 @@ class Collection:
         The content of ``ambient.toml``; empty without one.
     broken : tuple of (str, DatasetError)
         Members left out under ``on_error="skip"``, with the reason.
+    checksums, on_error : bool, {"fail", "skip"}
+        What it was opened with.
+    clean_elsewhere : bool
+        Whether the clean set is a dataset that lies elsewhere, added by its path.
     """
 
     path: Path
@@ -64,6 +69,9 @@ class Collection:
     clean: str | None
     settings: CollectionSettings
     broken: tuple[tuple[str, DatasetError], ...] = ()
+    checksums: bool = True
+    on_error: OnError = "fail"
+    clean_elsewhere: bool = False
 
 
 def open_collection(
@@ -94,13 +102,15 @@ def open_collection(
     DatasetError
         If there is no dataset at `path`, or a member is damaged.
     ConfigError
-        If ``ambient.toml`` is wrong.
+        If ``ambient.toml`` or an argument is wrong.
     """
-    path = Path(path)
-    sources = find_sources(path, clean)
-    if checksums is None:
-        checksums = bool(sources.settings.options.get("checksums", True))
-    on_error = on_error or sources.settings.options.get("on_error", "fail")
+    path = check_path("path", path)
+    given = _check_given(clean=clean, checksums=checksums, on_error=on_error)
+    sources = find_sources(path, given.get("clean"))
+    checksums, on_error = (
+        given.get(name, sources.settings.options.get(name, ANNOTATE_OPTIONS[name].default))
+        for name in ("checksums", "on_error")
+    )
     members, broken = [], []
     for name, (source, options) in sorted(sources.members.items()):
         try:
@@ -114,8 +124,74 @@ def open_collection(
         reasons = "; ".join(f"{name}: {error}" for name, error in broken)
         raise DatasetError(f"no member of {path} can be opened: {reasons}", broken[0][1].hint)
     return Collection(
-        path, dataset_name(path), tuple(members), sources.clean, sources.settings, tuple(broken)
+        path,
+        dataset_name(path),
+        tuple(members),
+        sources.clean,
+        sources.settings,
+        tuple(broken),
+        checksums,
+        on_error,
+        sources.clean_elsewhere,
     )
+
+
+def _check_given(**given: Any) -> dict[str, Any]:
+    """Give options that are not None in their own types; `ConfigError` lists the wrong ones."""
+    present = {name: value for name, value in given.items() if value is not None}
+    taken, problems = check_given(present, ANNOTATE_OPTIONS)
+    raise_problems(problems)
+    return taken
+
+
+def change_collection(
+    collection: Collection,
+    *,
+    clean: str | None = None,
+    checksums: bool | None = None,
+    on_error: OnError | None = None,
+) -> Collection:
+    """Give an opened collection as `open_collection` would with these; None: as it was opened.
+
+    Raises
+    ------
+    DatasetError
+        If ``on_error="fail"`` comes after a member was left out as broken.
+    ConfigError
+        If an argument is wrong, or `clean` is neither the name nor the path of a member.
+    """
+    given = _check_given(clean=clean, checksums=checksums, on_error=on_error)
+    if "clean" in given:
+        given["clean"] = _find_member(collection, given["clean"])
+    changed = replace(collection, **given)
+    if changed.on_error == "fail" and collection.broken:
+        raise collection.broken[0][1]
+    if changed.checksums != collection.checksums:
+        members = tuple(_reopen(member, changed.checksums) for member in collection.members)
+        changed = replace(changed, members=members)
+    return changed
+
+
+def _find_member(collection: Collection, clean: str) -> str:
+    """Find the member of an opened collection that is called so, or lies there."""
+    names = [member.name for member in collection.members]
+    place = os.path.realpath(os.path.expanduser(clean))
+    found = [clean] if clean in names else []
+    found += [m.name for m in collection.members if os.path.realpath(m.dataset.path) == place]
+    if not found or (collection.clean_elsewhere and found[0] != collection.clean):
+        raise ConfigError(
+            f"clean = {clean!r}: expected a member of the opened collection {collection.path}: "
+            f"{', '.join(names)}",
+            "a clean set elsewhere is a member only of a collection that is opened with it: "
+            f"open_collection(path, clean={clean!r})",
+        )
+    return found[0]
+
+
+def _reopen(member: Member, checksums: bool) -> Member:
+    options = _reader_options(member.options, checksums)
+    dataset = readers.open_dataset(member.dataset.path, options)
+    return replace(member, dataset=dataset, checksums=checksums)
 
 
 def require_clean(collection: Collection) -> str:

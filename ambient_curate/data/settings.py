@@ -88,11 +88,14 @@ class Sources:
         Path and options of every member, by name.
     clean : str or None
         What the user calls the clean set; not checked to be a member.
+    clean_elsewhere : bool
+        Whether it is a member only since it is named: the collection lies elsewhere.
     """
 
     settings: CollectionSettings
     members: dict[str, tuple[Path, MemberOptions]]
     clean: str | None
+    clean_elsewhere: bool = False
 
 
 def find_sources(path: Path, clean: str | None = None) -> Sources:
@@ -123,7 +126,9 @@ def find_sources(path: Path, clean: str | None = None) -> Sources:
     folder, settings = _find_settings(path)
     named = _named_clean(clean, folder, settings)
     members = _find_members(path, folder, settings, named)
-    return Sources(settings, members, _place_clean(members, named))
+    inside = set(members)
+    name = _place_clean(members, named)
+    return Sources(settings, members, name, name in members.keys() - inside)
 
 
 def dataset_name(path: Path) -> str:

@@ -126,7 +126,7 @@ def prepare_study(
             }
             for member in collection.members
         },
-        "opened": _name_collection(collection, options.clean or name),
+        "opened": _name_collection(collection),
     }
     write_json_atomic(folder / STUDY_FILE, content)
     return open_study(folder)
@@ -176,13 +176,13 @@ def open_study(folder: Path) -> Study:
     )
 
 
-def _name_collection(collection: Collection, clean: str) -> dict[str, str]:
-    members = {member.name for member in collection.members}
-    outside = clean not in members and Path(clean).exists()
-    return {
-        "path": str(collection.path.resolve()),
-        "clean": str(Path(clean).resolve()) if outside else clean,
-    }
+def _name_collection(collection: Collection) -> dict[str, str]:
+    """Say where the collection lies, and what its clean set is called, or where that lies."""
+    clean = require_clean(collection)
+    if collection.clean_elsewhere:
+        lying = {member.name: member.dataset.path for member in collection.members}
+        clean = str(lying[clean].resolve())
+    return {"path": str(collection.path.resolve()), "clean": clean}
 
 
 def _require_corrupt(collection: Collection, clean: str) -> None:

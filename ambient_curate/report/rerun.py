@@ -1,6 +1,10 @@
 """An episode of a run in Rerun: its actions beside sigma_min and its curve."""
 
-from contextlib import ExitStack
+import os
+import shutil
+import socket
+import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,17 @@ import numpy as np
 from ambient_curate.errors import ConfigError
 from ambient_curate.files import replace_whole
 from ambient_curate.noise import Levels
+from ambient_curate.option_fields import check_path
 from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import Sight, look_up
 
 NEVER = {"sigma_min": 1.0, "sigma_min_lower": 1.0, "sigma_min_upper": 1.0, "sigma_max": 0.0}
+VIEWER, PORT = "rerun", 9876  # the program, and where it listens
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET")
+NO_VIEWER = (
+    "install it beside this program, pip install 'ambient-curate[rerun]'; or write what it would "
+    "show with --save FILE.rrd, and open that where there is a viewer"
+)
 CURVES = 5  # levels at which p_clean is shown along an episode
 
 
@@ -21,8 +32,8 @@ def view_episode(
     dataset: str = "",
     episode: str = "",
     *,
-    save: Path | None = None,
-    data: Path | None = None,
+    save: Path | str | None = None,
+    data: Path | str | None = None,
 ) -> Path | None:
     """Show an episode in Rerun's viewer, or write what it would show.
 
@@ -32,9 +43,9 @@ def view_episode(
         A finished run, by episode or window.
     dataset, episode : str
         Which one; empty: the first.
-    save : Path or None
+    save : Path, str or None
         Recording to write (``.rrd``); None: the viewer is started.
-    data : Path or None
+    data : Path, str or None
         Where the collection lies now; None: where the run found it, if it is still there.
 
     Returns
@@ -45,7 +56,7 @@ def view_episode(
     Raises
     ------
     CurateError
-        If there is no such episode, or the extra is missing.
+        If there is no such episode, the extra is missing, or no viewer is found.
     OSError
         If the file system refuses; a file that was there stays as it was.
     """
@@ -55,13 +66,16 @@ def view_episode(
         raise ConfigError(
             "viewing needs rerun, which is not installed", "pip install 'ambient-curate[rerun]'"
         ) from error
+    save = None if save is None else check_path("save", save)
+    if save is None:
+        _require_viewer()
     found = look_up(run, dataset, episode, data)
     row = found.rows.slice(0, 1).to_pylist()[0]
     title = f"{row['dataset']} / {row['episode_id']}"
     stream = rr.RecordingStream("ambient-curate", recording_id=title)
     with ExitStack() as stack:
         if save is None:
-            stream.spawn()
+            _start_viewer(stream)
         else:
             recording = stack.enter_context(replace_whole(save))
             recording.touch()  # what the file system refuses is raised here, as an OSError
@@ -71,6 +85,38 @@ def view_episode(
         stream.send_blueprint(_lay_out())
         _log(rr, stream, found, np.array(run.info["grid"]))
     return save
+
+
+def _list_places() -> str:
+    """Give PATH, and the folder of this Python: its environment may not be activated."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+
+
+def _require_viewer() -> None:
+    """Refuse to go on where no viewer runs and none can be started."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", PORT), timeout=1.0):
+        return  # it runs here, or elsewhere with its port forwarded
+    if shutil.which(VIEWER, path=_list_places()) is None:
+        raise ConfigError(
+            f"no viewer of Rerun: there is no program {VIEWER!r} on PATH or beside {sys.executable}",
+            NO_VIEWER,
+        )
+    if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):
+        raise ConfigError(
+            f"the viewer of Rerun needs a display: none of {', '.join(DISPLAYS)} is set", NO_VIEWER
+        )
+
+
+def _start_viewer(stream: Any) -> None:
+    before = dict(os.environ)
+    os.environ["PATH"] = _list_places()  # where Rerun searches for its viewer
+    try:
+        stream.spawn()
+    except RuntimeError as error:
+        raise ConfigError(f"the viewer of Rerun does not start: {error}", NO_VIEWER) from error
+    finally:
+        os.environ.pop("PATH")
+        os.environ |= before
 
 
 def _lay_out() -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ambient_curate.errors import RunError
+from ambient_curate.option_fields import check_path
 from ambient_curate.run.tables import read_curves, read_manifest, read_reliability
 
 SCHEMA_VERSION = 1
@@ -54,8 +55,10 @@ def read_run(path: Path | str, kind: Kind = RUN) -> dict[str, Any]:
     RunError
         If the directory is no run, is unfinished, or its record is damaged or of another schema
         version.
+    ConfigError
+        If `path` is neither a path nor text.
     """
-    path, noun, command = Path(path), kind.noun, kind.command
+    path, noun, command = check_path(kind.noun, path), kind.noun, kind.command
     if not (path / kind.record).is_file():
         if (path / ".work" / "options.json").is_file():
             raise RunError(
@@ -154,8 +157,9 @@ class Run:
 
 
 def open_run_results(path: Path | str) -> Run:
-    """Open a finished run; `RunError` where there is none."""
-    return Run(Path(path), read_run(path))
+    """Open a finished run; raises as `read_run`."""
+    info = read_run(path)
+    return Run(Path(path), info)
 
 
 def name_set(dataset: str, group: str | None) -> str:

@@ -19,20 +19,21 @@ from ambient_curate.data.collection import (
 )
 from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.errors import CurateError, ManifestError, RunError, write_count
+from ambient_curate.option_fields import check_path
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode
 from ambient_curate.run.records import Run
 
 
-def reopen_data(run: Run, data: Path | None = None) -> Collection:
+def reopen_data(run: Run, data: Path | str | None = None) -> Collection:
     """Open the collection that a run annotated.
 
     Parameters
     ----------
     run : Run
         A finished run.
-    data : Path or None
+    data : Path, str or None
         Where the collection lies now; None: where the run found it.
 
     Raises
@@ -41,7 +42,7 @@ def reopen_data(run: Run, data: Path | None = None) -> Collection:
         If it is not there, or is not what was annotated.
     """
     opened = run.info["collection"]
-    path = data or (run.path / opened["path"]).resolve()
+    path = (run.path / opened["path"]).resolve() if data is None else check_path("data", data)
     if not path.exists():
         raise RunError(f"the data of {run.path}, {path}, is not there", "give --data COLLECTION")
     outside = (run.path / opened["clean"]).resolve()
@@ -222,7 +223,7 @@ class Sight:
     episode: Episode | None
 
 
-def look_up(run: Run, dataset: str, episode: str, data: Path | None = None) -> Sight:
+def look_up(run: Run, dataset: str, episode: str, data: Path | str | None = None) -> Sight:
     """Find an episode of a run by episode or window.
 
     Parameters
@@ -231,7 +232,7 @@ def look_up(run: Run, dataset: str, episode: str, data: Path | None = None) -> S
         A finished run.
     dataset, episode : str
         Name of the dataset, and id of the episode; empty: the first there is.
-    data : Path or None
+    data : Path, str or None
         Where the collection lies now; None: where the run found it, if it is still there.
 
     Raises
@@ -259,7 +260,7 @@ def look_up(run: Run, dataset: str, episode: str, data: Path | None = None) -> S
     return Sight(own.filter(pc.equal(own["episode_id"], wanted)), _read(run, name, wanted, data))
 
 
-def _read(run: Run, dataset: str, episode: str, data: Path | None) -> Episode | None:
+def _read(run: Run, dataset: str, episode: str, data: Path | str | None) -> Episode | None:
     try:
         collection = reopen_data(run, data)
     except CurateError:

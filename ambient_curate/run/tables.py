@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from ambient_curate.errors import ManifestError
 from ambient_curate.files import replace_whole
+from ambient_curate.option_fields import check_path
 from ambient_curate.run.schema import (
     CURVE_FIELDS,
     CURVE_RULES,
@@ -90,8 +91,10 @@ def read_manifest(path: Path | str) -> pa.Table:
     ManifestError
         If there is no manifest, the run is unfinished, the schema version is another, parts come
         from different runs, or a rule of `validate` is broken.
+    ConfigError
+        If `path` is neither a path nor text.
     """
-    parts = find_parts(Path(path))
+    parts = find_parts(check_path("path", path))
     tables = []
     for part in parts:
         tables.append(_read(part))

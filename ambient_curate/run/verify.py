@@ -18,6 +18,7 @@ from ambient_curate.data.collection import (
     read_episodes,
 )
 from ambient_curate.errors import CurateError, ManifestError, RunError
+from ambient_curate.option_fields import SWITCH, check_argument, check_path
 from ambient_curate.options import digest
 from ambient_curate.progress import Progress, silent
 from ambient_curate.run.audit import BY_ROW, Roll, audit_manifest
@@ -109,7 +110,7 @@ class Verification:
 def verify(
     run: Run | Path | str,
     *,
-    data: Path | None = None,
+    data: Path | str | None = None,
     sources: bool = True,
     progress: Progress = silent,
 ) -> Verification:
@@ -122,7 +123,7 @@ def verify(
     ----------
     run : Run, Path or str
         A finished run, or its directory.
-    data : Path or None
+    data : Path, str or None
         Where the collection lies now. None: where the run found it.
     sources : bool
         False: the run alone, where the data is no longer there.
@@ -139,8 +140,12 @@ def verify(
     ------
     RunError
         If the directory is no finished run.
+    ConfigError
+        If an argument is wrong.
     """
-    path = run.path if isinstance(run, Run) else Path(run)
+    path = run.path if isinstance(run, Run) else check_path("run", run)
+    data = None if data is None else check_path("data", data)
+    sources = check_argument("sources", sources, SWITCH)
     try:
         info = read_run(path)
         record = tuple(_check_record(info))

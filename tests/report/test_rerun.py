@@ -1,5 +1,7 @@
 """Viewing: what a recording holds, read back by Rerun itself."""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import rerun as rr
 from test_looking import run as run
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.report.rerun import view_episode
+from ambient_curate.report.rerun import DISPLAYS, view_episode
 from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import look_up
 
@@ -57,3 +59,70 @@ def test_without_the_extra_it_says_what_to_install(
     with pytest.raises(ConfigError, match="needs rerun"):
         view_episode(run, save=tmp_path / "e.rrd")
     assert list(tmp_path.iterdir()) == []
+
+
+VIEWER = "#!/bin/sh\nexit 3\n"
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A display, and a Python of an environment that is not activated: its folder."""
+    folder = tmp_path / "env" / "bin"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setattr("ambient_curate.report.rerun.PORT", 9)  # nothing listens there
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("DISPLAY", ":9")
+    return folder
+
+
+def place_viewer(folder: Path) -> None:
+    (folder / "rerun").write_text(VIEWER)
+    (folder / "rerun").chmod(0o755)
+
+
+def test_a_viewer_is_found_beside_python(
+    run: Run, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place_viewer(away)
+    found = []
+
+    def spawn(stream: rr.RecordingStream) -> None:
+        found.append(shutil.which("rerun"))
+
+    monkeypatch.setattr(rr.RecordingStream, "spawn", spawn)
+    before = dict(os.environ)
+    assert view_episode(run, "jitter") is None
+    assert found == [str(away / "rerun")]
+    assert dict(os.environ) == before
+
+
+def test_without_a_viewer_it_says_what_to_do(run: Run, away: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no program 'rerun' on PATH or beside .*python") as caught:
+        view_episode(run, "jitter")
+    assert "--save FILE.rrd" in (caught.value.hint or "")
+
+
+def test_without_a_display_it_says_what_to_do(
+    run: Run, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place_viewer(away)
+    for name in DISPLAYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(ConfigError, match="needs a display") as caught:
+        view_episode(run, "jitter")
+    assert "--save FILE.rrd" in (caught.value.hint or "")
+
+
+def test_a_viewer_that_does_not_start_is_an_error_of_two_lines(
+    run: Run, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place_viewer(away)
+
+    def spawn(stream: rr.RecordingStream) -> None:
+        raise RuntimeError("Failed to find Rerun Viewer executable in PATH.")
+
+    monkeypatch.setattr(rr.RecordingStream, "spawn", spawn)
+    with pytest.raises(ConfigError, match="does not start: Failed to find"):
+        view_episode(run, "jitter")
