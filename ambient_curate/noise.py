@@ -103,7 +103,7 @@ def schedule_levels(schedule: str) -> Levels:
     >>> schedule_levels("squaredcos_cap_v2:100")[[0, 3, 50]].round(4).tolist()
     [0.0251, 0.0737, 0.7223]
     """
-    name, _, count = schedule.partition(":")
+    name, _, count = schedule.partition(":") if isinstance(schedule, str) else ("", "", "")
     maker = _MAKERS.get(name)
     if maker is None or not count.isdecimal() or not 2 <= int(count) <= 100_000:
         raise ConfigError(

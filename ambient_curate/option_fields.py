@@ -191,6 +191,7 @@ class Options:
     declared: ClassVar[Mapping[str, Option]]
 
     def __new__(cls, *values: Any, **given: Any) -> Any:
+        """Refuse names that are no option's."""
         raise_problems(spell_keys(given, cls.declared)[1])
         return super().__new__(cls)
 

@@ -1,13 +1,19 @@
 """The public names: listed in one place, documented, and loaded when first asked for."""
 
+import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+import argument_program
 import pytest
 
 import ambient_curate
+from ambient_curate.run.records import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,3 +46,44 @@ def test_names_load_no_more_than_they_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+Outcomes = dict[str, tuple[str, str, str]]
+
+
+@pytest.fixture(scope="module")
+def outcomes(place_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What each call of `argument_program` raised, in a program that checks no types."""
+    folder = tmp_path_factory.mktemp("arguments")
+    place_small(folder, granularity="datapoint", store_curves=True)
+    here = Path(__file__).parent
+    paths = [str(ROOT), str(here), str(here / "policy"), *filter(None, sys.path)]
+    done = subprocess.run(
+        [sys.executable, argument_program.__file__, str(folder)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['found.json', 'policy', 'run', 'set']\n"  # nothing half-written
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("name", argument_program.RIGHT)
+def test_paths_may_be_text_and_numbers_numpys(outcomes: Outcomes, name: str) -> None:
+    assert tuple(outcomes[name]) == ("", "", "")
+
+
+@pytest.mark.parametrize("name", argument_program.WRONG)
+def test_a_wrong_argument_is_refused_in_words(outcomes: Outcomes, name: str) -> None:
+    _, kind, expected = argument_program.WRONG[name]
+    raised, message, hint = outcomes[name]
+    assert raised == kind, message
+    assert re.search(expected, message), message
+    assert (hint != "None") == (raised not in ("ValueError", "TypeError"))
+
+
+def test_every_public_function_is_called_with_both() -> None:
+    called = {name.split(" ")[0] for name in argument_program.WRONG}
+    no_arguments = {"CurateError", "__version__"}
+    assert set(ambient_curate.__all__) - no_arguments <= called

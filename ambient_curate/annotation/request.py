@@ -8,9 +8,9 @@ from typing import Any
 from ambient_curate import noise
 from ambient_curate.data.collection import (
     Collection,
+    change_collection,
     describe_files,
     open_collection,
-    change_collection,
     require_clean,
 )
 from ambient_curate.options import AnnotateOptions, check_options, resolve_options

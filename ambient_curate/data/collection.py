@@ -77,7 +77,7 @@ class Collection:
 def open_collection(
     path: Path | str,
     *,
-    clean: str | None = None,
+    clean: Path | str | None = None,
     checksums: bool | None = None,
     on_error: OnError | None = None,
 ) -> Collection:
@@ -87,7 +87,7 @@ def open_collection(
     ----------
     path : Path or str
         Dataset or directory of datasets (`find_sources` says what counts as one).
-    clean : str or None
+    clean : str, Path or None
         Name of the clean member, or path of a dataset elsewhere that becomes a member. None: what
         ``ambient.toml`` says, else the member named ``clean``, else none.
     checksums : bool or None
@@ -147,7 +147,7 @@ def _check_given(**given: Any) -> dict[str, Any]:
 def change_collection(
     collection: Collection,
     *,
-    clean: str | None = None,
+    clean: Path | str | None = None,
     checksums: bool | None = None,
     on_error: OnError | None = None,
 ) -> Collection:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ambient_curate.data.windows import restore_actions
 from ambient_curate.errors import CheckpointError, ConfigError
+from ambient_curate.option_fields import check_argument, check_path, one_of, whole
 from ambient_curate.policy.checkpoints import POLICY, build_from_card, load_weights
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.interface import Interface
@@ -42,6 +43,8 @@ class Policy:
     ------
     ValueError
         If its windows refer to something that it does not observe.
+    ConfigError
+        If a number of steps, the solver or the seed is wrong.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class Policy:
         if interface.reference == "state" and interface.scale_state is None:
             raise ValueError("windows are relative to the state, which the policy does not observe")
         self.denoiser, self.interface, self.horizon = denoiser, interface, horizon
-        self.steps, self.solver, self.seed = steps, solver, seed
+        self.steps = check_argument("steps", steps, whole(1))
+        self.solver: Solver = check_argument("solver", solver, one_of(Solver))
+        self.seed = check_argument("seed", seed, whole(0))
         self.reset()
 
     def reset(self, environments: Sequence[int] | None = None) -> None:
@@ -68,7 +73,7 @@ class Policy:
             self._generator = torch.Generator().manual_seed(self.seed)
             self._seen: dict[int, deque[np.ndarray]] = {}
             return
-        for number in environments:
+        for number in _check_numbers(environments):
             self._seen.pop(number, None)
 
     def act(
@@ -94,12 +99,14 @@ class Policy:
         Raises
         ------
         ValueError
-            If the observation lacks something or has another shape; nothing is remembered then.
+            If the observation lacks something, has another shape or is not finite; nothing is
+            remembered then.
         """
-        self._check(observation, environments, self.interface.columns)
-        numbers = self.observe(observation, environments=environments)
+        numbers = self._check(observation, environments, self.interface.columns)
+        conditions = self._encode(observation, len(numbers))
+        self.observe(observation, environments=numbers)
         with torch.inference_mode():
-            windows = self._sample(observation, numbers)
+            windows = self._sample(conditions, numbers)
         first = self.interface.n_obs_steps - 1
         return windows[:, first : first + self.interface.n_action_steps].numpy()
 
@@ -111,7 +118,8 @@ class Policy:
         Raises
         ------
         ValueError
-            If the observation lacks the state or has another shape; nothing is remembered then.
+            If the observation lacks the state, has another shape or is not finite; nothing is
+            remembered then.
         """
         numbers = self._check(observation, environments)
         if self.interface.scale_state is not None:
@@ -137,23 +145,33 @@ class Policy:
             raise ValueError(f"the observation lacks {missing}: it has {sorted(observation)}")
         if environments is None:
             if not observation:
-                raise ValueError("nothing is observed: give `environments`, to say how many act")
+                raise ValueError(
+                    "nothing is observed: give `environments`, such as range(2), to say which act"
+                )
             environments = range(len(np.atleast_1d(next(iter(observation.values())))))
+        numbers = _check_numbers(environments)
         for name, shape in needed.items():
-            found, expected = np.shape(observation[name]), (len(environments), *shape)
+            found, expected = np.shape(observation[name]), (len(numbers), *shape)
             if found != expected:
                 raise ValueError(f"{name} has shape {found}; expected {expected}, one row each")
-        return list(environments)
+        if state is not None:
+            seen = np.asarray(observation["state"], dtype=np.float32)
+            finite = np.asarray(np.isfinite(seen).all(axis=1))
+            if not finite.all():
+                bad = [numbers[row] for row in np.flatnonzero(~finite)]
+                raise ValueError(f"the state of environments {bad} is not finite")
+        return numbers
 
-    def _sample(self, observation: Mapping[str, ArrayLike], numbers: Sequence[int]) -> Tensor:
-        interface, device = self.interface, self.denoiser.sigma.device
+    def _encode(self, observation: Mapping[str, ArrayLike], rows: int) -> Tensor:
+        columns = {name: np.asarray(observation[name]) for name in self.interface.columns}
         conditions = [
-            interface.encode(
-                {name: np.asarray(observation[name])[row] for name in interface.columns}
-            )
-            for row in range(len(numbers))
+            self.interface.encode({name: values[row] for name, values in columns.items()})
+            for row in range(rows)
         ]
-        condition = torch.from_numpy(np.stack(conditions))
+        return torch.from_numpy(np.stack(conditions))
+
+    def _sample(self, condition: Tensor, numbers: Sequence[int]) -> Tensor:
+        interface, device = self.interface, self.denoiser.sigma.device
         reference = None
         if interface.scale_state is not None:
             seen = torch.from_numpy(np.stack([np.stack(self._seen[n]) for n in numbers]))
@@ -172,6 +190,17 @@ class Policy:
         )
         unscaled = interface.scale_action.undo(windows.cpu())
         return restore_actions(unscaled, interface.represent, reference)
+
+
+def _check_numbers(environments: Sequence[int]) -> list[int]:
+    """Give numbers of environments; `ValueError` where they are none, or one is there twice."""
+    if isinstance(environments, Iterable):
+        numbers = [check_argument("environments", number, whole(0)) for number in environments]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    raise ValueError(
+        f"environments = {environments!r}: expected numbers, none twice, such as range(2)"
+    )
 
 
 def load_policy(
@@ -199,21 +228,17 @@ def load_policy(
     Raises
     ------
     CurateError
-        If the directory holds no finished policy of this version, or its windows have fewer
-        actions than are to be executed.
+        If the directory holds no finished policy of this version, its windows have fewer actions
+        than are to be executed, or an argument is wrong.
     """
-    path = Path(path)
+    path = check_path("path", path)
     card = read_run(path, POLICY)
     denoiser, interface = build_from_card(card)
     if n_action_steps is not None:
         most = int(card["shape"]["horizon"]) - interface.n_obs_steps + 1
-        if not 1 <= n_action_steps <= most:
-            raise ConfigError(
-                f"n_action_steps = {n_action_steps}: the windows of {path} have 1 to {most} "
-                "actions to execute",
-                f"use at most {most}",
-            )
-        interface = replace(interface, n_action_steps=n_action_steps)
+        rule = replace(whole(1, most), expected=f"1 to {most} actions of the windows of {path}")
+        count = check_argument("n_action_steps", n_action_steps, rule)
+        interface = replace(interface, n_action_steps=count)
     if interface.reference == "first action":
         raise CheckpointError(
             f"{path} cannot act: {NOWHERE}",
@@ -221,10 +246,21 @@ def load_policy(
         )
     load_weights(denoiser, path / POLICY.results[0])
     return Policy(
-        denoiser.to(device).requires_grad_(False).eval(),
+        _move(denoiser, device).requires_grad_(False).eval(),
         interface,
         horizon=int(card["shape"]["horizon"]),
         steps=steps,
         solver=solver,
         seed=seed,
     )
+
+
+def _move(denoiser: Denoiser, device: str) -> Denoiser:
+    """Move a denoiser to a device, which may not be there."""
+    try:
+        return denoiser.to(torch.device(device))
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"device = {device!r} cannot be used: {str(error).splitlines()[0]}",
+            "use cpu, or cuda where there is one",
+        ) from error

@@ -68,7 +68,8 @@ class Interface:
         Raises
         ------
         ValueError
-            If a column is missing; a text that is not known is encoded as none of them.
+            If a column is missing, or a number is not finite; a text that is not known is encoded
+            as none of them.
         """
         values: list[float] = []
         for name, known in self.columns.items():
@@ -78,8 +79,10 @@ class Interface:
                 values += [float(given[name] == text) for text in known]
             else:
                 low, high = known
+                if not np.isfinite(value := float(given[name])):
+                    raise ValueError(f"{name} = {value}: expected a finite number")
                 scale = 1.0 / (high - low) if high > low else 0.0
-                values.append((2.0 * float(given[name]) - low - high) * scale)
+                values.append((2.0 * value - low - high) * scale)
         return np.array(values, dtype=np.float32)
 
 

@@ -12,8 +12,11 @@ from jaxtyping import Float, Float64, Int64
 from torch.utils.data import Sampler
 
 from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.option_fields import Rule, check_argument, is_number, raise_problems, whole
 
 Item = tuple[int, int]  # a datum and a level
+
+_SHARE = Rule(lambda value: is_number(value) and 0.0 <= value < np.inf, "a number >= 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +25,9 @@ class Admission:
 
     Parameters
     ----------
-    dataset : tuple of str
+    dataset : sequence of str
         Names of the datasets.
-    size : tuple of int
+    size : sequence of int
         Data of each, which come in this order.
     sigma_min : ndarray, float64, shape (datum,)
         In [0, 1]; 1: not above any level. NaN, not annotated, counts as 1.
@@ -33,15 +36,32 @@ class Admission:
     weight : ndarray, shape (datum,), or None
         How often a datum is drawn, relative to others, wherever it may be used; >= 0. None: all
         alike.
+
+    Raises
+    ------
+    ValueError
+        If an array has another length or leaves its range, or a name is there twice.
+    ConfigError
+        If a size is no whole number.
     """
 
-    dataset: tuple[str, ...]
-    size: tuple[int, ...]
+    dataset: Sequence[str]
+    size: Sequence[int]
     sigma_min: Float64[np.ndarray, " datum"]
     sigma_max: Float64[np.ndarray, " datum"]
     weight: Float[np.ndarray, " datum"] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.dataset, str) or len(set(self.dataset)) < len(self.dataset):
+            raise ValueError(f"dataset = {self.dataset!r}: expected a name for each, none twice")
+        sizes = [check_argument("size", size, whole(0)) for size in self.size]
+        arrays = {
+            name: np.asarray(value, dtype=np.float64)
+            for name, value in vars(self).items()
+            if name in ("sigma_min", "sigma_max", "weight") and value is not None
+        }
+        found = {"dataset": tuple(self.dataset), "size": tuple(sizes)} | arrays
+        vars(self).update(found)  # a frozen dataclass refuses setattr
         shapes = {self.sigma_min.shape, self.sigma_max.shape, (sum(self.size),)}
         shapes |= set() if self.weight is None else {self.weight.shape}
         if len(shapes) > 1 or len(self.dataset) != len(self.size):
@@ -93,6 +113,8 @@ class LevelSampler:
     ------
     NotEnoughDataError
         If nothing may be used at some level.
+    ConfigError
+        If `shares` has not one number for each dataset, or levels or the seed are wrong.
     """
 
     def __init__(
@@ -103,7 +125,14 @@ class LevelSampler:
         shares: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
-        self.admission, self.sigma, self.seed = admission, sigma, seed
+        sigma = np.asarray(sigma, dtype=np.float64)
+        if sigma.ndim != 1 or not ((sigma > 0.0) & (sigma <= 1.0)).all() or sigma.size == 0:
+            raise_problems([f"sigma = {sigma}: expected noise levels in (0, 1]"])
+        if not (np.diff(sigma) > 0.0).all():
+            raise_problems(["sigma does not rise: expected every level above the one before"])
+        self.admission, self.sigma = admission, sigma
+        self.seed = check_argument("seed", seed, whole(0))
+        shares = None if shares is None else _check_shares(shares, admission.dataset)
         order: list[np.ndarray] = []
         weight: list[np.ndarray] = []
         mass, count = [], []
@@ -180,6 +209,15 @@ class LevelSampler:
             admitted = self.mass[:, 2 * number] + self.mass[:, 2 * number + 1]
             found[name] = admitted / whole if whole else np.zeros(self.sigma.size)
         return found
+
+
+def _check_shares(shares: Mapping[str, float], datasets: Sequence[str]) -> dict[str, float]:
+    """Give the share of every dataset; `ConfigError` lists the wrong and the missing ones."""
+    listed = f"expected one share for each of {', '.join(datasets)}"
+    problems = [f"shares names {name!r}: {listed}" for name in shares if name not in datasets]
+    problems += [f"shares lacks {name!r}: {listed}" for name in datasets if name not in shares]
+    raise_problems(problems)
+    return {name: check_argument(f"shares[{name!r}]", shares[name], _SHARE) for name in datasets}
 
 
 def _sort_parts(

@@ -74,7 +74,14 @@ def noise_windows(x0: Windows, sigma: Levels, z: Windows) -> Noised:
         VP levels in (0, 1].
     z : Tensor, shape (row, horizon, action)
         Standard normal noise.
+
+    Raises
+    ------
+    ValueError
+        If a shape is another, or a level leaves its range.
     """
+    _check_shapes(x0, z, sigma)
+    _check_levels(sigma)
     return Noised(_rows(signal_scale(sigma)) * x0 + _rows(sigma) * z, x0, z)
 
 
@@ -111,8 +118,13 @@ def noise_further(
     Raises
     ------
     ValueError
-        If `buffer` is not above 1.
+        If `buffer` is not above 1, a shape is another, or a level leaves its range.
     """
+    for noise, level in ((z_first, sigma_min), (z_second, sigma)):
+        _check_shapes(x0, noise, level)
+    _check_levels(sigma)
+    if not bool(((sigma_min >= 0.0) & (sigma_min <= 1.0)).all()):
+        raise ValueError("sigma_min leaves [0, 1], or is not a number")
     beyond = is_beyond_buffer(sigma_min, sigma, buffer)
     trusted = torch.where(beyond, sigma_min, 0.0)  # no first stage: both losses agree to the bit
     ratio = _rows(_ve_ratio(trusted, sigma))
@@ -237,6 +249,21 @@ def estimate_x0(prediction: Prediction, output: Windows, x_t: Windows, sigma: Le
 def _ve_ratio(sigma_min: Levels, sigma: Levels) -> Levels:
     """VE noise at sigma_min over VE noise at sigma; finite at sigma = 1."""
     return sigma_min * signal_scale(sigma) / (sigma * signal_scale(sigma_min))
+
+
+def _check_shapes(x0: Tensor, z: Tensor, sigma: Tensor) -> None:
+    """Refuse what PyTorch would broadcast: one noise for many windows, say."""
+    if x0.ndim != 3 or z.shape != x0.shape or sigma.shape != x0.shape[:1]:
+        found = [tuple(each.shape) for each in (x0, z, sigma)]
+        raise ValueError(
+            f"windows, noise and levels have shapes {found}: expected (row, horizon, action) "
+            "twice, and (row,)"
+        )
+
+
+def _check_levels(sigma: Tensor) -> None:
+    if not bool(((sigma > 0.0) & (sigma <= 1.0)).all()):
+        raise ValueError("sigma leaves (0, 1], or is not a number")
 
 
 def _rows(values: Levels) -> Float[Tensor, "row 1 1"]:

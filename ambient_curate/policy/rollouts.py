@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ambient_curate.errors import ConfigError
+from ambient_curate.option_fields import check_argument, whole
 from ambient_curate.progress import Progress, silent, track
 
 AT_ONCE = 16  # environments that the policy acts in together
@@ -119,7 +120,21 @@ def roll_out(
         Episodes end there at the latest.
     progress : Progress
         Told of every episode.
+
+    Raises
+    ------
+    ConfigError
+        If a seed or `most_frames` is wrong, there is no seed, or an environment's observation does
+        not suit the policy.
+    TypeError
+        If `policy` cannot act, or `make` cannot be called.
     """
+    seeds = _check_seeds(seeds)
+    most_frames = check_argument("most_frames", most_frames, whole(1))
+    if not isinstance(policy, Actor):
+        raise TypeError(f"policy = {policy!r}: expected what load_policy gives")
+    if not callable(make):
+        raise TypeError(f"make = {make!r}: expected a function that makes an environment")
     results: dict[int, _Episode] = {}
     policy.reset()
     with track(progress, "rollouts", len(seeds)) as advance:
@@ -143,6 +158,13 @@ def roll_out(
         tuple(episode.frames for episode in ordered),
         tuple(episode.reward for episode in ordered),
     )
+
+
+def _check_seeds(seeds: Sequence[int]) -> list[int]:
+    given = list(seeds) if isinstance(seeds, Iterable) else []
+    if not given:
+        raise ConfigError(f"seeds = {seeds!r}: expected one an episode", "such as range(20)")
+    return [check_argument("seeds", seed, whole(0)) for seed in given]
 
 
 def _act_together(policy: Actor, running: Sequence["_Episode"]) -> None:

@@ -5,13 +5,14 @@ A legend names the lines from the top down, with their n. Of more datasets than 
 ones are evenly spaced over the ranking and the others are grey.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pyarrow as pa
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -89,6 +90,20 @@ class Row(NamedTuple):
     bracket: tuple[float, float]
     maximum: float
     status: str
+
+
+def check_table(table: pa.Table, name: str, *columns: str) -> None:
+    """Refuse what is not the table that is to be drawn."""
+    if not isinstance(table, pa.Table):
+        raise TypeError(f"{name} = {table!r}: expected a table, such as `{name}()` of a run")
+    if missing := [column for column in columns if column not in table.column_names]:
+        raise ValueError(f"the table has no column {', '.join(missing)}: expected {name} of a run")
+
+
+def check_verdict(verdict: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what is not the rows of a verdict."""
+    if isinstance(verdict, str | Mapping) or not isinstance(verdict, Sequence):
+        raise TypeError("expected the rows of a verdict, such as run.info['verdict']")
 
 
 def prepare_axes(ax: Axes | None, size: tuple[float, float] = (7.6, 4.2)) -> Axes:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 
 from ambient_curate.divergence import delta_at, tv_range_at
 from ambient_curate.errors import NotEnoughDataError
+from ambient_curate.option_fields import check_argument, number_in
 from ambient_curate.report import canvas
 from ambient_curate.report.canvas import Curve, Row
 from ambient_curate.run.records import name_set
@@ -84,6 +85,7 @@ def plot_delta(curves: pa.Table, *, epsilon: float, ax: Axes | None = None) -> A
     NotEnoughDataError
         If no row speaks for a dataset.
     """
+    epsilon = check_argument("epsilon", epsilon, number_in("(0, 0.5)"))
     drawn = _dataset_curves(curves, "delta", "delta")
     ax = canvas.prepare_axes(ax)
     threshold = delta_at(epsilon)
@@ -122,6 +124,7 @@ def plot_tv(curves: pa.Table, *, epsilon: float, ax: Axes | None = None) -> Axes
     NotEnoughDataError
         If no row speaks for a dataset.
     """
+    epsilon = check_argument("epsilon", epsilon, number_in("(0, 0.5)"))
     drawn = _dataset_curves(curves, "tv", "tv")
     ax = canvas.prepare_axes(ax)
     key = [_draw_margin(ax, epsilon)]
@@ -188,6 +191,7 @@ def plot_bracket(
     ConfigError
         If the schedule is not known.
     """
+    canvas.check_verdict(verdict)
     rows = [_row(answer, "bracket") for answer in verdict if not answer["is_clean"]]
     _require(len(rows), "corrupt")
     return canvas.draw_rows(ax, rows, schedule=schedule)
@@ -216,6 +220,7 @@ def plot_sigma_min(manifest: pa.Table, *, ax: Axes | None = None) -> Axes:
     NotEnoughDataError
         If there is no corrupt row.
     """
+    canvas.check_table(manifest, "manifest", "is_clean", "episode_id", "sigma_min")
     light = manifest.select([name for name in manifest.column_names if name != "p_clean"])
     corrupt = _select(light, pc.invert(light["is_clean"]), "corrupt")
     if corrupt["episode_id"].null_count < corrupt.num_rows:
@@ -245,6 +250,7 @@ def plot_reliability(reliability: pa.Table, *, ax: Axes | None = None) -> Axes:
     NotEnoughDataError
         If no row speaks for a dataset.
     """
+    canvas.check_table(reliability, "reliability", "group", "mean_c", "fraction_clean")
     rows = _select(reliability, pc.is_null(reliability["group"]), "dataset")
     ax = canvas.prepare_axes(ax, size=(6.4, 4.6))
     ax.plot([0, 1], [0, 1], color=canvas.GREY, lw=1, ls=(0, (4, 3)), zorder=1)
@@ -311,6 +317,7 @@ def _select(table: pa.Table, mask: pa.ChunkedArray, kind: str) -> pa.Table:
 
 def _dataset_curves(table: pa.Table, value: str, bound: str) -> list[Curve]:
     """Return a curve per dataset, the highest first, with the interval and bounds of `bound`."""
+    canvas.check_table(table, "curves", "group", "sigma", value)
     rows = _select(table, pc.is_null(table["group"]), "dataset").sort_by("sigma")
     n_clean, n_corrupt = rows["n_clean"].to_numpy(), rows["n_corrupt"].to_numpy()
     names = np.asarray(rows["dataset"].cast(pa.string()).to_pylist(), dtype=object)

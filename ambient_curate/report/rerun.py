@@ -98,7 +98,7 @@ def _require_viewer() -> None:
         return  # it runs here, or elsewhere with its port forwarded
     if shutil.which(VIEWER, path=_list_places()) is None:
         raise ConfigError(
-            f"no viewer of Rerun: there is no program {VIEWER!r} on PATH or beside {sys.executable}",
+            f"no viewer of Rerun: no program {VIEWER!r} on PATH or beside {sys.executable}",
             NO_VIEWER,
         )
     if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ambient_curate.option_fields import check_argument, whole
 from ambient_curate.run.directory import INPUTS, list_differences
 from ambient_curate.run.records import Run, open_run_results
 from ambient_curate.run.tables import read_manifest
@@ -192,6 +193,7 @@ def compare_runs(a: Run | Path | str, b: Run | Path | str, *, most: int = 10) ->
     ManifestError
         If a part of a manifest is damaged.
     """
+    most = check_argument("most", most, whole(0))
     first, second = (run if isinstance(run, Run) else open_run_results(run) for run in (a, b))
     granularity = (first.info["granularity"], second.info["granularity"])
     rows: list[Rows] = []

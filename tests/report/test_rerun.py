@@ -98,7 +98,9 @@ def test_a_viewer_is_found_beside_python(
 
 
 def test_without_a_viewer_it_says_what_to_do(run: Run, away: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no program 'rerun' on PATH or beside .*python") as caught:
+    with pytest.raises(
+        ConfigError, match=r"no program 'rerun' on PATH or beside .*python"
+    ) as caught:
         view_episode(run, "jitter")
     assert "--save FILE.rrd" in (caught.value.hint or "")
 
