@@ -2,9 +2,8 @@
 
 import os
 import shutil
-import socket
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import Sight, look_up
 
 NEVER = {"sigma_min": 1.0, "sigma_min_lower": 1.0, "sigma_min_upper": 1.0, "sigma_max": 0.0}
-VIEWER, PORT = "rerun", 9876  # the program, and where it listens
-DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET")
+VIEWER = "rerun"  # the program
 NO_VIEWER = (
     "install it beside this program, pip install 'ambient-curate[rerun]'; or write what it would "
     "show with --save FILE.rrd, and open that where there is a viewer"
@@ -84,6 +82,8 @@ def view_episode(
         stream.send_property("RecordingInfo", rr.archetypes.RecordingInfo(name=title))
         stream.send_blueprint(_lay_out())
         _log(rr, stream, found, np.array(run.info["grid"]))
+        if save is None:
+            _wait_until_shown(stream)
     return save
 
 
@@ -93,17 +93,10 @@ def _list_places() -> str:
 
 
 def _require_viewer() -> None:
-    """Refuse to go on where no viewer runs and none can be started."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", PORT), timeout=1.0):
-        return  # it runs here, or elsewhere with its port forwarded
     if shutil.which(VIEWER, path=_list_places()) is None:
         raise ConfigError(
-            f"no viewer of Rerun: no program {VIEWER!r} on PATH or beside {sys.executable}",
+            f"no viewer of Rerun: there is no {VIEWER!r} on PATH or beside {sys.executable}",
             NO_VIEWER,
-        )
-    if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):
-        raise ConfigError(
-            f"the viewer of Rerun needs a display: none of {', '.join(DISPLAYS)} is set", NO_VIEWER
         )
 
 
@@ -117,6 +110,16 @@ def _start_viewer(stream: Any) -> None:
     finally:
         os.environ.pop("PATH")
         os.environ |= before
+
+
+def _wait_until_shown(stream: Any) -> None:
+    """Refuse a viewer that has ended, as one does where there is no display."""
+    try:
+        stream.flush()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the viewer of Rerun takes nothing; is there a display? {error}", NO_VIEWER
+        ) from error
 
 
 def _lay_out() -> Any:

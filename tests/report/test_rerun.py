@@ -11,7 +11,7 @@ import rerun as rr
 from test_looking import run as run
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.report.rerun import DISPLAYS, view_episode
+from ambient_curate.report.rerun import view_episode
 from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import look_up
 
@@ -66,13 +66,11 @@ VIEWER = "#!/bin/sh\nexit 3\n"
 
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A display, and a Python of an environment that is not activated: its folder."""
+    """Folder of a Python whose environment is not activated."""
     folder = tmp_path / "env" / "bin"
     folder.mkdir(parents=True)
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
-    monkeypatch.setattr("ambient_curate.report.rerun.PORT", 9)  # nothing listens there
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    monkeypatch.setenv("DISPLAY", ":9")
     return folder
 
 
@@ -98,21 +96,22 @@ def test_a_viewer_is_found_beside_python(
 
 
 def test_without_a_viewer_it_says_what_to_do(run: Run, away: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"no program 'rerun' on PATH or beside .*python"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"no 'rerun' on PATH or beside .*python") as caught:
         view_episode(run, "jitter")
     assert "--save FILE.rrd" in (caught.value.hint or "")
 
 
-def test_without_a_display_it_says_what_to_do(
+def test_a_viewer_that_ends_at_once_is_an_error(
     run: Run, away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place_viewer(away)
-    for name in DISPLAYS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(ConfigError, match="needs a display") as caught:
+
+    def flush(stream: rr.RecordingStream) -> None:
+        raise RuntimeError("gRPC has been unable to connect")
+
+    monkeypatch.setattr(rr.RecordingStream, "spawn", lambda stream: None)
+    monkeypatch.setattr(rr.RecordingStream, "flush", flush)
+    with pytest.raises(ConfigError, match=r"is there a display\? gRPC") as caught:
         view_episode(run, "jitter")
     assert "--save FILE.rrd" in (caught.value.hint or "")
 
