@@ -28,7 +28,7 @@ from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.data.windows import Windows
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import silent
-from ambient_curate.readers.episodes import Episode
+from ambient_curate.readers.episodes import Episode, EpisodeName
 from ambient_curate.run.tables import read_manifest
 from ambient_curate.statistics.brackets import Envelope
 
@@ -47,11 +47,15 @@ class MemoryDataset:
     format: str = "memory"
     metadata_files: Sequence[Path] = ()
     problems: Sequence[str] = ()
+    is_numbered: bool = False
     reads: int = 0
 
     @property
     def shards(self) -> Sequence[Path]:
         return [self.path]
+
+    def list_episodes(self, shard: Path) -> list[EpisodeName]:
+        return [EpisodeName(each.id, each.number) for each in self.episodes]
 
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         self.reads += 1

@@ -167,7 +167,7 @@ def tabulate_shard(
     columns = {
         "dataset": _repeat(shard.dataset, row.size),
         "episode_id": frames.ids.take(shard.episodes[row]).column,
-        "episode_index": pa.array(frames.index[shard.episodes][row]),
+        "episode_index": pa.array(frames.number[shard.episodes][row]),
         "start": pa.array(start, mask=np.full(row.size, not study.by_window)),
         "horizon": _repeat(study.options.horizon, row.size),
         "index": pa.array(first + start, mask=first < 0),

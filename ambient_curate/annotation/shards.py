@@ -30,7 +30,7 @@ class Shard:
     dataset : str
         The member.
     episodes : ndarray, int64, shape (episode,)
-        Rows of the member, by their position in the source.
+        Rows of the member, by their number in the source.
     """
 
     number: int
@@ -60,18 +60,18 @@ class Block:
 def plan_shards(study: Study) -> list[Shard]:
     """Cut every member, in the order of the manifest, into shards of bounded size.
 
-    Episodes that share a position in the source stay together, since their rows interleave.
+    Episodes that share a number stay together, since their rows interleave.
     """
     shards: list[Shard] = []
     for name in sorted(study.frames):
-        index = study.frames[name].index
-        order = np.argsort(index, kind="stable")
+        number = study.frames[name].number
+        order = np.argsort(number, kind="stable")
         size = np.cumsum(np.maximum(scored_windows(study, name)[order], 1))
         first = 0
         while first < order.size:
             before = size[first - 1] if first else 0
             end = max(int(np.searchsorted(size, before + MOST_WINDOWS, side="right")), first + 1)
-            while end < order.size and index[order[end]] == index[order[end - 1]]:
+            while end < order.size and number[order[end]] == number[order[end - 1]]:
                 end += 1
             shards.append(Shard(len(shards), name, order[first:end]))
             first = end

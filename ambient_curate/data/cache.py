@@ -25,7 +25,7 @@ _ROWS = 4_096  # episodes of the table in memory while it is written
 _SCHEMA = pa.schema(
     {
         "id": pa.string(),
-        "index": pa.int64(),
+        "number": pa.int64(),
         "length": pa.int64(),
         "action_dim": pa.int64(),
         "state_dim": pa.int64(),
@@ -79,8 +79,8 @@ class Frames:
         read when they are touched, and writes never reach the files.
     ids : Texts
         `Episode.id`; no two are equal.
-    index : ndarray, int64, shape (episode,)
-        Position of the episode in the source.
+    number : ndarray, int64, shape (episode,)
+        `Episode.number`.
     offset, length : ndarray, int64, shape (episode,)
         First frame in `data`, and number of frames.
     task : sequence of str or None
@@ -99,7 +99,7 @@ class Frames:
 
     data: TensorDict
     ids: Texts
-    index: Int64[np.ndarray, " episode"]
+    number: Int64[np.ndarray, " episode"]
     offset: Int64[np.ndarray, " episode"]
     length: Int64[np.ndarray, " episode"]
     task: Sequence[str | None]
@@ -201,7 +201,7 @@ def load_frames(directory: Path) -> Frames:
     return Frames(
         data=_map_frames(directory, table, mode="r").lock_(),
         ids=Texts(table["id"]),
-        index=table["index"].to_numpy(),
+        number=table["number"].to_numpy(),
         offset=np.cumsum(length) - length,
         length=length,
         task=Texts(table["task"]),
@@ -251,7 +251,7 @@ def _row(
     source = episode.source if root is None else episode.source.relative_to(root)
     return {
         "id": episode.id,
-        "index": episode.index,
+        "number": episode.number,
         "length": episode.length,
         "action_dim": action.shape[1],
         "state_dim": 0 if episode.state is None else episode.state.shape[1],

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from ambient_curate import readers
-from ambient_curate.data.selection import MemberOptions, Selection, needs_total
+from ambient_curate.data.selection import MemberOptions, Selection
 from ambient_curate.data.settings import (
     SETTINGS_FILE,
     CollectionSettings,
@@ -327,10 +328,9 @@ def read_episodes(
 ) -> Iterator[Episode]:
     """Yield the episodes of a member that its options ask for, in source order.
 
-    One episode is in memory at a time, and no shard is read beyond the last wanted episode. Two
-    cases read a shard twice: under ``on_error="skip"`` each is first read to its end, so that a
-    damaged one leaves none of its episodes in; an `episodes` slice that counts from the end needs
-    the number of episodes.
+    One episode is in memory at a time, and nothing is read of a shard without a wanted number, nor
+    beyond the last wanted one of another. Under ``on_error="skip"`` a shard is read twice: first to
+    its end, so that a damaged one leaves none of its episodes in.
 
     Parameters
     ----------
@@ -363,12 +363,11 @@ def read_episodes(
         else:
             warn(progress, f"left out {path}: {error}")
 
-    total = _count_episodes(member, on_error) if needs_total(member.options) else None
-    selection = Selection(member.options, total)
+    selection = Selection(member.options, list_numbers(member.dataset))
+    if on_error == "fail":
+        _check_excluded(member)
     picked = 0
-    for episode in _read_shards(member, on_error, progress, report):
-        if episode.index >= selection.stop:
-            break
+    for episode in _read_shards(member, selection, on_error, progress, report):
         wanted = selection.pick(episode)
         if wanted is None:
             continue
@@ -383,24 +382,46 @@ def read_episodes(
         picked += 1
         if picked == limit:
             return
-    else:
-        _check_excluded(member, selection, on_error)
     if picked == 0:
         raise _nothing_left(member, selection)
 
 
+def list_numbers(dataset: Dataset) -> Int64[np.ndarray, " episode"]:
+    """List the numbers of all episodes of a dataset, shard by shard, without reading frames."""
+    names = (name for shard in dataset.shards for name in dataset.list_episodes(shard))
+    return np.fromiter((name.number for name in names), np.int64)
+
+
 def _read_shards(
-    member: Member, on_error: OnError, progress: Progress, report: SkipReport
+    member: Member,
+    selection: Selection,
+    on_error: OnError,
+    progress: Progress,
+    report: SkipReport,
 ) -> Iterator[Episode]:
     dataset = member.dataset
     with track(progress, f"reading {member.name}", total=len(dataset.shards)) as advance:
         for shard in dataset.shards:
-            damage = _find_damage(dataset, shard) if on_error == "skip" else None
-            if damage is None:
-                yield from dataset.read_shard(shard)
-            else:
+            numbers = {name.number for name in dataset.list_episodes(shard)}
+            wanted = set(filter(selection.keeps, numbers))
+            damage = _find_damage(dataset, shard) if wanted and on_error == "skip" else None
+            if damage is not None:
                 report(shard, damage)
+            elif wanted == numbers:  # to the end, where damage may be found
+                yield from dataset.read_shard(shard)
+            elif wanted:
+                yield from _read_until(dataset, shard, wanted)
             advance()
+
+
+def _read_until(dataset: Dataset, shard: Path, wanted: set[int]) -> Iterator[Episode]:
+    """Yield the episodes of a shard until those of the wanted numbers have been read."""
+    left = set(wanted)
+    for episode in dataset.read_shard(shard):
+        left.discard(episode.number)
+        yield episode
+        if not left:
+            return
 
 
 def _find_damage(dataset: Dataset, shard: Path) -> DatasetError | None:
@@ -410,11 +431,6 @@ def _find_damage(dataset: Dataset, shard: Path) -> DatasetError | None:
     except DatasetError as error:
         return error
     return None
-
-
-def _count_episodes(member: Member, on_error: OnError) -> int:
-    episodes = _read_shards(member, on_error, silent, lambda path, error: None)
-    return max((episode.index + 1 for episode in episodes), default=0)
 
 
 def _check_episode(episode: Episode) -> None:
@@ -437,11 +453,17 @@ def _check_episode(episode: Episode) -> None:
             )
 
 
-def _check_excluded(member: Member, selection: Selection, on_error: OnError) -> None:
-    if selection.unmatched and on_error == "fail":
+def _check_excluded(member: Member) -> None:
+    unmatched = dict.fromkeys(member.options.exclude)
+    for shard in member.dataset.shards if unmatched else ():
+        for name in member.dataset.list_episodes(shard):
+            unmatched.pop(name.id, None)
+            unmatched.pop(name.number, None)
+    if unmatched:
         raise ConfigError(
-            f"[datasets.{member.name}] exclude names no episode: {selection.unmatched}",
-            "ids are text, positions are numbers",
+            f"[datasets.{member.name}] exclude names no episode: {list(unmatched)}",
+            "ids are text, numbers are the source's own where it has them, else positions: "
+            "`ambient-curate inspect` shows both",
         )
 
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
+from jaxtyping import Int64
+
 from ambient_curate.errors import ConfigError
 from ambient_curate.option_fields import Options, Rule, above, is_text, is_whole, text
 from ambient_curate.readers.episodes import Episode, Label
@@ -25,7 +28,7 @@ def _distinct(accepts: Callable[[Any], bool], value: Any) -> bool:
 
 _EPISODES = Rule(
     lambda value: _parses(parse_slice, value) or (value != () and _distinct(is_whole, value)),
-    'a slice such as "0:30", or a list of distinct positions >= 0',
+    'a slice such as "0:30", or a list of distinct numbers >= 0',
 )
 _WHERE = Rule(
     lambda value: _parses(parse_where, value),
@@ -36,7 +39,7 @@ _DIMS = Rule(lambda value: _distinct(is_whole, value), "a list of distinct actio
 _RATE = replace(above(0), expected="a number of Hz > 0")
 _EXCLUDE = Rule(
     lambda value: _distinct(lambda item: is_text(item) or is_whole(item), value),
-    "a list of distinct episode ids (text) or positions (numbers)",
+    "a list of distinct episode ids (text) or numbers",
 )
 
 
@@ -52,7 +55,8 @@ class MemberOptions(Options):
     episodes: Annotated[
         str | tuple[int, ...] | None,
         _EPISODES,
-        'Positions in the source to keep: a slice such as "0:30", or a list. None: all.',
+        "Numbers of the episodes to keep, the source's own where it has them, else positions: a "
+        'slice such as "0:30", or a list. None: all.',
     ] = None
     where: Annotated[
         str | None,
@@ -77,7 +81,7 @@ class MemberOptions(Options):
     exclude: Annotated[
         tuple[str | int, ...],
         _EXCLUDE,
-        "Episodes left out, by id (text) or position in the source (number).",
+        "Episodes left out, by id (text) or number.",
     ] = ()
 
 
@@ -88,30 +92,22 @@ class Selection:
     ----------
     options : MemberOptions
         What the user wants.
-    total : int or None
-        Number of episodes in the source; needed where `needs_total`.
+    numbers : ndarray, int64, shape (episode,)
+        Of all episodes of the source, in any order.
     """
 
-    def __init__(self, options: MemberOptions, total: int | None = None) -> None:
+    def __init__(self, options: MemberOptions, numbers: Int64[np.ndarray, " episode"]) -> None:
         self._options = options
         self._where = parse_where(options.where) if options.where else ()
-        self._positions = _positions(options.episodes, total)
-        self._unmatched = set(options.exclude)
+        self._kept = _keep_numbers(options.episodes, numbers)
         self.left_out: Counter[str] = Counter()
+        left = 0 if options.episodes is None else sum(not self.keeps(n) for n in numbers.tolist())
+        if left:
+            self.left_out[f"episodes = {options.episodes!r}"] = left
 
-    @property
-    def stop(self) -> int:
-        """Position in the source from which on no episode is wanted."""
-        return (
-            max(self._positions) + 1
-            if isinstance(self._positions, frozenset)
-            else self._positions.stop
-        )
-
-    @property
-    def unmatched(self) -> list[str | int]:
-        """Entries of `exclude` that have not named an episode yet."""
-        return [entry for entry in self._options.exclude if entry in self._unmatched]
+    def keeps(self, number: int) -> bool:
+        """Tell whether `episodes` keeps the number; the rest is known when the episode is read."""
+        return number in self._kept
 
     def pick(self, episode: Episode) -> Episode | None:
         """Return the episode with the wanted action dimensions, or None if it is not wanted.
@@ -122,12 +118,10 @@ class Selection:
             If `where` names no label of the episode, or `dims` no dimension of its action.
         """
         options = self._options
-        named = {episode.id, episode.index}.intersection(options.exclude)
-        self._unmatched -= named
-        if named:
+        if not self.keeps(episode.number):
+            return None
+        if not {episode.id, episode.number}.isdisjoint(options.exclude):
             self.left_out[f"exclude = {list(options.exclude)}"] += 1
-        elif episode.index not in self._positions:
-            self.left_out[f"episodes = {options.episodes!r}"] += 1
         elif not all(term.holds(_label(episode, term.column)) for term in self._where):
             self.left_out[f"where = {options.where!r}"] += 1
         else:
@@ -135,16 +129,19 @@ class Selection:
         return None
 
 
-def needs_total(options: MemberOptions) -> bool:
-    """Tell whether `episodes` counts from the end of the source."""
-    return isinstance(options.episodes, str) and "-" in options.episodes
-
-
-def _positions(episodes: str | tuple[int, ...] | None, total: int | None) -> range | frozenset[int]:
+def _keep_numbers(
+    episodes: str | tuple[int, ...] | None, numbers: Int64[np.ndarray, " episode"]
+) -> range | frozenset[int]:
+    """Find the numbers that are kept; an end below 0 counts episodes from the last number."""
     if isinstance(episodes, tuple):
         return frozenset(episodes)
-    end = 2**63 if total is None else total
-    return range(end)[parse_slice(episodes or ":")]
+    wanted, ordered = parse_slice(episodes or ":"), np.sort(numbers)
+    start, stop = wanted.start or 0, 2**63 if wanted.stop is None else wanted.stop
+    if len(ordered):
+        start, stop = (
+            int(ordered[max(end, -len(ordered))]) if end < 0 else end for end in (start, stop)
+        )
+    return range(start, stop, wanted.step or 1)
 
 
 def _label(episode: Episode, column: str) -> Label:

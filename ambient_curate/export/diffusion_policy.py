@@ -31,5 +31,5 @@ def write(job: Job) -> None:
                     columns.setdefault(name, []).append(values)
             columns.setdefault("weight", []).append(samples.weight.astype(np.float32))
         arrays: dict[str, Any] = {name: np.concatenate(each) for name, each in columns.items()}
-        arrays |= {"episode": member.frames.index, "count": count, "before": before}
+        arrays |= {"episode": member.frames.number, "count": count, "before": before}
         np.savez(job.folder(member) / "sampler.npz", **arrays)

@@ -206,7 +206,7 @@ class Job:
         return pa.table(
             {
                 "index": member.first_frame[episode] + frame,
-                "episode_index": frames.index[episode],
+                "episode_index": frames.number[episode],
                 "episode_id": frames.ids.column.take(pa.array(episode)),
                 "frame_index": frame,
                 **self.times(samples),

@@ -33,4 +33,4 @@ def find_unusable(member: AnnotatedMember) -> list[int]:
     until = np.cumsum(member.windows.counts)
     known = np.append(0, np.cumsum(usable))
     some = known[until] - known[until - member.windows.counts]
-    return sorted(member.frames.index[some == 0].tolist())
+    return sorted(member.frames.number[some == 0].tolist())

@@ -25,5 +25,5 @@ def write_trajectories(job: Job) -> None:
         for samples in member.at_frames(job.n_obs_steps - 1):
             share = job.clock.share(samples.sigma_min, samples.sigma_max)
             total += np.bincount(samples.episode, share, minlength=len(total))
-        rows = pa.table({"episode_index": member.frames.index, "weight": total})
+        rows = pa.table({"episode_index": member.frames.number, "weight": total})
         job.write_rows(job.folder(member) / "trajectories.parquet", [rows])

@@ -44,7 +44,7 @@ def write(job: Job) -> None:
 
 def _copy_files(member: AnnotatedMember, folder: Path) -> None:
     unusable = set(find_unusable(member))
-    pairs = zip(member.frames.ids, member.frames.index.tolist(), strict=True)
+    pairs = zip(member.frames.ids, member.frames.number.tolist(), strict=True)
     usable = [id for id, index in pairs if index not in unusable]
     for file in member.files:
         prefix = f"{file.stem}/" if len(member.files) > 1 else ""

@@ -1,10 +1,11 @@
 """Episode and Dataset: what every reader returns."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -21,8 +22,9 @@ class Episode:
     id : str
         Stable name of the episode in its dataset, equal on every machine and in every run: the
         LeRobot episode index, ``tfds_id`` (``"<file>__<i>"``), ``"demo_3"``, ...
-    index : int
-        Position of the episode in the source, from 0.
+    number : int
+        The source's own number of the episode, 0 or more: LeRobot's ``episode_index``, the 3 of
+        ``demo_3``. Where the source has none, its position in reading order, from 0.
     action : ndarray, float32, shape (frame, action)
         Actions as stored, in the dataset's own units.
     source : Path
@@ -37,10 +39,12 @@ class Episode:
         Global index of the first frame where the source has one (LeRobot ``index``).
     labels : mapping of str to str, int, float or bool
         Episode-level columns, for ``where`` and ``--group-by COLUMN``.
+    problems : sequence of str
+        What was wrong in the episode and did not stop the reader, one sentence each.
     """
 
     id: str
-    index: int
+    number: int
     action: Float32[np.ndarray, "frame action"]
     source: Path
     state: Float32[np.ndarray, "frame state"] | None = None
@@ -48,6 +52,7 @@ class Episode:
     rate_hz: float | None = None
     first_frame: int | None = None
     labels: Mapping[str, Label] = field(default_factory=dict)
+    problems: Sequence[str] = ()
 
     @property
     def length(self) -> int:
@@ -61,6 +66,13 @@ class Episode:
         digest = hashlib.sha256(np.array(action.shape, np.int64).tobytes())
         digest.update(action.data)
         return digest.digest()
+
+
+class EpisodeName(NamedTuple):
+    """What an episode is called, known before its frames are read: see `Episode`."""
+
+    id: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,13 @@ class Dataset(Protocol):
     def problems(self) -> Sequence[str]:
         """Deviations from the format that did not stop the reader, one sentence each."""
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the source numbers its episodes; if not, their numbers are positions."""
+
+    def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
+        """List what `read_shard` yields, by name, without reading frames; in any order."""
+
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the episodes of one shard in source order; low-dimensional data only."""
 
@@ -124,3 +143,44 @@ class Dataset(Protocol):
 def count_windows(length: Int64[np.ndarray, " *shape"], horizon: int, stride: int) -> np.ndarray:
     """Whole windows of episodes of `length` frames: starts 0, stride, ... <= length - horizon."""
     return np.maximum((length - horizon) // stride + 1, 0)
+
+
+_DIGITS = re.compile(r"([0-9]+)")
+_LARGEST = 2**63
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key of names in which numbers count as numbers: ``episode_2`` before ``episode_10``."""
+    parts = _DIGITS.split(name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def distinct_numbers(numbers: Collection[int]) -> bool:
+    """Tell whether numbers can tell episodes apart: all different, each from 0 to 2^63 - 1."""
+    inside = all(0 <= number < _LARGEST for number in numbers)
+    return inside and len(set(numbers)) == len(numbers)
+
+
+def numbers_in_names(names: Sequence[str]) -> list[int] | None:
+    """Find the number that each name has at one and the same place, and no other name has.
+
+    Returns
+    -------
+    list of int or None
+        None where there is no such place, or more than one.
+
+    Examples
+    --------
+    >>> numbers_in_names(["episode_2", "episode_10", "episode_7_failed"])
+    [2, 10, 7]
+    >>> numbers_in_names(["2024-05-01_ep3", "2024-05-02_ep4"]) is None
+    True
+    """
+    parts = [_DIGITS.split(name) for name in names]
+    found = []
+    for place in range(1, min(map(len, parts), default=0), 2):
+        before = {each[place - 1] for each in parts}
+        numbers = [int(each[place]) for each in parts]
+        if len(before) == 1 and distinct_numbers(numbers):
+            found.append(numbers)
+    return found[0] if len(found) == 1 else None

@@ -5,6 +5,8 @@ Only the datasets that make up the action and the state are read, never the imag
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from os.path import isfile
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +15,14 @@ import h5py
 
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import aloha, minari, robomimic
-from ambient_curate.readers.episodes import Episode, ReaderOptions
+from ambient_curate.readers.episodes import (
+    Episode,
+    EpisodeName,
+    ReaderOptions,
+    distinct_numbers,
+    natural_key,
+    numbers_in_names,
+)
 from ambient_curate.readers.hdf5_files import Contents, Recording, list_members, open_file
 
 _SUFFIXES = (".hdf5", ".h5")
@@ -41,7 +50,7 @@ class HDF5Dataset:
     path : Path
         The file or the directory of files.
     files : tuple of Contents
-        Files in reading order, all of one layout.
+        Files in the natural order of their names, all of one layout.
     options : ReaderOptions
         As given; `state` is the layout's own where none is given.
     metadata_files : sequence of Path
@@ -60,13 +69,38 @@ class HDF5Dataset:
 
     @property
     def shards(self) -> Sequence[Path]:
-        """The files, in order of their names."""
+        """The files, in the natural order of their names."""
         return tuple(file.path for file in self.files)
 
     @property
     def problems(self) -> Sequence[str]:
         """What was unusual, one sentence each."""
         return tuple(problem for file in self.files for problem in file.problems)
+
+    @cached_property
+    def _own_numbers(self) -> list[int] | None:
+        """Numbers of all recordings, or those in the names of files of one recording each."""
+        numbers = [number for file in self.files for number in file.numbers or ()]
+        if numbers and distinct_numbers(numbers):
+            return numbers
+        single = all(len(file.names) == 1 for file in self.files)
+        return numbers_in_names([file.path.stem for file in self.files]) if single else None
+
+    @cached_property
+    def _numbers(self) -> dict[Path, list[int]]:
+        numbers = iter(self._own_numbers or range(sum(len(file.names) for file in self.files)))
+        return {file.path: list(islice(numbers, len(file.names))) for file in self.files}
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether recordings or files have numbers that tell all of them apart."""
+        return self._own_numbers is not None
+
+    def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
+        """List the recordings of one file, in the order of their numbers."""
+        names = self.files[self.shards.index(shard)].names
+        ids = [self._name(shard, name) for name in names]
+        return list(map(EpisodeName, ids, self._numbers[shard]))
 
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the recordings of one file, in the order of their numbers.
@@ -77,16 +111,15 @@ class HDF5Dataset:
             If the file is damaged, or a recording lacks a chosen dataset or has a number of
             frames other than it says.
         """
-        position = self.shards.index(shard)
-        file = self.files[position]
-        first = sum(len(earlier.names) for earlier in self.files[:position])
+        file = self.files[self.shards.index(shard)]
         layout = next(each for each in _LAYOUTS if file.layout == each.FORMAT)
         with open_file(shard) as content:
             recordings = layout.read_recordings(content, file, self.options)
-            for offset, recording in enumerate(recordings):
+            names = self.list_episodes(shard)
+            for name, recording in zip(names, recordings, strict=True):
                 yield Episode(
-                    id=self._name(shard, file.names[offset]),
-                    index=first + offset,
+                    id=name.id,
+                    number=name.number,
                     action=recording.action,
                     source=shard,
                     state=recording.state,
@@ -155,7 +188,9 @@ def _check_options(path: Path, options: ReaderOptions) -> None:
 
 def _find_files(path: Path) -> list[Path]:
     """List the HDF5 files of a dataset: itself, those that lie in it, or Minari's one."""
-    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    candidates = [path]
+    if path.is_dir():
+        candidates = sorted(path.iterdir(), key=lambda each: natural_key(each.name))
     files = [
         file
         for file in candidates

@@ -276,6 +276,8 @@ class Contents:
         As far as the file tells them.
     problems : tuple of str
         What was unusual, one sentence each.
+    numbers : tuple of int, or None
+        Numbers of the recordings; None: the layout has none.
     """
 
     path: Path
@@ -285,6 +287,7 @@ class Contents:
     task: str | None = None
     rate_hz: float | None = None
     problems: tuple[str, ...] = ()
+    numbers: tuple[int, ...] | None = None
 
 
 class Recording(NamedTuple):

@@ -1,5 +1,6 @@
 """LeRobot datasets, v2.0 to v3.0: Parquet frames described by ``meta/``; videos are never read."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import isdir, lexists
@@ -11,7 +12,7 @@ from jaxtyping import Float32
 
 from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import parquet
-from ambient_curate.readers.episodes import Episode, ReaderOptions
+from ambient_curate.readers.episodes import Episode, EpisodeName, ReaderOptions
 from ambient_curate.readers.lerobot_meta import ListedEpisode, Metadata, read_metadata
 
 _MISMATCH = "the data or meta/ is damaged or of another version: copy or download it again"
@@ -33,8 +34,18 @@ class LeRobotDataset:
     _metadata: Metadata
     _checksums: bool
 
+    @property
+    def is_numbered(self) -> bool:
+        """True: ``episode_index`` stays when other episodes are deleted."""
+        return True
+
+    def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
+        """List the episodes of one data file as the metadata does."""
+        numbers = [listed.episode_index for listed in self._metadata.shards[shard]]
+        return [EpisodeName(str(number), number) for number in numbers]
+
     def read_shard(self, shard: Path) -> Iterator[Episode]:
-        """Yield the episodes of one data file, holding one of them in memory.
+        """Yield the episodes of one data file in the order of its rows, one of them in memory.
 
         Raises
         ------
@@ -59,11 +70,8 @@ class LeRobotDataset:
         wanted = ["episode_index", *kept, *self.action, *self.state, *labels]
         columns = list(dict.fromkeys(wanted))
         runs = parquet.read_episodes(shard, columns, checksums=self._checksums)
-        for episode in listed:
-            if episode.length:
-                yield self._episode(_next_run(runs, episode, shard), episode, shard, labels)
-            else:
-                yield self._episode(pa.table({}), episode, shard, [])
+        for episode, table in _match_runs(runs, listed, shard):
+            yield self._episode(table, episode, shard, labels if episode.length else [])
 
     def _episode(
         self, table: pa.Table, listed: ListedEpisode, shard: Path, labels: Sequence[str]
@@ -71,16 +79,18 @@ class LeRobotDataset:
         where = f"episode {listed.episode_index} in {shard}"
         if "frame_index" in table.column_names:
             parquet.check_frame_index(table, where)
+        first_frame, problems = _first_frame(table, listed, where)
         return Episode(
             id=str(listed.episode_index),
-            index=listed.position,
+            number=listed.episode_index,
             action=self._matrix(table, self.action, where),
             source=shard,
             state=self._matrix(table, self.state, where) if self.state else None,
             task=self._task(table, listed, where),
             rate_hz=self.rate_hz,
-            first_frame=_first_frame(table, listed, where),
+            first_frame=first_frame,
             labels=parquet.read_labels(table, labels),
+            problems=problems,
         )
 
     def _matrix(
@@ -178,30 +188,51 @@ def _check_features(path: Path, widths: Mapping[str, int], kind: str, names: Seq
             )
 
 
-def _next_run(runs: Iterator[tuple[int, pa.Table]], listed: ListedEpisode, shard: Path) -> pa.Table:
-    episode_index, table = next(runs, (None, ()))
-    if (episode_index, len(table)) != (listed.episode_index, listed.length):
-        raise DatasetError(
-            f"{shard} holds {write_count(len(table), 'frame')} of episode {episode_index} where "
-            f"the metadata lists {listed.length} of episode {listed.episode_index}",
-            _MISMATCH,
-        )
-    return table
+def _match_runs(
+    runs: Iterator[tuple[int, pa.Table]], listed: Sequence[ListedEpisode], shard: Path
+) -> Iterator[tuple[ListedEpisode, pa.Table]]:
+    """Give each run of rows its entry of the metadata, in whatever order they lie in the file.
+
+    An episode without frames comes before the next with a larger number.
+    """
+    empty = deque(episode for episode in listed if not episode.length)
+    awaited = {episode.episode_index: episode for episode in listed if episode.length}
+    for number, table in runs:
+        episode = awaited.pop(number, None)
+        expected = 0 if episode is None else episode.length
+        if episode is None or len(table) != expected:
+            raise DatasetError(
+                f"{shard} holds {write_count(len(table), 'frame')} of episode {number} in a row; "
+                f"the metadata lists {expected}",
+                _MISMATCH,
+            )
+        while empty and empty[0].episode_index < number:
+            yield empty.popleft(), pa.table({})
+        yield episode, table
+    yield from ((episode, pa.table({})) for episode in empty)
 
 
-def _first_frame(table: pa.Table, listed: ListedEpisode, where: str) -> int | None:
+def _first_frame(
+    table: pa.Table, listed: ListedEpisode, where: str
+) -> tuple[int | None, tuple[str, ...]]:
+    """Find the global index of the first frame by the rows, and say what contradicts it.
+
+    None where ``index`` does not count the frames. With a ``frame_index`` it is redundant.
+    """
     if "index" not in table.column_names or not len(table):
-        return listed.first_frame
+        return listed.first_frame, ()
     frames = parquet.read_integers(table.column("index"), f"index of {where}")
     first = int(frames[0])
-    if (frames != first + np.arange(len(frames))).any():
-        raise DatasetError(
-            f"frames of {where} are out of order: index does not rise by 1 from {first}",
-            "sort the rows by index",
-        )
+    if first < 0 or (frames != first + np.arange(len(frames))).any():
+        problem = f"index does not rise by 1 from {first}"
+        if "frame_index" not in table.column_names:
+            raise DatasetError(
+                f"frames of {where} are out of order: {problem}", "sort the rows by index"
+            )
+        return None, (f"{problem} in episode {listed.episode_index}; frame_index is read",)
     if listed.first_frame not in (None, first):
-        raise DatasetError(
-            f"index of {where} starts at {first}; the metadata says {listed.first_frame}",
-            _MISMATCH,
+        return first, (
+            f"dataset_from_index of episode {listed.episode_index} is {listed.first_frame}, its "
+            f"rows have index {first}, which is read",
         )
-    return first
+    return first, ()

@@ -4,7 +4,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,8 +41,6 @@ class ListedEpisode:
         Numbers of its data file.
     first_frame : int or None
         Global index of its first frame, where listed (v3).
-    position : int
-        Rank by `episode_index`, from 0.
     """
 
     episode_index: int
@@ -51,7 +49,6 @@ class ListedEpisode:
     chunk: int
     file: int
     first_frame: int | None = None
-    position: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,11 +100,11 @@ def read_metadata(root: Path) -> Metadata:
     if major == 2:
         listing = [root / "meta" / "episodes.jsonl"]
         tasks_file = root / "meta" / "tasks.jsonl"
-        episodes = _rank(_episodes_v2(listing[0], chunks_size), listing[0])
+        episodes = _sort(_episodes_v2(listing[0], chunks_size), listing[0])
     else:
         listing = sorted((root / "meta" / "episodes").rglob("*.parquet"))
         tasks_file = root / "meta" / "tasks.parquet"
-        episodes = _rank(_episodes_v3(listing), root / "meta" / "episodes")
+        episodes = _sort(_episodes_v3(listing), root / "meta" / "episodes")
     tasks: Mapping[int, str] = {}
     if isfile(tasks_file):
         tasks = _tasks_v2(tasks_file) if major == 2 else _tasks_v3(tasks_file)
@@ -250,7 +247,7 @@ def _first_task(tasks: object) -> str | None:
     return _text(tasks[0]) if isinstance(tasks, list) and tasks else None
 
 
-def _rank(episodes: Iterator[ListedEpisode], where: Path) -> list[ListedEpisode]:
+def _sort(episodes: Iterator[ListedEpisode], where: Path) -> list[ListedEpisode]:
     listed: dict[int, ListedEpisode] = {}
     for episode in episodes:
         if episode.episode_index in listed:
@@ -260,7 +257,7 @@ def _rank(episodes: Iterator[ListedEpisode], where: Path) -> list[ListedEpisode]
         listed[episode.episode_index] = episode
     if not listed:
         raise DatasetError(f"{where} lists no episodes", _DAMAGED)
-    return [replace(listed[key], position=rank) for rank, key in enumerate(sorted(listed))]
+    return [listed[key] for key in sorted(listed)]
 
 
 def _tasks_v2(path: Path) -> dict[int, str]:

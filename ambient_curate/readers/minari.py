@@ -68,6 +68,7 @@ def describe(file: h5py.File, path: Path) -> Contents:
         state=("observations",) if is_state else (),  # not of images, nor of a group
         task=task or to_task(metadata.get("dataset_id")),
         problems=tuple(problems),
+        numbers=tuple(numbers[name] for name in episodes),
     )
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from os.path import isdir, isfile
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,15 @@ from jaxtyping import Float32, Int64
 
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import npz, parquet
-from ambient_curate.readers.episodes import Episode, Label, ReaderOptions
+from ambient_curate.readers.episodes import (
+    Episode,
+    EpisodeName,
+    Label,
+    ReaderOptions,
+    distinct_numbers,
+    natural_key,
+    numbers_in_names,
+)
 
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "Parquet"}
 
@@ -66,11 +75,16 @@ class ArrayDataset:
     path: Path
     format: str
     shards: Sequence[Path]
+    is_numbered: bool
     _contents: Mapping[Path, _Contents]
-    _first: Mapping[Path, int]
+    _numbers: Mapping[Path, Sequence[int]]
     _options: ReaderOptions
     metadata_files: Sequence[Path] = ()
     problems: Sequence[str] = ()
+
+    def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
+        """List the episodes of one file, in its order."""
+        return list(map(EpisodeName, self._contents[shard].ids, self._numbers[shard]))
 
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the episodes of one file; one of them is in memory (of an ``.npz``: all).
@@ -89,10 +103,10 @@ class ArrayDataset:
             episodes = _read_table(shard, contents, self._options.checksums)
         else:
             episodes = _read_arrays(shard, contents)
-        for rank, frames in enumerate(episodes):
+        for name, frames in zip(self.list_episodes(shard), episodes, strict=True):
             yield Episode(
-                id=contents.ids[rank],
-                index=self._first[shard] + rank,
+                id=name.id,
+                number=name.number,
                 action=frames.action,
                 source=shard,
                 state=frames.state,
@@ -135,12 +149,27 @@ def open_dataset(path: Path, options: ReaderOptions) -> ArrayDataset:
         )
     _check_alike(path, contents)
     _check_ids(path, contents)
-    first, count = dict[Path, int](), 0
-    for file, each in contents.items():
-        first[file] = count
-        count += len(each.ids)
+    own = _own_numbers(contents)
+    numbers = iter(range(sum(len(each.ids) for each in contents.values())) if own is None else own)
     formats = sorted({_FORMATS[file.suffix.lower()] for file in contents})
-    return ArrayDataset(path, " and ".join(formats), tuple(contents), contents, first, options)
+    return ArrayDataset(
+        path=path,
+        format=" and ".join(formats),
+        shards=tuple(contents),
+        is_numbered=own is not None,
+        _contents=contents,
+        _numbers={file: list(islice(numbers, len(each.ids))) for file, each in contents.items()},
+        _options=options,
+    )
+
+
+def _own_numbers(contents: Mapping[Path, _Contents]) -> list[int] | None:
+    """Find the episodes' own numbers: of tables, or in the names of files of one episode each."""
+    if all(map(_is_table, contents)):
+        numbers = [int(each) for file in contents.values() for each in file.ids]
+        return numbers if distinct_numbers(numbers) else None
+    single = all(len(each.ids) == 1 for each in contents.values())
+    return numbers_in_names([file.stem for file in contents]) if single else None
 
 
 def members(path: Path, options: ReaderOptions | None = None) -> list[Path]:
@@ -175,7 +204,7 @@ def _array_files(path: Path) -> list[Path]:
     if isfile(path):
         return [path] if path.suffix.lower() in _FORMATS else []
     try:
-        entries = sorted(path.iterdir()) if isdir(path) else []
+        entries = sorted(path.iterdir(), key=_by_name) if isdir(path) else []
     except OSError as error:
         raise DatasetError(f"{path} cannot be listed: {error}", "check its permissions") from error
     return [
@@ -183,6 +212,10 @@ def _array_files(path: Path) -> list[Path]:
         for each in entries
         if each.suffix.lower() in _FORMATS and not each.name.startswith(".") and isfile(each)
     ]
+
+
+def _by_name(path: Path) -> tuple[list[str | int], str]:
+    return natural_key(path.name)
 
 
 def _is_table(path: Path) -> bool:

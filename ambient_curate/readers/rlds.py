@@ -7,8 +7,10 @@ holds for the whole episode is in ``episode_metadata/<path>``.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,13 @@ from jaxtyping import Float32, Int64
 
 from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import tfds
-from ambient_curate.readers.episodes import Episode, Label, ReaderOptions
+from ambient_curate.readers.episodes import (
+    Episode,
+    EpisodeName,
+    Label,
+    ReaderOptions,
+    distinct_numbers,
+)
 from ambient_curate.readers.tfrecord import (
     Record,
     Span,
@@ -32,6 +40,7 @@ _Located = Mapping[str, list[Span]]  # what locate_features returns
 _STEPS, _METADATA = "steps/", "episode_metadata/"
 _STATES = ("observation/state", "observation/proprio")
 _TASKS = ("steps/language_instruction", "steps/observation/natural_language_instruction")
+_NUMBERS = ("episode_metadata/episode_index", "episode_metadata/episode_id")
 _STEP_SCALARS = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/reward")
 _NUMERIC = ("float", "int")
 _LONGEST_LABEL = 256  # bytes; anything longer is data, not a label
@@ -86,6 +95,30 @@ class RLDSDataset:
         """All splits there are, the opened one among them."""
         return self.layout.splits
 
+    @cached_property
+    def _own_numbers(self) -> list[int] | None:
+        """The numbers that ``episode_metadata`` gives the episodes, where all of them differ."""
+        for name in _NUMBERS:
+            tensor = self.layout.tensors.get(name)
+            if tensor is not None and tensor.dtype.startswith(("int", "uint")):
+                with suppress(ValueError):
+                    return _read_own_numbers(self.layout, name)
+        return None
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether ``episode_metadata`` has a number that tells all episodes apart."""
+        return self._own_numbers is not None
+
+    def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
+        """List the episodes of one shard; ids are TensorFlow Datasets' ``tfds_id``."""
+        position = self.layout.shards.index(shard)
+        first = sum(self.layout.lengths[:position])
+        numbers = range(first, first + self.layout.lengths[position])
+        own = self._own_numbers
+        ids = [f"{shard.name}__{place}" for place in range(len(numbers))]
+        return list(map(EpisodeName, ids, numbers if own is None else own[first : numbers.stop]))
+
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the episodes of one shard in source order; images are never read.
 
@@ -95,25 +128,24 @@ class RLDSDataset:
             If the shard is damaged, an episode lacks a chosen feature or has a wrong number of
             its values, or the number of episodes is not the one in ``dataset_info.json``.
         """
-        position = self.layout.shards.index(shard)
-        first, length = sum(self.layout.lengths[:position]), self.layout.lengths[position]
-        count = 0
+        names = self.list_episodes(shard)
+        length, found = len(names), 0
         for record in read_records(shard, checksums=self.options.checksums):
-            if count < length:
-                yield self._read_episode(record, first + count)
-            count += 1
-        if count != length:
+            if found < length:
+                yield self._read_episode(record, names[found])
+            found += 1
+        if found != length:
             raise DatasetError(
-                f"{shard} holds {write_count(count, 'episode')}, {tfds.INFO} says {length}",
+                f"{shard} holds {write_count(found, 'episode')}, {tfds.INFO} says {length}",
                 "one of the two files is not the original: copy both from the dataset's source",
             )
 
-    def _read_episode(self, record: Record, index: int) -> Episode:
+    def _read_episode(self, record: Record, name: EpisodeName) -> Episode:
         located = locate_features(record)
         steps = self._count_steps(record, located)
         return Episode(
-            id=f"{record.path.name}__{record.number}",
-            index=index,
+            id=name.id,
+            number=name.number,
             action=self._concatenate(record, located, self.action, steps),
             source=record.path,
             state=self._concatenate(record, located, self.state, steps) if self.state else None,
@@ -207,6 +239,37 @@ def _without_shapes(layout: tfds.Layout) -> tfds.Layout:
             break
     problem = f"{tfds.FEATURES} describes no steps: shapes are taken from the number of values"
     return replace(layout, tensors=tensors, problems=(*layout.problems, problem))
+
+
+def _read_own_numbers(layout: tfds.Layout, name: str) -> list[int]:
+    """Read a number an episode from the metadata in all shards, which leaves the steps unread.
+
+    The episodes of a damaged shard, which are never given out, are numbered on from the largest.
+
+    Raises
+    ------
+    ValueError
+        If an episode has no such number, or two have the same.
+    """
+    parts: list[list[int] | None] = []
+    for shard, length in zip(layout.shards, layout.lengths, strict=True):
+        try:
+            records = read_records(shard, checksums=False)
+            numbers = [_read_own_number(record, name) for record in records]
+            parts.append(numbers if len(numbers) == length else None)
+        except DatasetError:  # reading the episodes tells of it
+            parts.append(None)
+    known = [number for part in parts for number in part or ()]
+    if not known or not distinct_numbers(known):
+        raise ValueError(f"{name} does not tell the episodes apart")
+    spare = count(max(known) + 1)
+    sizes = zip(parts, layout.lengths, strict=True)
+    return [number for part, length in sizes for number in (part or islice(spare, length))]
+
+
+def _read_own_number(record: Record, name: str) -> int:
+    feature = read_feature(record, locate_features(record).get(name, ()))
+    return int(decode_numbers(record, feature).item())
 
 
 def _default_state(layout: tfds.Layout) -> tuple[str, ...]:

@@ -57,7 +57,15 @@ def describe(file: h5py.File, path: Path) -> Contents:
         )
     problems = [f"{path.name}: {problem}" for problem in _find_problems(file, names, demos)]
     task, rate_hz = _read_task(data)
-    return Contents(path, FORMAT, demos, task=task, rate_hz=rate_hz, problems=tuple(problems))
+    return Contents(
+        path,
+        FORMAT,
+        demos,
+        task=task,
+        rate_hz=rate_hz,
+        problems=tuple(problems),
+        numbers=tuple(numbers[name] for name in demos),
+    )
 
 
 def read_recordings(

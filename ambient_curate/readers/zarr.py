@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ambient_curate.errors import DatasetError, write_count
-from ambient_curate.readers.episodes import Episode, ReaderOptions
+from ambient_curate.readers.episodes import Episode, EpisodeName, ReaderOptions
 from ambient_curate.readers.zarr_arrays import (
     FrameReader,
     ZarrArray,
@@ -70,6 +70,15 @@ class ZarrDataset:
         """The directory or the archive: episodes do not respect the files inside."""
         return (self.path,)
 
+    @property
+    def is_numbered(self) -> bool:
+        """False: an episode of a replay buffer is its position."""
+        return False
+
+    def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
+        """List the episodes of the buffer."""
+        return [EpisodeName(f"episode_{number}", number) for number in range(len(self.ends))]
+
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the episodes; one of them and a chunk of each array are in memory.
 
@@ -86,12 +95,13 @@ class ZarrDataset:
         with _open_store(zarr, files) as store:
             names = dict.fromkeys([*self.action, *self.state])
             readers = {name: FrameReader(open_array(zarr, store, files, name)) for name in names}
-            for number, (start, stop) in enumerate(pairwise([0, *self.ends.tolist()])):
+            edges = pairwise([0, *self.ends.tolist()])
+            for name, (start, stop) in zip(self.list_episodes(shard), edges, strict=True):
                 frames = {name: reader.read(start, stop) for name, reader in readers.items()}
                 state = [frames[name] for name in self.state]
                 yield Episode(
-                    id=f"episode_{number}",
-                    index=number,
+                    id=name.id,
+                    number=name.number,
                     action=np.concatenate([frames[name] for name in self.action], axis=1),
                     source=shard,
                     state=np.concatenate(state, axis=1) if state else None,

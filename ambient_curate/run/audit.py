@@ -25,16 +25,16 @@ class Roll:
 
     Parameters
     ----------
-    number : dict of str to int
+    place : dict of str to int
         Place of every episode below, by its id.
-    index, length : ndarray, int64, shape (episode,)
-        Position in the source, and number of frames.
+    number, length : ndarray, int64, shape (episode,)
+        `Episode.number`, and number of frames.
     actions_sha256 : str
         SHA-256 of the digests of all episodes.
     """
 
-    number: dict[str, int]
-    index: Int64[np.ndarray, " episode"]
+    place: dict[str, int]
+    number: Int64[np.ndarray, " episode"]
     length: Int64[np.ndarray, " episode"]
     actions_sha256: str
 
@@ -82,18 +82,18 @@ class Ledger:
 
     def tick(self, rows: pa.Table, part: str) -> Iterator[str]:
         """Tick off the rows of a part, and say which of them the member should not have."""
-        number = self._find_episodes(rows)
-        known = number >= 0
+        episode = self._find_episodes(rows)
+        known = episode >= 0
         yield from _tell(~known, rows, part, f"speak of episodes that {self.name} does not have")
-        rows, number = rows.filter(pa.array(known)), number[known]
-        moved = rows["episode_index"].fill_null(-1).to_numpy() != self.roll.index[number]
-        yield from _tell(moved, rows, part, "have not the position of their episode")
-        short = self.roll.length[number] < self.horizon
+        rows, episode = rows.filter(pa.array(known)), episode[known]
+        moved = rows["episode_index"].fill_null(-1).to_numpy() != self.roll.number[episode]
+        yield from _tell(moved, rows, part, "have not the number of their episode")
+        short = self.roll.length[episode] < self.horizon
         is_short = pc.equal(rows["status"].cast(pa.string()), "too-short").to_numpy()
         yield from _tell(
             short != is_short, rows, part, "are wrong about an episode's being too short"
         )
-        place, outside = self._place(rows, number, short)
+        place, outside = self._place(rows, episode, short)
         yield from _tell(outside, rows, part, "are not whole windows of their episode")
         again = self._tick_off(place[~outside])
         rows = rows.filter(pa.array(~outside))
@@ -105,7 +105,7 @@ class Ledger:
         if absent.size:
             number = int(np.searchsorted(self._first, absent[0], side="right")) - 1
             start = (int(absent[0]) - int(self._first[number])) * self.stride
-            episode = next(name for name, each in self.roll.number.items() if each == number)
+            episode = next(name for name, each in self.roll.place.items() if each == number)
             what = f"frame {start} of episode {episode!r}" if self.by_window else repr(episode)
             yield (
                 f"{self.name}: {absent.size:,} of {self._seen.size:,} rows are missing, first that "
@@ -115,20 +115,20 @@ class Ledger:
     def _find_episodes(self, rows: pa.Table) -> Int64[np.ndarray, " row"]:
         """Place of each row's episode in the roll; -1: it is not there."""
         ids = rows["episode_id"].combine_chunks().dictionary_encode()
-        places = [self.roll.number.get(name, -1) for name in ids.dictionary.to_pylist()]
+        places = [self.roll.place.get(name, -1) for name in ids.dictionary.to_pylist()]
         return np.array([*places, -1], dtype=np.int64)[ids.indices.fill_null(-1).to_numpy()]
 
     def _place(
-        self, rows: pa.Table, number: np.ndarray, short: np.ndarray
+        self, rows: pa.Table, episode: np.ndarray, short: np.ndarray
     ) -> tuple[Int64[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
         """Place of each row among all that there must be, and a mask of those without one."""
         if not self.by_window:
-            return self._first[number], rows["start"].is_valid().to_numpy()
+            return self._first[episode], rows["start"].is_valid().to_numpy()
         start = rows["start"].fill_null(-1).to_numpy().astype(np.int64)
-        after = start + self.horizon > self.roll.length[number]
+        after = start + self.horizon > self.roll.length[episode]
         outside = (start < 0) | (start % self.stride != 0) | (after & ~(short & (start == 0)))
         outside |= rows["horizon"].to_numpy() != self.horizon
-        return self._first[number] + start // self.stride, outside
+        return self._first[episode] + start // self.stride, outside
 
     def _tick_off(self, place: np.ndarray) -> Bool[np.ndarray, " row"]:
         again = self._seen[place]

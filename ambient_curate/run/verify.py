@@ -274,8 +274,8 @@ def _compare_source(member: Member, expected: Mapping[str, Any]) -> Iterator[str
 
 
 def _call_roll(member: Member, options: Mapping[str, Any], progress: Progress) -> Roll:
-    number: dict[str, int] = {}
-    index: list[int] = []
+    place: dict[str, int] = {}
+    number: list[int] = []
     length: list[int] = []
     actions = hashlib.sha256()
     for episode in read_episodes(
@@ -285,15 +285,15 @@ def _call_roll(member: Member, options: Mapping[str, Any], progress: Progress) -
         progress=progress,
         on_skip=lambda *_: None,
     ):
-        number[episode.id] = len(index)
-        index.append(episode.index)
+        place[episode.id] = len(number)
+        number.append(episode.number)
         length.append(episode.length)
         actions.update(episode.digest)
-    return Roll(number, np.array(index), np.array(length), actions.hexdigest())
+    return Roll(place, np.array(number), np.array(length), actions.hexdigest())
 
 
 def _compare_content(name: str, roll: Roll, expected: Mapping[str, Any]) -> Iterator[str]:
-    found = {"episodes": len(roll.index), "frames": int(roll.length.sum())}
+    found = {"episodes": len(roll.number), "frames": int(roll.length.sum())}
     for what, count in found.items():
         if count != expected[what]:
             yield f"{name}: {count:,} {what}, expected {expected[what]:,}"

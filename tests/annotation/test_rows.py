@@ -248,7 +248,7 @@ def test_rows_of_a_source_out_of_order_are_sorted(tmp_path: Path) -> None:
 def test_episodes_of_one_position_are_sorted_by_their_windows(tmp_path: Path) -> None:
     """Two files of a folder may both begin with episode 0."""
     both = make_episodes("b", LENGTHS)
-    both = [replace(e, id=f"{i} of two", index=e.index // 2) for i, e in enumerate(both)]
+    both = [replace(e, id=f"{i} of two", number=e.number // 2) for i, e in enumerate(both)]
     members = {"clean": make_episodes("clean", LENGTHS), "b": both}
     study = make_study(tmp_path / "frames", members, granularity="datapoint")
     rows = rows_of(study, answers(16), tmp_path)

@@ -42,7 +42,7 @@ def lay(study: Study, members: Members, granularity: str) -> Study:
         offset = np.cumsum(length) - length
         frames[name] = replace(
             study.frames["a"],
-            index=index,
+            number=index,
             offset=offset,
             length=length,
             first_frame=offset,
@@ -84,12 +84,12 @@ def test_shards_are_as_large_as_allowed_and_part_no_episodes_of_one_position(
     with patch.object(shards, "MOST_WINDOWS", most):
         planned = plan_shards(found)
     for shard, following in zip(planned, [*planned[1:], None], strict=True):
-        index = found.frames[shard.dataset].index[shard.episodes]
+        index = found.frames[shard.dataset].number[shard.episodes]
         size = sizes(found, shard.dataset, shard.episodes.tolist())
         untied = max(1, np.count_nonzero(index != index[-1]) + 1)
         assert sum(size[:untied]) <= most or untied == 1
         if following is not None and following.dataset == shard.dataset:
-            assert found.frames[shard.dataset].index[following.episodes[0]] > index[-1]
+            assert found.frames[shard.dataset].number[following.episodes[0]] > index[-1]
             more = sizes(found, shard.dataset, following.episodes[:1].tolist())
             assert sum(size + more) > most
 

@@ -42,7 +42,7 @@ def episode_lists(draw: st.DrawFn) -> list[Episode]:
         episodes.append(
             Episode(
                 id=id_,
-                index=index * 7,
+                number=index * 7,
                 action=draw(arrays(np.float32, (length, action_dim), elements=FLOATS)),
                 source=Path("data") / f"file-{index % 2}.npz",
                 state=draw(
@@ -60,7 +60,7 @@ def episode_lists(draw: st.DrawFn) -> list[Episode]:
 def episode(id_: str, length: int = 4, dim: int = 2, **changes: object) -> Episode:
     seed = np.random.default_rng([length, dim])
     action = seed.normal(size=(length, dim)).astype(np.float32)
-    plain = Episode(id=id_, index=0, action=action, source=Path("data/a.npz"))
+    plain = Episode(id=id_, number=0, action=action, source=Path("data/a.npz"))
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -68,7 +68,7 @@ def check_equal(frames: Frames, episodes: list[Episode]) -> None:
     assert frames.n_episodes == len(episodes)
     assert frames.n_frames == sum(e.length for e in episodes)
     assert list(frames.ids) == [e.id for e in episodes]
-    assert frames.index.tolist() == [e.index for e in episodes]
+    assert frames.number.tolist() == [e.number for e in episodes]
     assert frames.length.tolist() == [e.length for e in episodes]
     assert list(frames.task) == [e.task for e in episodes]
     assert list(frames.source) == [e.source.as_posix() for e in episodes]

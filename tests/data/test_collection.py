@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ambient_curate.data.collection import (
 from ambient_curate.data.selection import MemberOptions
 from ambient_curate.errors import ConfigError, DatasetError
 from ambient_curate.progress import Update
-from ambient_curate.readers.episodes import Episode
+from ambient_curate.readers.episodes import Episode, EpisodeName
 
 
 @dataclass
@@ -35,10 +36,14 @@ class FakeDataset:
     format: str = "fake"
     metadata_files: Sequence[Path] = ()
     problems: Sequence[str] = ()
+    is_numbered: bool = False
 
     @property
     def shards(self) -> list[Path]:
         return [Path(name) for name in self.content]
+
+    def list_episodes(self, shard: Path) -> list[EpisodeName]:
+        return [EpisodeName(each.id, each.number) for each in self.content[shard.name]]
 
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         self.opened.append(shard.name)
@@ -109,6 +114,32 @@ def test_no_shard_is_read_beyond_the_last_wanted_episode() -> None:
     two = member(MemberOptions(episodes="0:3"))
     assert ids(two) == ["e0", "e1", "e2"]
     assert fake(two).opened == ["a", "b"]
+
+
+def test_no_shard_is_read_without_a_wanted_number() -> None:
+    one = member(MemberOptions(episodes="-2:"))
+    assert ids(one) == ["e4", "e5"]
+    assert fake(one).opened == ["c"]
+
+
+@given(st.permutations(range(6)), st.lists(st.integers(0, 9), min_size=6, max_size=6, unique=True))
+def test_numbers_are_the_episodes_own_in_any_order(places: list[int], numbers: list[int]) -> None:
+    episodes = [replace(episode(i), number=number) for i, number in enumerate(numbers)]
+    shards = {name: [episodes[i] for i in places[2 * k :][:2]] for k, name in enumerate("abc")}
+    read = [each for shard in shards.values() for each in shard]
+
+    def found(**options: Any) -> list[int]:
+        chosen = Member("fake", FakeDataset(shards), MemberOptions(**options))
+        return [each.number for each in read_episodes(chosen)]
+
+    ordered = sorted(numbers)
+    middle, last = ordered[3], ordered[-2:]
+    assert found() == [each.number for each in read]
+    assert found(episodes=f"{middle}:") == [e.number for e in read if e.number >= middle]
+    assert found(episodes=f":{middle}") == [e.number for e in read if e.number < middle]
+    assert found(episodes="-2:") == [e.number for e in read if e.number in last]
+    assert found(episodes=(middle,)) == [middle]
+    assert found(exclude=(middle,)) == [e.number for e in read if e.number != middle]
 
 
 def test_dims_choose_and_order_the_action() -> None:

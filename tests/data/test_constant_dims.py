@@ -35,7 +35,7 @@ def hold(episodes: Sequence[Episode], value: float, moved: Sequence[int] = ()) -
     for episode in episodes:
         action = episode.action.copy()
         action[:, 1] = value
-        if episode.index in moved:
+        if episode.number in moved:
             action[-1, 1] += 0.5
         held.append(replace(episode, action=action))
     return held

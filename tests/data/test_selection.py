@@ -3,6 +3,7 @@
 import operator
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from ambient_curate.data.selection import (
     Comparison,
     MemberOptions,
     Selection,
-    needs_total,
     parse_slice,
     parse_where,
 )
@@ -28,6 +28,10 @@ OPERATORS = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+
+
+def pick(options: dict[str, Any], one: Episode) -> Episode | None:
+    return Selection(MemberOptions(**options), np.array([one.number])).pick(one)
 
 
 def episode(index: int, **labels: Label) -> Episode:
@@ -102,10 +106,25 @@ def test_a_slice_picks_what_python_s_picks(
     text = ":".join(shown)
     assert parse_slice(text) == slice(start, stop, step)
     options = MemberOptions(episodes=text)
-    selection = Selection(options, total if needs_total(options) else None)
-    everything = [episode(i) for i in range(total)]
-    picked = [e.index for e in everything if e.index < selection.stop and selection.pick(e)]
+    selection = Selection(options, np.arange(total))
+    picked = [i for i in range(total) if selection.pick(episode(i))]
     assert picked == list(range(total))[start:stop:step]
+    assert selection.left_out.total() == total - len(picked)
+
+
+def test_a_slice_is_of_numbers_and_an_end_below_0_counts_episodes() -> None:
+    numbers = np.array([7, 0, 3, 1, 6, 4])  # 2 and 5 were deleted
+
+    def picked(text: str) -> list[int]:
+        selection = Selection(MemberOptions(episodes=text), numbers)
+        return [number for number in numbers.tolist() if selection.keeps(number)]
+
+    assert picked("0:3") == [0, 1]
+    assert picked("5:") == [7, 6]
+    assert picked("-2:") == [7, 6]
+    assert picked(":-2") == [0, 3, 1, 4]
+    assert picked("-99:1") == [0]
+    assert picked("::2") == [0, 6, 4]
 
 
 @pytest.mark.parametrize("text", ["", "3", "a:b", "1:2:0", "::-1", "1:2:3:4", "1.5:2", "0x1:2"])
@@ -114,11 +133,11 @@ def test_anything_but_a_forward_slice_is_refused(text: str) -> None:
         parse_slice(text)
 
 
-def test_reasons_are_counted_and_unmatched_exclusions_remembered() -> None:
+def test_reasons_are_counted() -> None:
     options = MemberOptions(
         episodes=(0, 1, 2, 3), where="good == true", exclude=("e1", 2, "e9", 77), dims=(2, 0)
     )
-    selection = Selection(options)
+    selection = Selection(options, np.arange(6))
     picked = [selection.pick(episode(i, good=i % 2 == 1)) for i in range(6)]
     kept = [e for e in picked if e is not None]
     assert [e.id for e in kept] == ["e3"]
@@ -128,24 +147,23 @@ def test_reasons_are_counted_and_unmatched_exclusions_remembered() -> None:
         "where = 'good == true'": 1,
         "episodes = (0, 1, 2, 3)": 2,
     }
-    assert selection.unmatched == ["e9", 77]
 
 
 def test_the_task_is_a_column_too() -> None:
     one = Episode("e", 0, np.zeros((1, 1), np.float32), Path("s"), task="pick it up")
-    assert Selection(MemberOptions(where="task == 'pick it up'")).pick(one) is one
-    assert Selection(MemberOptions(where="task != 'pick it up'")).pick(one) is None
+    assert pick({"where": "task == 'pick it up'"}, one) is one
+    assert pick({"where": "task != 'pick it up'"}, one) is None
 
 
 def test_an_unknown_column_lists_the_labels() -> None:
     with pytest.raises(ConfigError, match="names 'sucess', which episode e0 of shard") as caught:
-        Selection(MemberOptions(where="sucess == true")).pick(episode(0, success=True, n=1))
+        pick({"where": "sucess == true"}, episode(0, success=True, n=1))
     assert caught.value.hint == "its labels: n, success"
 
 
 def test_dims_beyond_the_action_are_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("dims = [0, 3]: episode e0 of shard has 3")):
-        Selection(MemberOptions(dims=(0, 3))).pick(episode(0))
+        pick({"dims": (0, 3)}, episode(0))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def reads(collection: Collection) -> list[int]:
 
 def with_states(episodes: list[Episode], width: int) -> list[Episode]:
     return [
-        replace(e, state=np.full((e.length, width), e.index, dtype=np.float32)) for e in episodes
+        replace(e, state=np.full((e.length, width), e.number, dtype=np.float32)) for e in episodes
     ]
 
 
@@ -108,7 +108,7 @@ def test_relative_windows_refer_to_the_state_where_all_members_have_it(
 def test_copies_share_a_fold_across_datasets(tmp_path: Path) -> None:
     """Members of other ids: without the copies the folds would be dealt by the ids alone."""
     clean = make_episodes("clean", LENGTHS)
-    copies = [replace(e, id=f"copy {e.index}") for e in reversed(clean)]
+    copies = [replace(e, id=f"copy {e.number}") for e in reversed(clean)]
     study = make_study(tmp_path, {"clean": clean, "a": copies})
     assert study.folds["a"].tolist() == study.folds["clean"].tolist()[::-1]
 

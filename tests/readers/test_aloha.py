@@ -44,7 +44,7 @@ def test_the_files_of_a_directory_are_the_episodes(tmp_path: Path) -> None:
     assert tuple(dataset.metadata_files) == ()
     episodes = read(tmp_path)
     assert [e.id for e in episodes] == list(written)
-    assert [e.index for e in episodes] == [0, 1, 2]
+    assert [e.number for e in episodes] == [0, 1, 2]
     for episode in episodes:
         arrays = written[episode.id]
         np.testing.assert_array_equal(episode.action, arrays["action"].astype(np.float32))
@@ -59,7 +59,7 @@ def test_one_file_is_a_dataset_of_one_episode(tmp_path: Path) -> None:
     arrays = write(path)
     names = ["observations/qvel", "observations/qpos"]
     (episode,) = read(path, state=names, rate_hz=50.0)
-    assert (episode.id, episode.index, episode.rate_hz) == ("episode_7", 0, 50)
+    assert (episode.id, episode.number, episode.rate_hz) == ("episode_7", 7, 50)
     expected = np.concatenate([arrays[name] for name in names], axis=1).astype(np.float32)
     np.testing.assert_array_equal(episode.state, expected)
     (delta,) = read(path, action=["observations/qpos"])

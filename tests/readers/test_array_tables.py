@@ -49,7 +49,7 @@ def test_a_folder_of_tables_is_one_dataset(tmp_path: Path) -> None:
     pq.write_table(frames(first=0), tmp_path / "a.parquet")
     pq.write_table(frames(first=7), tmp_path / "b.parquet")
     episodes = read_all(tmp_path)
-    assert [(e.id, e.index) for e in episodes] == [("0", 0), ("1", 1), ("7", 2), ("8", 3)]
+    assert [(e.id, e.number) for e in episodes] == [("0", 0), ("1", 1), ("7", 7), ("8", 8)]
     pq.write_table(frames(first=1), tmp_path / "b.parquet")
     with pytest.raises(DatasetError, match="named '1'"):
         read_all(tmp_path)

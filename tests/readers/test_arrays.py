@@ -23,7 +23,7 @@ BATCH = RNG.normal(size=(3, 6, 2))
 
 def test_a_matrix_is_one_episode_named_by_its_file(tmp_path: Path) -> None:
     (episode,) = read_all(save(tmp_path / "walk.npy", SINGLE), rate_hz=20.0)
-    assert (episode.id, episode.index, episode.rate_hz) == ("walk", 0, 20)
+    assert (episode.id, episode.number, episode.rate_hz) == ("walk", 0, 20)
     assert (episode.state, episode.task, episode.first_frame) == (None, None, None)
     assert episode.labels == {}
     np.testing.assert_array_equal(episode.action, SINGLE.astype(np.float32))
@@ -114,7 +114,7 @@ def test_files_of_a_directory_are_one_dataset(tmp_path: Path) -> None:
     assert [path.name for path in dataset.shards] == ["a.npz", "b.npy"]
     assert plain_arrays.members(tmp_path) == []
     episodes = read_all(tmp_path)
-    assert [(e.id, e.index) for e in episodes] == [
+    assert [(e.id, e.number) for e in episodes] == [
         ("a", 0),
         ("b__0", 1),
         ("b__1", 2),

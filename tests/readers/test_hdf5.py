@@ -61,7 +61,7 @@ def test_a_demonstration_has_everything_that_its_file_tells(tmp_path: Path) -> N
     path = write_demos(tmp_path / "demos.hdf5")
     episodes = read(path, state=["obs/gripper", "obs/eef_pos"])
     assert [e.id for e in episodes] == ["demo_0", "demo_2", "demo_10"]
-    assert [e.index for e in episodes] == [0, 1, 2]
+    assert [e.number for e in episodes] == [0, 2, 10]
     for episode in episodes:
         action = ACTIONS[episode.id]
         np.testing.assert_array_equal(episode.action, action)
@@ -105,7 +105,7 @@ def test_the_files_of_a_directory_are_one_dataset(tmp_path: Path) -> None:
     assert [shard.name for shard in dataset.shards] == ["a.h5", "b.hdf5"]
     ids = [episode.id for episode in read(tmp_path)]
     assert ids == [f"{stem}/demo_{k}" for stem in "ab" for k in (0, 2, 10)]
-    assert [e.index for e in dataset.read_shard(tmp_path / "b.hdf5")] == [3, 4, 5]
+    assert [e.number for e in dataset.read_shard(tmp_path / "b.hdf5")] == [3, 4, 5]
     write_demos(tmp_path / "a.hdf5")
     with pytest.raises(DatasetError, match="differ by their suffix only"):
         hdf5.open_dataset(tmp_path, ReaderOptions())

@@ -39,7 +39,7 @@ def test_what_is_written_is_read_exactly(
     assert len(dataset.metadata_files) == 3
     episodes = read_all(tmp_path / "set")
     assert [episode.id for episode in episodes] == ["0", "1", "2"]
-    assert [episode.index for episode in episodes] == [0, 1, 2]
+    assert [episode.number for episode in episodes] == [0, 1, 2]
     assert [episode.first_frame for episode in episodes] == [0, 4, 5]
     assert [episode.task for episode in episodes] == ["pick", "place", "pick"]
     for k, (episode, table) in enumerate(zip(episodes, tables, strict=True)):
@@ -67,16 +67,16 @@ def test_episodes_are_read_across_files_row_groups_and_batches(
     for episode, table in zip(episodes, tables, strict=True):
         np.testing.assert_array_equal(episode.action, values(table, "action"))
     second = list(dataset.read_shard(dataset.shards[1]))
-    assert [episode.index for episode in second] == [2, 3]
+    assert [episode.number for episode in second] == [2, 3]
     assert {episode.source for episode in second} == {dataset.shards[1]}
 
 
-def test_ids_are_episode_indexes_and_index_is_the_position(tmp_path: Path) -> None:
+def test_ids_and_numbers_are_episode_indexes(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "set", "v2.1", make_frames(LENGTHS))
     lines = (root / "meta/episodes.jsonl").read_text().splitlines()
     (root / "meta/episodes.jsonl").write_text("\n".join([lines[2], "", lines[0]]))
     dataset = lerobot.open_dataset(root, ReaderOptions())
-    assert [(e.id, e.index) for e in read_all(root)] == [("0", 0), ("2", 1)]
+    assert [(e.id, e.number) for e in read_all(root)] == [("0", 0), ("2", 2)]
     assert [text.split()[0] for text in dataset.problems] == [
         "total_episodes",
         "total_frames",
@@ -210,7 +210,7 @@ def test_real_datasets_are_read_whole(
 ) -> None:
     dataset = lerobot.open_dataset(shared_data / name, ReaderOptions())
     read = [episode for shard in dataset.shards for episode in dataset.read_shard(shard)]
-    assert [episode.index for episode in read] == list(range(episodes))
+    assert [episode.number for episode in read] == list(range(episodes))
     assert sum(episode.length for episode in read) == steps
     assert {episode.action.shape[1] for episode in read} == {width}
     assert all(episode.state is not None and episode.state.shape[1] == width for episode in read)

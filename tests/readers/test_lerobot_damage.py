@@ -196,9 +196,12 @@ def replaced(name: str, column: Any) -> Callable[[pa.Table], pa.Table]:
         (replaced("frame_index", [1, 2, 3, 4]), "row 0 has frame_index 1"),
         (replaced("frame_index", [0.0, 1.0, 2.0, 3.0]), "whole numbers"),
         (replaced("frame_index", [0, 1, None, 3]), "1 nulls"),
-        (replaced("index", [0, 1, 3, 4]), "index does not rise by 1"),
+        (
+            lambda table: replaced("index", [0, 1, 3, 4])(table.drop_columns(["frame_index"])),
+            "index does not rise by 1",
+        ),
         (replaced("index", np.array([0, 1, 2, 2**64 - 1], np.uint64)), "whole numbers"),
-        (replaced("episode_index", [0, 0, 0, 1]), "holds 3 frames of episode 0"),
+        (replaced("episode_index", [0, 0, 0, 1]), "holds 3 frames of episode 0 in a row"),
         (replaced("episode_index", [1, 1, 1, 1]), "frames of episode 1"),
         (lambda table: table.slice(1), "holds 3 frames"),
         (lambda table: pa.concat_tables([table, table]), "holds 8 frames"),
@@ -216,17 +219,40 @@ def test_wrong_frames_are_refused(
     assert caught.value.hint
 
 
-def test_a_global_index_that_contradicts_the_list_is_refused(tmp_path: Path) -> None:
+def test_a_global_index_is_read_from_the_rows_where_the_list_contradicts_it(
+    tmp_path: Path,
+) -> None:
     root = write_dataset(tmp_path / "set", "v3.0", make_frames(LENGTHS, first=3))
-    with pytest.raises(DatasetError, match=r"index of episode 0 .* starts at 3"):
-        read_all(root)
+    episodes = read_all(root)
+    assert [e.first_frame for e in episodes] == [3, 7, 8]
+    assert episodes[1].problems == (
+        "dataset_from_index of episode 1 is 4, its rows have index 7, which is read",
+    )
 
 
-def test_episodes_of_a_file_in_another_order_are_refused(tmp_path: Path) -> None:
-    tables = make_frames((3, 3))
+@pytest.mark.parametrize("index", [[0, 1, 3, 4], [2, 2, 2, 2], [-1, 0, 1, 2]])
+def test_frames_are_counted_by_frame_index_where_index_does_not_count(
+    tmp_path: Path, index: list[int]
+) -> None:
+    (table,) = make_frames((4,))
+    root = write_dataset(tmp_path / "set", "v2.1", [replaced("index", index)(table)])
+    (episode,) = read_all(root)
+    assert (episode.length, episode.first_frame) == (4, None)
+    (problem,) = episode.problems
+    assert problem.startswith(f"index does not rise by 1 from {index[0]} in episode 0")
+
+
+def test_episodes_of_a_file_may_be_in_any_order(tmp_path: Path) -> None:
+    tables = make_frames((3, 4, 2))
     root = write_dataset(tmp_path / "set", "v3.0", tables)
-    pq.write_table(pa.concat_tables(tables[::-1]), data_file(root))
-    with pytest.raises(DatasetError, match="frames of episode 1 where"):
+    pq.write_table(pa.concat_tables([tables[k] for k in (1, 2, 0)]), data_file(root))
+    episodes = read_all(root)
+    assert [e.number for e in episodes] == [1, 2, 0]
+    for episode in episodes:
+        np.testing.assert_array_equal(episode.action, values(tables[episode.number], "action"))
+    again = [tables[0], tables[0], tables[1].slice(1)]
+    pq.write_table(pa.concat_tables(again), data_file(root))
+    with pytest.raises(DatasetError, match="holds 6 frames of episode 0 in a row"):
         read_all(root)
 
 

@@ -68,7 +68,7 @@ def test_what_is_written_is_read_without_the_observation_after_the_last_action(
         assert tuple(dataset.problems) == ()
         episodes = read(path)
         assert [e.id for e in episodes] == list(ACTIONS)
-        assert [e.index for e in episodes] == [0, 1, 2, 3]
+        assert [e.number for e in episodes] == [0, 1, 2, 10]
         for number, episode in enumerate(episodes):
             np.testing.assert_array_equal(episode.action, ACTIONS[episode.id])
             assert episode.state is not None

@@ -93,7 +93,7 @@ def test_an_episode_has_everything_that_its_record_tells(tmp_path: Path) -> None
     folder = write_dataset(tmp_path)
     episodes = read(folder, rate_hz=5.0)
     assert [e.id for e in episodes] == [f"{SHARD}__{n}" for n in range(3)]
-    assert [e.index for e in episodes] == [0, 1, 2]
+    assert [e.number for e in episodes] == [0, 1, 2]
     assert [e.task for e in episodes] == ["task 0", "task 1", "task 2"]
     for number, episode in enumerate(episodes):
         np.testing.assert_array_equal(episode.action, ACTIONS[number])
@@ -113,7 +113,7 @@ def test_a_dataset_tells_its_files_and_splits(tmp_path: Path) -> None:
     assert [file.name for file in dataset.metadata_files] == ["dataset_info.json", "features.json"]
     assert dataset.splits == ("train", "val")
     assert dataset.problems == ()
-    assert [e.index for e in dataset.read_shard(dataset.shards[1])] == [3, 4, 5]
+    assert [e.number for e in dataset.read_shard(dataset.shards[1])] == [3, 4, 5]
 
 
 def test_a_dictionary_of_actions_is_joined_in_the_order_asked_for(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def check(episodes: list[Episode], action: np.ndarray, state: np.ndarray | None)
     assert [len(episode.action) for episode in episodes] == list(LENGTHS)
     for number, episode in enumerate(episodes):
         rows = slice(ENDS[number] - LENGTHS[number], ENDS[number])
-        assert (episode.id, episode.index) == (f"episode_{number}", number)
+        assert (episode.id, episode.number) == (f"episode_{number}", number)
         assert episode.first_frame == rows.start
         assert episode.action.dtype == np.float32
         np.testing.assert_array_equal(episode.action, action[rows])

@@ -62,7 +62,7 @@ def test_all_windows_in_any_two_parts_are_what_there_must_be(
     ("change", "said"),
     [
         ({"episode_id": "9"}, "speak of episodes that far does not have"),
-        ({"episode_index": 7}, "have not the position of their episode"),
+        ({"episode_index": 7}, "have not the number of their episode"),
         ({"status": "too-short"}, "are wrong about an episode's being too short"),
         ({"start": 1}, "are not whole windows"),
         ({"start": -2}, "are not whole windows"),
