@@ -39,8 +39,8 @@ class Episode:
         Global index of the first frame where the source has one (LeRobot ``index``).
     labels : mapping of str to str, int, float or bool
         Episode-level columns, for ``where`` and ``--group-by COLUMN``.
-    problems : sequence of str
-        What was wrong in the episode and did not stop the reader, one sentence each.
+    problem : str or None
+        What was wrong in the episode and did not stop the reader, as a sentence.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Episode:
     rate_hz: float | None = None
     first_frame: int | None = None
     labels: Mapping[str, Label] = field(default_factory=dict)
-    problems: Sequence[str] = ()
+    problem: str | None = None
 
     @property
     def length(self) -> int:

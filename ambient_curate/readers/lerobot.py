@@ -79,7 +79,7 @@ class LeRobotDataset:
         where = f"episode {listed.episode_index} in {shard}"
         if "frame_index" in table.column_names:
             parquet.check_frame_index(table, where)
-        first_frame, problems = _first_frame(table, listed, where)
+        first_frame, problem = _first_frame(table, listed, where)
         return Episode(
             id=str(listed.episode_index),
             number=listed.episode_index,
@@ -90,7 +90,7 @@ class LeRobotDataset:
             rate_hz=self.rate_hz,
             first_frame=first_frame,
             labels=parquet.read_labels(table, labels),
-            problems=problems,
+            problem=problem,
         )
 
     def _matrix(
@@ -214,13 +214,13 @@ def _match_runs(
 
 def _first_frame(
     table: pa.Table, listed: ListedEpisode, where: str
-) -> tuple[int | None, tuple[str, ...]]:
+) -> tuple[int | None, str | None]:
     """Find the global index of the first frame by the rows, and say what contradicts it.
 
     None where ``index`` does not count the frames. With a ``frame_index`` it is redundant.
     """
     if "index" not in table.column_names or not len(table):
-        return listed.first_frame, ()
+        return listed.first_frame, None
     frames = parquet.read_integers(table.column("index"), f"index of {where}")
     first = int(frames[0])
     if first < 0 or (frames != first + np.arange(len(frames))).any():
@@ -229,10 +229,10 @@ def _first_frame(
             raise DatasetError(
                 f"frames of {where} are out of order: {problem}", "sort the rows by index"
             )
-        return None, (f"{problem} in episode {listed.episode_index}; frame_index is read",)
-    if listed.first_frame not in (None, first):
-        return first, (
-            f"dataset_from_index of episode {listed.episode_index} is {listed.first_frame}, its "
-            f"rows have index {first}, which is read",
-        )
-    return first, ()
+        return None, f"{problem} in episode {listed.episode_index}; frame_index is read"
+    if listed.first_frame in (None, first):
+        return first, None
+    return first, (
+        f"dataset_from_index of episode {listed.episode_index} is {listed.first_frame}, its rows "
+        f"have index {first}, which is read"
+    )
