@@ -22,6 +22,7 @@ from ambient_curate.option_fields import (
 Granularity = Literal["dataset", "group", "episode", "datapoint"]
 Representation = Literal["absolute", "relative", "delta"]
 Normalization = Literal["minmax", "quantile", "gaussian", "none"]
+FittedOn = Literal["clean", "all"]
 Weighting = Literal["episode", "window"]
 Engine = Literal["local", "ray"]
 OnError = Literal["fail", "skip"]
@@ -69,8 +70,21 @@ class AnnotateOptions(Options):
     ] = "absolute"
     normalize: Annotated[
         Normalization,
-        "Scaling fitted on the clean set: minmax, quantile, gaussian or none.",
+        "Scaling: minmax, quantile, gaussian or none.",
     ] = "minmax"
+    normalize_on: Annotated[
+        FittedOn,
+        "What the scaling is fitted on: the clean set (clean), or all datasets together (all), as "
+        "a trainer does that scales by statistics of the merged data.",
+    ] = "clean"
+    normalizer: Annotated[
+        Path | None,
+        COMMAND_ONLY,
+        "A trainer's file of statistics, to scale actions as it does: LeRobot's meta/stats.json or "
+        "meta/episodes_stats.jsonl, openpi's norm_stats.json, dataset_statistics.json of Octo or "
+        "OpenVLA, GR00T's, robomimic's, or a run.json. --normalize says which statistics it uses. "
+        "None: fitted.",
+    ] = None
     weighting: Annotated[
         Weighting,
         "What counts as one: every episode (episode) or every window (window).",
@@ -243,6 +257,11 @@ def _find_conflicts(values: Mapping[str, Any]) -> list[str]:
         problems.append("locality with horizon = 1: a single frame has no neighbourhood")
     if values.get("locality") and values.get("condition") == "state":
         problems.append("locality with condition = state: crops are not conditioned on the state")
+    if values.get("normalizer") is not None:
+        if values.get("normalize") == "none":
+            problems.append("normalizer with normalize = none: choose which statistics are used")
+        if values.get("normalize_on") == "all":
+            problems.append("normalizer with normalize_on = all: the file says what it was made on")
     index, number = values.get("shard_index"), values.get("num_shards")
     if index is not None and number is None:
         problems.append(f"shard_index = {index} without num_shards: give both")

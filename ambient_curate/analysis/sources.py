@@ -1,7 +1,7 @@
 """The episodes of a dataset, a collection or a run's data, in the units the noise is added in."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.options import AnnotateOptions, resolve_options
 from ambient_curate.progress import Progress, silent
 from ambient_curate.run.records import open_run_results
-from ambient_curate.run.source_data import annotated_options, reopen_data
+from ambient_curate.run.source_data import annotated_options, read_normalizers, reopen_data
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +114,16 @@ def read_recordings(
     if (source / "run.json").is_file():
         run = open_run_results(source)
         collection, options = reopen_data(run), annotated_options(run)
-        normalizer = Normalizer.from_dict(run.info["normaliser"])
+        normalizers = read_normalizers(run)
+        shared = "normalisers" not in run.info
     else:
-        collection, normalizer = open_collection(source), None
+        collection, normalizers, shared = open_collection(source), {}, True
         options = resolve_options(collection.settings.options, {})
     if limit is not None:
         options = replace(options, limit=limit)
     with tempfile.TemporaryDirectory(prefix="ambient-curate-") as folder:
         members = _read_members(collection, options, Path(folder), progress)
-        yield _lay_recordings(collection, options, members, normalizer)
+        yield _lay_recordings(collection, options, members, normalizers, shared)
 
 
 def _read_members(
@@ -143,7 +144,8 @@ def _lay_recordings(
     collection: Collection,
     options: AnnotateOptions,
     frames: dict[str, Frames],
-    normalizer: Normalizer | None,
+    given: Mapping[str, Normalizer],
+    shared: bool,
 ) -> Recordings:
     order = sorted(frames, key=lambda name: (name != collection.clean, name))
     stated = all(member.state_dim == member.action_dim for member in frames.values())
@@ -159,12 +161,12 @@ def _lay_recordings(
         )
         for name in order
     }
-    shared = len({member.action_dim for member in frames.values()}) == 1
-    shared = shared and (normalizer is not None or collection.clean in frames)
-    if shared and normalizer is None:
-        normalizer = _fit(windows[order[0]], order[0], options)
+    shared = shared and len({member.action_dim for member in frames.values()}) == 1
+    shared = shared and (bool(given) or collection.clean in frames)
+    if not given and shared:
+        given = dict.fromkeys(order, _fit(windows[order[0]], order[0], options))
     scaled = {
-        name: replace(w, normalizer=normalizer if shared else _fit(w, name, options))
+        name: replace(w, normalizer=given[name] if name in given else _fit(w, name, options))
         for name, w in windows.items()
     }
     members = tuple(

@@ -260,7 +260,9 @@ def _prepare(
     run: RunDirectory, request: AnnotationRequest, engine: Engine, progress: Progress
 ) -> tuple[Study, Assessment]:
     """Do what comes before the parts: read, fit, score, assess, distil, and plan the parts."""
-    study = prepare_study(request.collection, request.options, run.work / FRAMES, progress)
+    study = prepare_study(
+        request.collection, request.options, run.work / FRAMES, progress, request.scalings
+    )
     _carry_out(plan_fits(study, run.work), engine, progress)
     describe_classifier(study, run.work)
     _carry_out(plan_scores(study, run.work), engine, progress)
@@ -357,6 +359,13 @@ def _place_from(run: Path, text: str) -> str:
     return os.path.relpath(text, run.resolve()) if os.path.isabs(text) else text
 
 
+def _describe_normalizers(study: Study) -> dict[str, Any]:
+    """Give the normaliser of every member, where a trainer scales each by its own statistics."""
+    if not study.scaled_apart:
+        return {}
+    return {"normalisers": {name: each.as_dict() for name, each in study.normalizers.items()}}
+
+
 def _describe_run(
     study: Study,
     assessment: Assessment,
@@ -376,6 +385,7 @@ def _describe_run(
         "grid": noise.grid(options.schedule).tolist(),
         "representation": {"kind": options.represent, "reference": study.reference},
         "normaliser": study.normalizer.as_dict(),
+        **_describe_normalizers(study),
         "weighting": options.weighting,
         "members": members,
         "verdict": build_verdict(

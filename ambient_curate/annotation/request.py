@@ -13,6 +13,8 @@ from ambient_curate.data.collection import (
     open_collection,
     require_clean,
 )
+from ambient_curate.data.normalizer import Scaling
+from ambient_curate.data.trainer_scales import read_trainer_scales
 from ambient_curate.options import AnnotateOptions, check_options, resolve_options
 from ambient_curate.run.directory import package_versions
 
@@ -25,7 +27,9 @@ NOT_IN_DIGEST = (
     "num_shards",
     "strict",
     "checksums",
+    "normalizer",  # what is in the file decides, not where it lies
 )
+DEFAULTS = {"condition": "none", "locality": False, "legibility": False, "normalize_on": "clean"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +46,15 @@ class AnnotationRequest:
         Of the run.
     inputs : dict
         Everything that decides the numbers, and so the digest.
+    scalings : dict of str to Scaling, or None
+        A trainer's scaling of every member, where its statistics were given.
     """
 
     collection: Collection
     options: AnnotateOptions
     path: Path
     inputs: dict[str, Any]
+    scalings: dict[str, Scaling] | None = None
 
 
 def make_request(
@@ -87,7 +94,13 @@ def make_request(
     clean = require_clean(collection)
     noise.schedule_levels(options.schedule)  # an unknown one is refused before any work
     path = options.out or Path(f"{collection.name}_run")
-    return AnnotationRequest(collection, options, path, _inputs(collection, options, clean))
+    inputs, scalings = _inputs(collection, options, clean), None
+    if options.normalizer is not None:
+        scales = read_trainer_scales(options.normalizer, options.normalize)
+        scalings = {member.name: scales.of(member.name) for member in collection.members}
+        source = scalings[clean].source
+        inputs["statistics"] = {key: source[key] for key in ("format", "sha256")}
+    return AnnotationRequest(collection, options, path, inputs, scalings)
 
 
 def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dict[str, Any]:
@@ -95,8 +108,8 @@ def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dic
     chosen = {key: value for key, value in asdict(options).items() if key not in NOT_IN_DIGEST}
     if options.granularity != "group":
         del chosen["group_by"]
-    for name in ("condition", "locality", "legibility"):  # runs from before stay what they are
-        if chosen[name] in (False, "none"):
+    for name, default in DEFAULTS.items():  # runs from before stay what they are
+        if chosen[name] == default:
             del chosen[name]
     sources = {
         member.name: {

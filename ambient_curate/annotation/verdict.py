@@ -242,9 +242,23 @@ def list_assumptions(study: Study) -> list[str]:
         ),
         f"windows: {study.options.represent}"
         + (f", from the {study.reference}" if study.reference else "")
-        + f", {write_count(study.options.horizon, 'frame')}, normalised by the clean set "
-        f"({study.normalizer.kind})",
+        + f", {write_count(study.options.horizon, 'frame')}, {describe_scale(study)}",
     ]
+
+
+def describe_scale(study: Study) -> str:
+    """Say by what windows are normalised."""
+    kind, trainer = study.normalizer.kind, study.normalizer.trainer
+    if trainer is not None:
+        each = ", each dataset by its own" if study.scaled_apart else ""
+        source = trainer.source
+        return f"normalised by {source['format']} statistics in {source['file']} ({kind}{each})"
+    if study.options.normalize_on == "all":
+        return (
+            f"normalised by all datasets together ({kind}), so that every sigma_min depends on "
+            "which datasets there are"
+        )
+    return f"normalised by the clean set ({kind})"
 
 
 def summarize_assumptions(study: Study) -> str:
@@ -256,8 +270,8 @@ def summarize_assumptions(study: Study) -> str:
         "another task mix counts as a difference: p(A), not p(A|O)"
         if options.condition == "none"
         else "other places count as a difference: p(A, O)",
-        f"windows are {options.represent}, {write_count(options.horizon, 'frame')}, normalised by "
-        f"the clean set ({study.normalizer.kind})",
+        f"windows are {options.represent}, {write_count(options.horizon, 'frame')}, "
+        f"{describe_scale(study)}",
     ]
     if options.weighting != "episode":
         parts.insert(1, "nothing is certified, since episodes have unequal weight")

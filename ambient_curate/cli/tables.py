@@ -475,11 +475,12 @@ def export_table(info: Mapping[str, Any]) -> Table:
     info : mapping
         Content of ``export.json``.
     """
-    columns = ["dataset", "windows", "never usable", "on average usable", "share"]
+    columns = ["dataset", "windows", "padded", "never usable", "on average usable", "share"]
     rows = [
         [
             name,
             f"{member['rows']:,}",
+            f"{member['padded']:,}",
             f"{member['never_usable']:,}",
             f"{member['effective']:,.0f}",
             f"{100 * member['share']:.1f} %",

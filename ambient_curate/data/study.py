@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,18 @@ from ambient_curate.data.collection import (
     require_clean,
 )
 from ambient_curate.data.folds import assign_folds
-from ambient_curate.data.normalizer import Normalizer, fit_normalizer, share_outside
+from ambient_curate.data.normalizer import (
+    ROWS,
+    Normalizer,
+    Scaling,
+    fit_normalizer,
+    fit_normalizer_on_all,
+    scale_as_trainer,
+    share_outside,
+)
 from ambient_curate.data.planted_controls import Control, plant_controls
 from ambient_curate.data.populations import Population, label_groups
+from ambient_curate.data.trainer_scales import fit_length
 from ambient_curate.data.windows import Windows, clean_values, observe
 from ambient_curate.errors import DatasetError, NotEnoughDataError, write_count
 from ambient_curate.files import write_json_atomic
@@ -52,7 +61,7 @@ class Study:
     groups : dict by member, or None
         Group label of every episode, with granularity ``group``.
     normalizer : Normalizer
-        Fitted on the clean set.
+        Of the clean set; that of every member, unless a trainer scales each by its own statistics.
     reference : str or None
         What relative windows refer to: ``"state"`` or ``"first action"``; None: absolute.
     skipped : tuple of dict
@@ -83,6 +92,16 @@ class Study:
         return (*self.corrupt, *(control.population for control in self.controls))
 
     @property
+    def normalizers(self) -> dict[str, Normalizer]:
+        """Of every member."""
+        return {name: each.normalizer or self.normalizer for name, each in self.windows.items()}
+
+    @property
+    def scaled_apart(self) -> bool:
+        """Whether a trainer scales members by statistics of their own."""
+        return any(each is not self.normalizer for each in self.normalizers.values())
+
+    @property
     def by_row(self) -> bool:
         """Whether episodes or windows have rows of their own."""
         return self.options.granularity in ("episode", "datapoint")
@@ -101,9 +120,26 @@ class Study:
 
 
 def prepare_study(
-    collection: Collection, options: AnnotateOptions, folder: Path, progress: Progress
+    collection: Collection,
+    options: AnnotateOptions,
+    folder: Path,
+    progress: Progress,
+    scalings: Mapping[str, Scaling] | None = None,
 ) -> Study:
     """Read a collection into `folder` (or find it there) and lay out the populations.
+
+    Parameters
+    ----------
+    collection : Collection
+        Opened.
+    options : AnnotateOptions
+        Of the annotation.
+    folder : Path
+        Where the frames are cached.
+    progress : Progress
+        Of reading.
+    scalings : mapping of str to Scaling, or None
+        A trainer's scaling of every member; None: a normaliser is fitted.
 
     Raises
     ------
@@ -113,10 +149,13 @@ def prepare_study(
     name = require_clean(collection)
     _require_corrupt(collection, name)
     members, skipped = _cache_members(collection, options, folder, progress)
+    kept = replace(options, clean=name, out=None, workers=None, normalizer=None)
     content = {
-        "options": asdict(
-            replace(options, clean=name, out=None, workers=None, shard_index=None, num_shards=None)
-        ),
+        "options": asdict(replace(kept, shard_index=None, num_shards=None)),
+        "scalings": None
+        if scalings is None
+        else {member: scaling.as_dict() for member, scaling in scalings.items()},
+        "dims": {member.name: member.options.dims for member in collection.members},
         "members": members,
         "skipped": skipped,
         "sources": {
@@ -143,9 +182,9 @@ def open_study(folder: Path) -> Study:
     )
     windows, reference = _lay_windows(frames, options)
     _require_windows(windows[name], name, options)
-    normalizer = fit_normalizer(options.normalize, clean_values(windows[name]))
-    _require_motion(normalizer, name, options)
-    windows = {n: replace(w, normalizer=normalizer) for n, w in windows.items()}
+    normalizers = _find_normalizers(windows, name, options, content)
+    _require_motion(normalizers[name], name, options)
+    windows = {n: replace(w, normalizer=normalizers[n]) for n, w in windows.items()}
     folds = _assign_folds(frames, windows, name, options.folds)
     groups = None
     if options.granularity == "group":
@@ -168,7 +207,7 @@ def open_study(folder: Path) -> Study:
         windows=windows,
         folds=folds,
         groups=groups,
-        normalizer=normalizer,
+        normalizer=normalizers[name],
         reference=reference,
         skipped=tuple(content["skipped"]),
         sources=content["sources"],
@@ -263,9 +302,50 @@ def _require_windows(clean: Windows, name: str, options: AnnotateOptions) -> Non
         )
 
 
+def _find_normalizers(
+    windows: Mapping[str, Windows], clean: str, options: AnnotateOptions, content: Mapping[str, Any]
+) -> dict[str, Normalizer]:
+    """Fit the normaliser of all members, or take what a trainer makes of each."""
+    values = clean_values(windows[clean])
+    if content.get("scalings") is None and options.normalize_on == "clean":
+        return dict.fromkeys(windows, fit_normalizer(options.normalize, values))
+    if content.get("scalings") is None:
+        fitted = fit_normalizer_on_all(options.normalize, values, lambda: _read_parts(windows))
+        return dict.fromkeys(windows, fitted)
+    size = int(windows[clean].action.shape[1])
+    stored = {name: Scaling.from_dict(each) for name, each in content["scalings"].items()}
+    scalings = {
+        name: fit_length(stored[name], content["dims"].get(name, ()), size) for name in windows
+    }
+    alike = len({json.dumps(scaling.as_dict()) for scaling in scalings.values()}) == 1
+    made = {
+        name: scale_as_trainer(
+            options.normalize,
+            scaling,
+            values,
+            absolute=options.represent == "absolute",
+            shared=alike,
+        )
+        for name, scaling in scalings.items()
+    }
+    return dict.fromkeys(windows, made[clean]) if alike else made
+
+
+def _read_parts(windows: Mapping[str, Windows]) -> Iterator[np.ndarray]:
+    """Yield the values of all members as windows represent them, a part at a time."""
+    for each in windows.values():
+        if each.represent == "absolute":
+            values = each.action.numpy()
+            yield from (values[at : at + ROWS] for at in range(0, len(values), ROWS))
+        else:
+            whole = np.flatnonzero(each.counts).tolist()
+            yield from (each.of_episode(episode).flatten(0, 1).numpy() for episode in whole)
+
+
 def _require_motion(normalizer: Normalizer, name: str, options: AnnotateOptions) -> None:
     """Refuse a clean set in which nothing moves: every dataset would be equal to it."""
     if len(normalizer.still) < normalizer.scale.size:
+        _require_scale(normalizer)
         return
     alone = options.represent != "absolute" and options.horizon == 1
     raise NotEnoughDataError(
@@ -276,6 +356,15 @@ def _require_motion(normalizer: Normalizer, name: str, options: AnnotateOptions)
         if alone
         else "name columns that move (`action` in ambient.toml), or another clean set (--clean)",
     )
+
+
+def _require_scale(normalizer: Normalizer) -> None:
+    """Refuse a trainer's statistics that leave nothing of what moves in the clean set."""
+    if not np.delete(normalizer.scale, normalizer.still).any():
+        raise NotEnoughDataError(
+            "the trainer multiplies every action dimension that moves in the clean set by 0",
+            "give statistics of this data with --normalizer",
+        )
 
 
 def _assign_folds(
@@ -359,8 +448,11 @@ def _split(population: Population, groups: Sequence[str]) -> list[Population]:
 
 
 def find_outside(study: Study, name: str) -> float | None:
-    """Share of a member's action values outside the clean range; None: not absolute windows."""
-    if study.options.represent != "absolute":
+    """Share of a member's action values outside the clean range.
+
+    None where windows are not absolute, or members are scaled apart: values do not compare.
+    """
+    if study.options.represent != "absolute" or study.scaled_apart:
         return None
     return share_outside(study.windows[name].action.numpy(), study.normalizer)
 

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from ambient_curate.data.collection import Collection
 from ambient_curate.data.study import Study
-from ambient_curate.errors import CurateError, write_count
+from ambient_curate.data.trainer_scales import compare_scales, fit_length, read_trainer_scales
+from ambient_curate.errors import ConfigError, CurateError, write_count
 from ambient_curate.export import (
     diffusion_policy,
     lerobot,
@@ -19,8 +20,8 @@ from ambient_curate.export import (
     plain_tables,
     robomimic,
 )
-from ambient_curate.export.action_scale import compare_scales, read_scale, rescale
 from ambient_curate.export.job import AnnotatedMember, Job
+from ambient_curate.export.trainer_time import rescale
 from ambient_curate.export.trainers import ExportOptions, Trainer
 from ambient_curate.options import digest, options_or_changes
 from ambient_curate.progress import Progress, silent
@@ -28,6 +29,7 @@ from ambient_curate.run.directory import open_run, package_versions
 from ambient_curate.run.records import Kind, Run, open_run_results, read_run
 from ambient_curate.run.source_data import (
     place_values,
+    read_normalizers,
     read_own_manifest,
     reopen_data,
     reopen_study,
@@ -108,7 +110,7 @@ def export_run(
     chosen = options_or_changes(ExportOptions, options, changes)
     if not isinstance(run, Run):
         run = open_run_results(run)
-    factor = _find_factor(run, chosen.normalizer)
+    factor, notes = _find_factor(run, chosen)
     inputs = _inputs(run, chosen, factor)
     path = chosen.out or Path(f"{run.path.resolve().name}_{chosen.to}")
     if chosen.force or not (path / EXPORT.record).exists():
@@ -121,7 +123,7 @@ def export_run(
             collection, study = reopen_study(run, study_folder, progress, data=chosen.data)
             job = _lay_job(run, study, collection, out, chosen, factor)
             WRITERS[chosen.to](job)
-            job.notes.extend([*_list_unread(job, chosen), *_list_unanswered(run)])
+            job.notes.extend([*notes, *_list_unread(job, chosen), *_list_unanswered(run)])
             described = _describe(job, chosen.trainer)
             _write_readme(out / "README.md", inputs | described)
         except CurateError:
@@ -161,17 +163,37 @@ def _list_unanswered(run: Run) -> list[str]:
     ]
 
 
-def _find_factor(run: Run, normalizer: Path | None) -> float:
-    """Find by how much larger the trainer's scaled actions are than the run's."""
-    if normalizer is None:
-        return 1.0
-    own = run.info["normaliser"]
-    scale = np.asarray(own["scale"], dtype=np.float64)
-    return compare_scales(scale, read_scale(normalizer, own["kind"]))
+def _find_factor(run: Run, chosen: ExportOptions) -> tuple[float, list[str]]:
+    """Find by how much larger the trainer's scaled actions are than the run's, and what to say."""
+    if chosen.normalizer is None:
+        return 1.0, []
+    own, dims = read_normalizers(run), run.info["sources"]
+    kind = chosen.normalize or run.info["normaliser"]["kind"]
+    scales = read_trainer_scales(chosen.normalizer, kind)
+    again = (
+        f"ambient-curate annotate COLLECTION --normalizer {chosen.normalizer} --normalize {kind}"
+    )
+    trainer = {
+        name: fit_length(
+            scales.of(name), dims[name]["selection"].get("dims", ()), normalizer.scale.size
+        )
+        for name, normalizer in own.items()
+    }
+    try:
+        factor = compare_scales(own, trainer)
+    except ConfigError as error:
+        raise ConfigError(str(error), f"annotate for this trainer: {again}") from error
+    cut = any(scaling.clipped.any() for scaling in trainer.values())
+    if not cut or any(each.trainer and each.trainer.clipped.any() for each in own.values()):
+        return factor, []
+    return factor, [
+        "the trainer cuts scaled actions off at -1 and 1, and the run did not: to compare what it "
+        f"sees, {again}"
+    ]
 
 
 def _inputs(run: Run, chosen: ExportOptions, factor: float) -> dict[str, Any]:
-    left_out = ("normalizer", "data", "out", "force", "schedule")
+    left_out = ("normalizer", "normalize", "data", "out", "force", "schedule")
     options = {key: value for key, value in asdict(chosen).items() if key not in left_out}
     options |= {"schedule": chosen.clock.schedule, "factor": factor}
     return {"options": options, "run": run.info["digest"], "versions": package_versions()}
@@ -224,6 +246,7 @@ def _describe(job: Job, trainer: Trainer) -> dict[str, Any]:
                 "is_clean": member.is_clean,
                 "rows": job.rows[member.name],
                 "never_usable": job.never[member.name],
+                "padded": job.padded[member.name],
                 "effective": job.effective[member.name],
                 "share": job.mixture[member.name],
             }
@@ -253,7 +276,8 @@ def export_lines(info: Mapping[str, Any]) -> Iterator[str]:
     begins = f"{write_count(before, 'frame')} before it" if before else "at it"
     yield (
         f"The window of a frame begins {begins}; one that leaves its episode has the values of the "
-        "nearest whole window. annotate counts whole windows only, so there may be more here."
+        "nearest whole window, and `padded` frames outside. annotate counts whole windows only, so "
+        "there may be more here."
     )
     if options["factor"] != 1.0:
         yield (

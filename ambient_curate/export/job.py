@@ -33,6 +33,8 @@ class Samples:
         and a sigma_max of 0: never.
     weight : ndarray, float64, shape (row,)
         Unbiased weight; NaN where the run has none.
+    padded : ndarray, int64, shape (row,)
+        Frames that lie outside of the episode.
     """
 
     episode: Int64[np.ndarray, " row"]
@@ -40,6 +42,7 @@ class Samples:
     sigma_min: Float64[np.ndarray, " row"]
     sigma_max: Float64[np.ndarray, " row"]
     weight: Float64[np.ndarray, " row"]
+    padded: Int64[np.ndarray, " row"]
 
     @property
     def usable(self) -> np.ndarray:
@@ -120,6 +123,7 @@ class AnnotatedMember:
             np.nan_to_num(found["sigma_min"], nan=1.0),
             np.nan_to_num(found["sigma_max"], nan=0.0),
             found["weight"],
+            np.maximum(-start, 0) + np.maximum(start + windows.horizon - length, 0),
         )
 
 
@@ -144,9 +148,10 @@ class Job:
         Of the trainer: frames observed, and executed of a window.
     metadata : dict
         What every table says of itself.
-    rows, never, effective : dict of str to number
-        By member: rows written, those of windows that may be used at no noise level, and how many
-        windows there are on average over the trainer's time.
+    rows, never, padded, effective : dict of str to number
+        By member: rows written, those of windows that may be used at no noise level, those of
+        windows that leave their episode, and how many windows there are on average over the
+        trainer's time.
     notes : list of str
         What a user has to know of this export.
     """
@@ -160,6 +165,7 @@ class Job:
     metadata: dict[str, str]
     rows: dict[str, int] = field(default_factory=dict)
     never: dict[str, int] = field(default_factory=dict)
+    padded: dict[str, int] = field(default_factory=dict)
     effective: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -175,6 +181,7 @@ class Job:
         share = self.clock.share(samples.sigma_min, samples.sigma_max)
         self.rows[name] = self.rows.get(name, 0) + len(usable)
         self.never[name] = self.never.get(name, 0) + int((~usable).sum())
+        self.padded[name] = self.padded.get(name, 0) + int((samples.padded > 0).sum())
         self.effective[name] = self.effective.get(name, 0.0) + float(share.sum())
 
     @property
@@ -191,6 +198,7 @@ class Job:
             "t_min": self.clock.after(samples.sigma_min),
             "t_max": self.clock.until(samples.sigma_max),
             "usable": samples.usable,
+            "padded": samples.padded,
             "weight": pa.array(samples.weight, pa.float32(), from_pandas=True),
         }
 

@@ -8,6 +8,7 @@ keeps while it drops columns that it does not know. The dataset makes a window a
 import json
 
 import numpy as np
+from jaxtyping import Bool
 
 from ambient_curate.export.job import AnnotatedMember, Job
 
@@ -28,9 +29,13 @@ def write(job: Job) -> None:
 
 def find_unusable(member: AnnotatedMember) -> list[int]:
     """List the episodes none of whose windows may be used at any noise level."""
+    return sorted(member.frames.number[~find_usable(member)].tolist())
+
+
+def find_usable(member: AnnotatedMember) -> Bool[np.ndarray, " episode"]:
+    """Tell which episodes have a window that may be used at some noise level."""
     low = np.nan_to_num(member.values["sigma_min"], nan=1.0)
     usable = (low < 1.0) | (np.nan_to_num(member.values["sigma_max"], nan=0.0) > 0.0)
     until = np.cumsum(member.windows.counts)
     known = np.append(0, np.cumsum(usable))
-    some = known[until] - known[until - member.windows.counts]
-    return sorted(member.frames.number[some == 0].tolist())
+    return np.asarray(known[until] > known[until - member.windows.counts])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ambient_curate.export.job import Job, Samples
+from ambient_curate.export.mixture_weights import share_exactly, write_json
 
 
 def write(job: Job) -> None:
@@ -25,8 +26,7 @@ def write(job: Job) -> None:
                 ranges[name_episode(member.frames.ids[number], labels[number])] = kept
         text = json.dumps(ranges, indent=1, ensure_ascii=False)
         (folder / "filter_dict.json").write_text(text + "\n", encoding="utf-8")
-    text = json.dumps(job.mixture, indent=1, ensure_ascii=False)
-    (job.out / "weights.json").write_text(text + "\n", encoding="utf-8")
+    write_json(job, "weights.json", share_exactly(job))
 
 
 def name_episode(id: str, labels: Mapping[str, Any]) -> str:

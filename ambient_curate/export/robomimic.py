@@ -1,15 +1,18 @@
-"""robomimic: a filter key in copies of the files, and a row a frame beside them."""
+"""robomimic: a filter key in copies of the files, a row a frame beside them, a weight a file."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from jaxtyping import Bool
 
 from ambient_curate.data.collection import Collection
 from ambient_curate.errors import ConfigError
 from ambient_curate.export.job import AnnotatedMember, Job
-from ambient_curate.export.lerobot import find_unusable
+from ambient_curate.export.lerobot import find_usable
+from ambient_curate.export.mixture_weights import list_used, sum_episodes, write_json
 
 KEY = "ambient"
 
@@ -35,21 +38,45 @@ def check(collection: Collection) -> None:
 
 
 def write(job: Job) -> None:
-    """Write, for every member, copies with ``mask/ambient``, and ``ambient.parquet``."""
+    """Write copies with ``mask/ambient``, ``ambient.parquet`` a member, and ``train_data.json``.
+
+    The latter is robomimic's ``train.data``: path from that file, filter key, and the weight of a
+    sample. Its law is ``P(sample) = weight / sum(weights)``, over the demonstrations of the key.
+    """
+    data: list[dict[str, Any]] = []
     for member in job.members:
         folder = job.folder(member)
         job.write_frames(member, folder / "ambient.parquet", before=job.n_obs_steps - 1)
-        _copy_files(member, folder)
+        kept = find_usable(member)
+        shares = sum_episodes(job, member)
+        for file in member.files:
+            own = kept & _find_own(member, file)
+            _copy_file(member, file, folder / file.name, own)
+            if shares[own].sum() > 0.0:
+                weight = shares[own].sum() / member.frames.length[own].sum()
+                path = f"{folder.name}/{file.name}"
+                data.append({"path": path, "filter_key": KEY, "weight": float(weight)})
+    list_used(job)
+    write_json(job, "train_data.json", data)
 
 
-def _copy_files(member: AnnotatedMember, folder: Path) -> None:
-    unusable = set(find_unusable(member))
-    pairs = zip(member.frames.ids, member.frames.number.tolist(), strict=True)
-    usable = [id for id, index in pairs if index not in unusable]
-    for file in member.files:
-        prefix = f"{file.stem}/" if len(member.files) > 1 else ""
-        own = [id.removeprefix(prefix) for id in usable if id.startswith(prefix)]
-        copy = folder / file.name
-        shutil.copyfile(file, copy)
-        with h5py.File(copy, "r+") as content:
-            content.create_dataset(f"mask/{KEY}", data=np.array(own, dtype="S"))
+def _find_own(member: AnnotatedMember, file: Path) -> Bool[np.ndarray, " episode"]:
+    """Tell which of a member's episodes lie in a file."""
+    prefix = _prefix(member, file)
+    return np.fromiter((id.startswith(prefix) for id in member.frames.ids), bool)
+
+
+def _prefix(member: AnnotatedMember, file: Path) -> str:
+    return f"{file.stem}/" if len(member.files) > 1 else ""
+
+
+def _copy_file(
+    member: AnnotatedMember, file: Path, copy: Path, kept: Bool[np.ndarray, " episode"]
+) -> None:
+    prefix = _prefix(member, file)
+    names = [
+        member.frames.ids[number].removeprefix(prefix) for number in np.flatnonzero(kept).tolist()
+    ]
+    shutil.copyfile(file, copy)
+    with h5py.File(copy, "r+") as content:
+        content.create_dataset(f"mask/{KEY}", data=np.array(names, dtype="S"))

@@ -7,7 +7,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.noise import flow_from_sigma, schedule_levels, ve_from_sigma
+from ambient_curate.noise import (
+    flow_from_sigma,
+    schedule_levels,
+    sigma_from_ve,
+    ve_from_sigma,
+)
 
 CONTINUOUS = ("edm", "flow", "flow-reversed")
 DISCRETE = ("squaredcos_cap_v2:T", "linear:T", "scaled_linear:T")
@@ -121,3 +126,12 @@ class Clock:
             return ve_from_sigma(sigma)
         time = flow_from_sigma(sigma)
         return 1.0 - time if self.schedule == "flow-reversed" else time
+
+
+def rescale(sigma: Levels, factor: float) -> Levels:
+    """Give the noise levels of actions that are `factor` times as large; NaN stays NaN."""
+    if factor == 1.0:
+        return sigma
+    inside = np.where(sigma < 1.0, sigma, 0.0)  # 1 is pure noise at any scale
+    found = sigma_from_ve(ve_from_sigma(inside) * factor)
+    return np.where(sigma < 1.0, found, sigma)

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ambient_curate.export.trainer_time import Clock
 from ambient_curate.option_fields import Options, Rule, text, whole
+
+Statistics = Literal["minmax", "quantile", "gaussian"]
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,13 @@ class ExportOptions(Options):
     ] = None
     normalizer: Annotated[
         Path | None,
-        'JSON file that says by how much the trainer multiplies actions: "scale", a number a '
-        "dimension, or a LeRobot dataset's meta/stats.json. None: as the run does.",
+        "The trainer's file of statistics, by which it scales actions: any that annotate reads, or "
+        '{"scale": [...]}, a number a dimension. None: as the run does.',
+    ] = None
+    normalize: Annotated[
+        Statistics | None,
+        "Which statistics of that file the trainer uses: minmax, quantile or gaussian. None: those "
+        "of the run.",
     ] = None
     data: Annotated[Path | None, "The collection. None: where the run found it."] = None
     out: Annotated[Path | None, "Directory of the export. None: ./<run>_<to>."] = None

@@ -7,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,7 +28,7 @@ from ambient_curate.report.page_content import (
 )
 from ambient_curate.report.sentences import summarize_sets
 from ambient_curate.run.records import Run, list_controls
-from ambient_curate.run.source_data import reopen_data
+from ambient_curate.run.source_data import read_normalizers, reopen_data
 from ambient_curate.run.tables import find_parts
 
 NAME = "report.html"
@@ -154,8 +153,8 @@ def _gather(
             raise
         return Gathered({}, []), f"no traces of actions and no spectra: {error}"
     wanted = [(each.dataset, each.episode_id) for each in picked]
-    scale = np.array(run.info["normaliser"]["scale"])
-    return gather(collection, wanted, scale, progress), ""
+    scales = {name: each.scale for name, each in read_normalizers(run).items()}
+    return gather(collection, wanted, scales, progress), ""
 
 
 def _with_commands(run: Run, episodes: list[Any]) -> list[Any]:

@@ -312,7 +312,7 @@ class Gathered:
 def gather(
     collection: Collection,
     wanted: Iterable[tuple[str, str]],
-    scale: Float64[np.ndarray, " action"],
+    scales: Mapping[str, Float64[np.ndarray, " action"]],
     progress: Progress,
 ) -> Gathered:
     """Read episodes; no dataset is read further than to the last that is shown or measured.
@@ -323,8 +323,8 @@ def gather(
         What was annotated.
     wanted : iterable of (str, str)
         Datasets and ids of episodes to be shown.
-    scale : ndarray, float64, shape (action,)
-        By which the run multiplies actions.
+    scales : mapping of str to ndarray, float64, shape (action,)
+        By which the run multiplies actions, by dataset.
     progress : Progress
         Told of every episode read.
     """
@@ -333,7 +333,7 @@ def gather(
         left.setdefault(dataset, set()).add(episode)
     found = Gathered({}, [])
     for member in collection.members:
-        _read(member, left.get(member.name, set()), scale, found, progress)
+        _read(member, left.get(member.name, set()), scales[member.name], found, progress)
     return found
 
 

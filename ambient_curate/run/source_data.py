@@ -17,6 +17,7 @@ from ambient_curate.data.collection import (
     open_collection,
     read_episodes,
 )
+from ambient_curate.data.normalizer import Normalizer
 from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.errors import CurateError, ManifestError, RunError, write_count
 from ambient_curate.option_fields import check_path
@@ -76,7 +77,8 @@ def reopen_study(
         If it gives another normaliser than the run has.
     """
     collection = reopen_data(run, data)
-    study = prepare_study(collection, annotated_options(run), folder, progress)
+    scalings = {name: each.trainer for name, each in read_normalizers(run).items() if each.trainer}
+    study = prepare_study(collection, annotated_options(run), folder, progress, scalings or None)
     check_study(run, study)
     return collection, study
 
@@ -85,6 +87,12 @@ def annotated_options(run: Run) -> AnnotateOptions:
     """Give the options that the run was annotated with."""
     known = {field.name for field in fields(AnnotateOptions)}
     return AnnotateOptions(**{k: v for k, v in run.info["options"].items() if k in known})
+
+
+def read_normalizers(run: Run) -> dict[str, Normalizer]:
+    """Give the normaliser of every member of a run."""
+    shared, own = run.info["normaliser"], run.info.get("normalisers", {})
+    return {name: Normalizer.from_dict(own.get(name, shared)) for name in run.info["members"]}
 
 
 def _check_data(run: Run, collection: Collection) -> None:
@@ -115,6 +123,9 @@ def check_study(run: Run, study: Study) -> None:
     """Refuse a manifest of another normaliser, horizon or run than the data gives."""
     annotated = {"normaliser": run.info["normaliser"], "horizon": run.info["options"]["horizon"]}
     found = {"normaliser": study.normalizer.as_dict(), "horizon": study.options.horizon}
+    if "normalisers" in run.info:
+        annotated["normaliser"] = run.info["normalisers"]
+        found["normaliser"] = {name: each.as_dict() for name, each in study.normalizers.items()}
     for name, value in annotated.items():
         if value != found[name]:
             raise ManifestError(
