@@ -1,7 +1,7 @@
 """The action normaliser: offset and scale per dimension, fitted on data or given by a trainer."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,21 @@ from ambient_curate.readers.episodes import count_windows as count_windows
 ROWS = 65_536  # of values read at a time
 QUANTILES = (0.01, 0.99)
 _FAR = 10.0  # of a constant from the centre of a trainer's scaled actions
+_NUMBERS = ("offset", "scale", "shift")
 
 Parts = Callable[[], Iterator[Float[np.ndarray, "n action"]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """What a trainer makes of an action, ``(x - offset) * scale``, by its own statistics.
+    """What a trainer makes of an action, ``(x - offset) * scale + shift``, by its own statistics.
 
     Parameters
     ----------
-    offset, scale : ndarray, float64, shape (action,)
-        Finite, ``scale >= 0``; where it is 0 the trainer leaves nothing of a dimension.
+    offset, scale, shift : ndarray, float64, shape (action,)
+        Finite, ``scale >= 0``; where it is 0 the trainer leaves nothing of a dimension. A range is
+        brought to [-1, 1] from its lower end by a shift of -1, as trainers do: a centre would be
+        rounded, which a range of nothing makes large.
     clipped : ndarray, bool, shape (action,)
         Dimensions that are cut off at -1 and 1 afterwards.
     source : mapping of str to str
@@ -36,24 +39,31 @@ class Scaling:
 
     offset: Float64[np.ndarray, " action"]
     scale: Float64[np.ndarray, " action"]
+    shift: Float64[np.ndarray, " action"]
     clipped: Bool[np.ndarray, " action"]
     source: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        arrays = {name: getattr(self, name).tolist() for name in ("offset", "scale", "clipped")}
-        return {**arrays, "source": dict(self.source)}
+        arrays = {name: getattr(self, name).tolist() for name in _NUMBERS}
+        return {**arrays, "clipped": self.clipped.tolist(), "source": dict(self.source)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Scaling":
         """Inverse of `as_dict`."""
-        offset, scale = (np.asarray(stored[key], dtype=np.float64) for key in ("offset", "scale"))
-        return cls(offset, scale, np.asarray(stored["clipped"], dtype=bool), stored["source"])
+        numbers = {name: np.asarray(stored[name], dtype=np.float64) for name in _NUMBERS}
+        clipped = np.asarray(stored["clipped"], dtype=bool)
+        return cls(**numbers, clipped=clipped, source=stored["source"])
+
+    def take(self, dims: Sequence[int]) -> "Scaling":
+        """Give the scaling of some dimensions."""
+        numbers = {name: getattr(self, name)[list(dims)] for name in _NUMBERS}
+        return replace(self, **numbers, clipped=self.clipped[list(dims)])
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Affine scaling of every action dimension: ``(x - offset) * scale``.
+    """Affine scaling of every action dimension: ``(x - offset) * scale``, and a trainer's shift.
 
     Parameters
     ----------
@@ -92,17 +102,24 @@ class Normalizer:
         """Scale raw actions; values outside the range are cut off only where a trainer does so."""
         offset, scale = torch.from_numpy(self.offset), torch.from_numpy(self.scale)
         scaled = (windows.double() - offset) * scale
-        if self.trainer is not None and self.trainer.clipped.any():
+        if self.trainer is not None:
+            scaled += torch.from_numpy(self.trainer.shift)
             clipped = torch.from_numpy(self.trainer.clipped)
             scaled = torch.where(clipped, scaled.clamp(-1.0, 1.0), scaled)
         return scaled.float()
 
     def undo(self, scaled: Float32[Tensor, "*batch action"]) -> Float32[Tensor, "*batch action"]:
         """Inverse of `apply`; a constant dimension gets its constant."""
+        back = self.spread
+        shift = np.zeros_like(back) if self.trainer is None else self.trainer.shift
+        values = (scaled.double() - torch.from_numpy(shift)) * torch.from_numpy(back)
+        return (values + torch.from_numpy(self.offset)).float()
+
+    @property
+    def spread(self) -> Float64[np.ndarray, " action"]:
+        """Inverse of the scale, 0 where that is 0."""
         moving = self.scale != 0.0
-        back = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=moving)
-        values = scaled.double() * torch.from_numpy(back) + torch.from_numpy(self.offset)
-        return values.float()
+        return np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=moving)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -268,7 +285,8 @@ def scale_as_trainer(
     low, high = (ends.astype(np.float64) for ends in (values.min(axis=0), values.max(axis=0)))
     centre = (low + high) / 2
     if not absolute:
-        scaling = Scaling(centre, scaling.scale, np.zeros_like(scaling.clipped), scaling.source)
+        zero, nowhere = np.zeros_like(centre), np.zeros_like(scaling.clipped)
+        scaling = replace(scaling, offset=centre, shift=zero, clipped=nowhere)
     offset = scaling.offset
     if shared:
         # noise hides no constant, and float32 would lose what little lies beside a large one

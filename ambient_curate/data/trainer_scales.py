@@ -5,7 +5,7 @@ The rules are facts of the trainers' own code; docs/trainers.md names the versio
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ _EXPECTED = (
     'joint group, robomimic\'s {"actions": {"offset": [...], "scale": [...]}}, a run.json, or '
     '{"scale": [...]}, a number a dimension'
 )
+_BY_DIMENSION = ("min", "max", "mean", "std", "q01", "q99", "p01", "p99", "mask", "offset", "scale")
 Statistics = Mapping[str, Any]  # of actions: a list of numbers for every name
 
 
@@ -85,13 +86,15 @@ def read_trainer_scales(path: Path, kind: str) -> TrainerScales:
         If the file is none of a known trainer, or has no such statistics.
     """
     try:
-        content = path.read_bytes()
-        source = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-        name, found = _recognize(
-            {"action": _merge_episodes(content)}
-            if path.suffix == ".jsonl"
-            else json.loads(content.decode("utf-8"))
-        )
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            episodes = path.suffix == ".jsonl"  # one a line: as many as the data has
+            name, found = _recognize(
+                {"action": _merge_episodes(file)} if episodes else json.load(file)
+            )
+        for each in found.values():
+            _require_sizes(each)
         with np.errstate(all="ignore"):  # what is not finite is refused below
             scalings = {dataset: RULES[name](each, kind) for dataset, each in found.items()}
     except _MissingError as error:
@@ -100,8 +103,14 @@ def read_trainer_scales(path: Path, kind: str) -> TrainerScales:
         raise ConfigError(f"{path} tells no scale of actions: {error!r}", _EXPECTED) from error
     for scaling in scalings.values():
         _check(path, scaling)
-    source["format"] = name
+    source = {"file": path.name, "format": name, "sha256": sha256}
     return TrainerScales(path, {key: replace(s, source=source) for key, s in scalings.items()})
+
+
+def _require_sizes(found: Statistics) -> None:
+    sizes = {name: np.size(found[name]) for name in _BY_DIMENSION if found.get(name) is not None}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"its statistics differ in size: {sizes}")
 
 
 def _check(path: Path, scaling: Scaling) -> None:
@@ -130,19 +139,15 @@ def fit_length(scaling: Scaling, dims: Sequence[int], size: int) -> Scaling:
     """
     known = scaling.scale.size
     if dims and known > max(dims):
-        place = list(dims)
-    elif known > size and scaling.source.get("format") == "openpi":  # which pads its actions
-        place = list(range(size))
-    elif known == size:
+        return scaling.take(dims)
+    if known > size and scaling.source.get("format") == "openpi":  # it pads actions
+        return scaling.take(range(size))
+    if known == size:
         return scaling
-    else:
-        raise ConfigError(
-            f"{scaling.source.get('file')} has {known} action dimensions, the data {size}",
-            "give statistics of the same actions, or name those that both have: dims in "
-            "ambient.toml",
-        )
-    parts = (scaling.offset[place], scaling.scale[place], scaling.clipped[place])
-    return Scaling(*parts, source=scaling.source)
+    raise ConfigError(
+        f"{scaling.source.get('file')} has {known} action dimensions, the data {size}",
+        "give statistics of the same actions, or name those that both have: dims in ambient.toml",
+    )
 
 
 def _recognize(content: Any) -> tuple[str, dict[str, Statistics]]:
@@ -168,7 +173,9 @@ def _recognize(content: Any) -> tuple[str, dict[str, Statistics]]:
 
 
 def _is_statistics(found: Any) -> bool:
-    return isinstance(found, Mapping) and isinstance(found.get("mean", found.get("min")), list)
+    return isinstance(found, Mapping) and isinstance(
+        found.get("mean", found.get("min")), list | np.ndarray
+    )
 
 
 def _name_flat(content: Statistics) -> str:
@@ -194,11 +201,11 @@ def _of_run(content: Statistics) -> dict[str, Statistics]:
     return {name: own.get(name, whole) for name in content["members"]} if own else {"": whole}
 
 
-def _merge_episodes(content: bytes) -> dict[str, np.ndarray]:
+def _merge_episodes(lines: Iterable[bytes]) -> dict[str, np.ndarray]:
     """Merge LeRobot's statistics of episodes as it does: by their numbers of frames."""
     count, mean, square = 0.0, np.zeros(1), np.zeros(1)
     low, high = np.full(1, np.inf), np.full(1, -np.inf)
-    for line in content.splitlines():
+    for line in lines:
         found = json.loads(line)["stats"]["action"]
         low, high = np.minimum(low, found["min"]), np.maximum(high, found["max"])
         frames, own = float(np.ravel(found["count"])[0]), _numbers(found["mean"])
@@ -229,19 +236,25 @@ def _read(found: Statistics, name: str) -> np.ndarray:
 
 def _span(low: np.ndarray, width: np.ndarray) -> Scaling:
     """Give ``2 * (x - low) / width - 1``."""
-    return Scaling(low + width / 2, 2.0 / width, np.zeros(low.shape, dtype=bool))
+    return _scale(low, 2.0 / width, -1.0)
+
+
+def _scale(offset: np.ndarray, scale: np.ndarray, shift: float = 0.0) -> Scaling:
+    nowhere = np.zeros(scale.shape, dtype=bool)
+    return Scaling(offset, scale, np.full(scale.shape, shift), nowhere)
 
 
 def _centre(found: Statistics, floor: float) -> Scaling:
     """Give ``(x - mean) / (std + floor)``."""
     mean, std = _read(found, "mean"), _read(found, "std")
-    return Scaling(mean, 1.0 / (std + floor), np.zeros(mean.shape, dtype=bool))
+    return _scale(mean, 1.0 / (std + floor))
 
 
 def _put(scaling: Scaling, where: np.ndarray, scale: float) -> Scaling:
     """Give dimensions another scale, and no offset."""
-    offset = np.where(where, 0.0, scaling.offset)
-    return replace(scaling, offset=offset, scale=np.where(where, scale, scaling.scale))
+    offset, shift = (np.where(where, 0.0, each) for each in (scaling.offset, scaling.shift))
+    scale_there = np.where(where, scale, scaling.scale)
+    return replace(scaling, offset=offset, scale=scale_there, shift=shift)
 
 
 def _scale_lerobot(found: Statistics, kind: str) -> Scaling:
@@ -316,7 +329,7 @@ def _scale_moving(found: Statistics) -> Scaling:
 def _scale_robomimic(found: Statistics, kind: str) -> Scaling:
     """Divide by what it calls a scale, whatever that was made from."""
     offset, divisor = _numbers(found["offset"]), _numbers(found["scale"])
-    return Scaling(offset, 1.0 / divisor, np.zeros(offset.shape, dtype=bool))
+    return _scale(offset, 1.0 / divisor)
 
 
 def _scale_plain(found: Statistics, kind: str) -> Scaling:
@@ -324,8 +337,9 @@ def _scale_plain(found: Statistics, kind: str) -> Scaling:
     if "low" not in found and not (scale > 0.0).all():  # only a run means something by 0
         raise ValueError(f"the scale of actions is {scale.tolist()}")
     offset = np.asarray(found.get("offset", np.zeros(scale.shape)), dtype=np.float64)
-    clipped = found.get("trainer", {}).get("clipped", np.zeros(scale.shape))
-    return Scaling(offset, scale, np.asarray(clipped, dtype=bool))
+    given = found.get("trainer", {})  # of a run that had one
+    shift, clipped = (np.asarray(given.get(k, np.zeros(scale.shape))) for k in ("shift", "clipped"))
+    return Scaling(offset, scale, shift.astype(np.float64), clipped.astype(bool))
 
 
 RULES: Mapping[str, Callable[[Statistics, str], Scaling]] = {
@@ -386,7 +400,8 @@ def _compare(own: Normalizer, trainer: Scaling) -> tuple[float, np.ndarray]:
     ratio = trainer.scale[compared] / own.scale[compared]
     if ratio.min() == 0.0 or np.ptp(ratio) > TOLERANCE * ratio.min():
         raise ConfigError(f"{shown}: one is no multiple of the other")
-    shift = (own.offset - trainer.offset) * trainer.scale
+    nought = own.offset - (0.0 if own.trainer is None else own.trainer.shift * own.spread)
+    shift = (nought - trainer.offset) * trainer.scale + trainer.shift
     return float(ratio.mean()), np.where(compared, shift, 0.0)
 
 
