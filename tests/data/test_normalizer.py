@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small_study import make_episodes, make_study
@@ -22,6 +22,7 @@ VALUES = arrays(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25)  # a pass counts 65,536 halves a dimension
 @given(values=VALUES, cut=st.integers(1, 59), data=st.data())
 def test_all_together_is_one_array(
     kind: Normalization, values: np.ndarray, cut: int, data: st.DataObject
