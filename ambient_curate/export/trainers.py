@@ -57,8 +57,9 @@ TRAINERS: dict[str, Trainer] = {
         1,
     ),
     "robomimic": Trainer(
-        "whole demonstrations, by the filter key ambient; the noise rule in your own algorithm",
-        "without that algorithm everything but whole demonstrations",
+        "whole demonstrations, by the filter key ambient, and a weight a file; the noise rule in "
+        "your own algorithm",
+        "weights of windows; without that algorithm everything but demonstrations and weights",
         ("HDF5",),
     ),
     "octo": Trainer(
