@@ -304,8 +304,15 @@ def test_the_figure_is_what_its_command_draws(
 
 
 def test_the_loop_of_the_trainers_page_runs() -> None:
-    (program,) = blocks(DOCS["trainers"], "python")
+    (program,) = blocks(section(DOCS["trainers"], "Into your own training loop"), "python")
     exec(compile(program, "trainers.md", "exec"), {})
+
+
+def test_the_lines_for_every_trainer_are_python() -> None:
+    programs = blocks(section(DOCS["trainers"], "Export"), "python")
+    assert len(programs) == 5
+    for program in programs:
+        compile(program, "trainers.md", "exec")
 
 
 @pytest.mark.slow

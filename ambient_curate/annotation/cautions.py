@@ -16,6 +16,7 @@ from ambient_curate.run.records import explain_missed, name_set
 
 FEW_CLEAN = 20
 LARGE_SHARE = 0.01
+LEAST_SPAN, LARGEST_SPAN = 0.01, 100.0  # of the clean set, in a trainer's scaled actions
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def _warn_of_run(study: Study, controlled: bool) -> list[str]:
             "and sometimes too low; record more before you rely on it"
         )
     found += _position_warnings(study)
+    found += _span_warnings(study)
     for kind, dims in list_constant_dims(study.clean.windows).items():
         found.append(
             f"constant in the clean set, so not compared: {name_dims(dims, kind)}; a dataset that "
@@ -117,6 +119,23 @@ def _position_warnings(study: Study) -> list[str]:
     return [
         f"{name_dims(dims)} look like absolute positions: the classifier then also learns where "
         "the clean episodes are; represent = relative compares motions"
+    ]
+
+
+def _span_warnings(study: Study) -> list[str]:
+    """Warn where a trainer's statistics do not fit the clean set: of other actions, other units."""
+    normalizer = study.normalizer
+    if normalizer.trainer is None:
+        return []
+    span = (normalizer.high - normalizer.low) * normalizer.scale
+    odd = ((span > LARGEST_SPAN) | (span < LEAST_SPAN)) & (span > 0.0)
+    dims = np.flatnonzero(odd & np.isin(np.arange(span.size), normalizer.still, invert=True))
+    if not dims.size:
+        return []
+    spans = f"{span[dims].min():.3g} to {span[dims].max():.3g} in {name_dims(dims.tolist())}"
+    return [
+        f"scaled by {normalizer.trainer.source['file']}, the clean set spans {spans}, where 2 is "
+        "usual: check that the file is of these actions, in these units"
     ]
 
 

@@ -169,7 +169,8 @@ def _recognize(content: Any) -> tuple[str, dict[str, Statistics]]:
         raise ValueError(f"it has {', '.join(content)}, of which one embodiment is to be kept")
     ((_, tag),) = content.items()
     name = "gr00t-n1.5" if "statistics" in tag else "gr00t"
-    return name, {"": _join(tag.get("statistics", tag)["action"])}
+    groups = tag.get("statistics", tag)["action"]
+    return name, {"": _join({key: each for key, each in groups.items() if "mean" in each})}
 
 
 def _is_statistics(found: Any) -> bool:

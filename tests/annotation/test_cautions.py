@@ -10,6 +10,7 @@ import pytest
 from small_study import ACTION, SIGMA, make_arm_curves, make_episodes, make_study
 
 from ambient_curate.annotation.cautions import Caution, list_cautions, list_offsets
+from ambient_curate.data.normalizer import Scaling
 from ambient_curate.data.study import Study, find_outside
 from ambient_curate.run.records import explain_missed
 
@@ -139,3 +140,15 @@ def test_nothing_is_said_of_a_set_that_is_large_and_inside_the_clean_range(tmp_p
     inside = [replace(e, action=e.action / 2) for e in clean]
     study = make_study(tmp_path, {"clean": clean, "a": inside})
     assert texts(study, [{"recovered": True}]) == []
+
+
+@pytest.mark.parametrize(("factor", "is_odd"), [(1.0, False), (1e3, True), (1e-3, True)])
+def test_statistics_in_other_units_are_warned_of(study: Study, factor: float, is_odd: bool) -> None:
+    """Millimetres read as metres: every number is well formed, and every sigma_min wrong."""
+    zero, own = np.zeros(ACTION), study.normalizer
+    source = {"file": "stats.json", "format": "lerobot", "sha256": ""}
+    trainer = Scaling(zero, own.scale * factor, zero, np.zeros(ACTION, bool), source)
+    made = replace(study, normalizer=replace(own, scale=trainer.scale, trainer=trainer))
+    found = [text for text in texts(made, []) if text.startswith("scaled by stats.json")]
+    assert len(found) == is_odd
+    assert all("spans 2e" in text or "spans 0.002" in text for text in found)
