@@ -33,7 +33,8 @@ def test_what_may_be_given_are_the_fields_and_other_ways_to_say_epsilon() -> Non
     assert list(AnnotateOptions.declared) == NAMES
     after = NAMES.index("epsilon") + 1
     assert list(ANNOTATE_OPTIONS) == [*NAMES[:after], *ALIASES, *NAMES[after:]]
-    assert ANNOTATE_OPTIONS.keys() - FILE_OPTIONS.keys() == {"out", "force", "workers", "strict"}
+    of_a_call = {"out", "force", "workers", "strict", "normalizer"}
+    assert ANNOTATE_OPTIONS.keys() - FILE_OPTIONS.keys() == of_a_call
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,8 @@ def test_what_may_be_given_are_the_fields_and_other_ways_to_say_epsilon() -> Non
         ("stride", True, ">= 1"),
         ("represent", "differences", "absolute, relative, delta"),
         ("normalize", "zscore", "minmax, quantile, gaussian, none"),
+        ("normalize_on", "corrupt", "clean, all"),
+        ("normalizer", 3, "a path"),
         ("weighting", "frame", "episode, window"),
         ("folds", 2, ">= 3"),
         ("schedule", "squaredcos_cap_v2", "NAME:STEPS"),

@@ -11,8 +11,12 @@ from jaxtyping import Float64
 
 from ambient_curate.data.cache import Frames, write_frames
 from ambient_curate.data.collection import Collection, open_collection, read_episodes
-from ambient_curate.data.normalizer import Normalizer, fit_normalizer
-from ambient_curate.data.windows import Windows, clean_values
+from ambient_curate.data.normalizer import (
+    Normalizer,
+    fit_normalizer,
+    fit_normalizer_on_all,
+)
+from ambient_curate.data.windows import Windows, clean_values, read_values
 from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.options import AnnotateOptions, resolve_options
 from ambient_curate.progress import Progress, silent
@@ -164,7 +168,11 @@ def _lay_recordings(
     shared = shared and len({member.action_dim for member in frames.values()}) == 1
     shared = shared and (bool(given) or collection.clean in frames)
     if not given and shared:
-        given = dict.fromkeys(order, _fit(windows[order[0]], order[0], options))
+        fitted = _fit(windows[order[0]], order[0], options)
+        if options.normalize_on == "all":
+            clean = clean_values(windows[order[0]])
+            fitted = fit_normalizer_on_all(options.normalize, clean, lambda: read_values(windows))
+        given = dict.fromkeys(order, fitted)
     scaled = {
         name: replace(w, normalizer=given[name] if name in given else _fit(w, name, options))
         for name, w in windows.items()

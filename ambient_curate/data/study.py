@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from ambient_curate.data.collection import (
 )
 from ambient_curate.data.folds import assign_folds
 from ambient_curate.data.normalizer import (
-    ROWS,
     Normalizer,
     Scaling,
     fit_normalizer,
@@ -33,7 +32,7 @@ from ambient_curate.data.normalizer import (
 from ambient_curate.data.planted_controls import Control, plant_controls
 from ambient_curate.data.populations import Population, label_groups
 from ambient_curate.data.trainer_scales import fit_length
-from ambient_curate.data.windows import Windows, clean_values, observe
+from ambient_curate.data.windows import Windows, clean_values, observe, read_values
 from ambient_curate.errors import DatasetError, NotEnoughDataError, write_count
 from ambient_curate.files import write_json_atomic
 from ambient_curate.options import AnnotateOptions
@@ -310,7 +309,7 @@ def _find_normalizers(
     if content.get("scalings") is None and options.normalize_on == "clean":
         return dict.fromkeys(windows, fit_normalizer(options.normalize, values))
     if content.get("scalings") is None:
-        fitted = fit_normalizer_on_all(options.normalize, values, lambda: _read_parts(windows))
+        fitted = fit_normalizer_on_all(options.normalize, values, lambda: read_values(windows))
         return dict.fromkeys(windows, fitted)
     size = int(windows[clean].action.shape[1])
     stored = {name: Scaling.from_dict(each) for name, each in content["scalings"].items()}
@@ -329,17 +328,6 @@ def _find_normalizers(
         for name, scaling in scalings.items()
     }
     return dict.fromkeys(windows, made[clean]) if alike else made
-
-
-def _read_parts(windows: Mapping[str, Windows]) -> Iterator[np.ndarray]:
-    """Yield the values of all members as windows represent them, a part at a time."""
-    for each in windows.values():
-        if each.represent == "absolute":
-            values = each.action.numpy()
-            yield from (values[at : at + ROWS] for at in range(0, len(values), ROWS))
-        else:
-            whole = np.flatnonzero(each.counts).tolist()
-            yield from (each.of_episode(episode).flatten(0, 1).numpy() for episode in whole)
 
 
 def _require_motion(normalizer: Normalizer, name: str, options: AnnotateOptions) -> None:

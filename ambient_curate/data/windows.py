@@ -1,6 +1,6 @@
 """Windows of episodes as index views, with the state at their start where it conditions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from ambient_curate.data.cache import Frames
-from ambient_curate.data.normalizer import Normalizer, fit_normalizer
+from ambient_curate.data.normalizer import ROWS, Normalizer, fit_normalizer
 from ambient_curate.errors import ConfigError
 from ambient_curate.options import Representation
 from ambient_curate.readers.episodes import count_windows as count_windows
@@ -137,6 +137,17 @@ def clean_values(windows: Windows) -> Float[np.ndarray, "n action"]:
         return windows.action.numpy()
     parts = [windows.of_episode(int(e)).flatten(0, 1) for e in np.flatnonzero(windows.counts)]
     return torch.cat(parts).numpy()
+
+
+def read_values(windows: Mapping[str, Windows]) -> Iterator[Float[np.ndarray, "n action"]]:
+    """Yield the same values of several members, a part at a time."""
+    for each in windows.values():
+        if each.represent == "absolute":
+            values = each.action.numpy()
+            yield from (values[at : at + ROWS] for at in range(0, len(values), ROWS))
+        else:
+            whole = np.flatnonzero(each.counts).tolist()
+            yield from (each.of_episode(episode).flatten(0, 1).numpy() for episode in whole)
 
 
 def draw_windows(

@@ -11,8 +11,8 @@ INFO = {
     "lost": "weights",
     "n_obs_steps": 2,
     "members": {
-        "p": {"rows": 1200, "never_usable": 0, "effective": 1200.0, "share": 0.75},
-        "q": {"rows": 5000, "never_usable": 1234, "effective": 400.4, "share": 0.25},
+        "p": {"rows": 1200, "padded": 90, "never_usable": 0, "effective": 1200.0, "share": 0.75},
+        "q": {"rows": 5000, "padded": 2345, "never_usable": 1234, "effective": 400.4, "share": 0.25},
     },
     "notes": ["p is counted by position"],
 }
@@ -20,8 +20,8 @@ INFO = {
 
 def test_every_dataset_has_a_row() -> None:
     columns, rows = export_table(INFO)
-    assert len(columns) == len(rows[0]) == 5
-    assert rows[1] == ["q", "5,000", "1,234", "400", "25.0 %"]
+    assert len(columns) == len(rows[0]) == 6
+    assert rows[1] == ["q", "5,000", "2,345", "1,234", "400", "25.0 %"]
 
 
 def test_the_rule_the_losses_and_the_scale_are_told() -> None:
