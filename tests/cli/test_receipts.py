@@ -12,7 +12,13 @@ INFO = {
     "n_obs_steps": 2,
     "members": {
         "p": {"rows": 1200, "padded": 90, "never_usable": 0, "effective": 1200.0, "share": 0.75},
-        "q": {"rows": 5000, "padded": 2345, "never_usable": 1234, "effective": 400.4, "share": 0.25},
+        "q": {
+            "rows": 5000,
+            "padded": 2345,
+            "never_usable": 1234,
+            "effective": 400.4,
+            "share": 0.25,
+        },
     },
     "notes": ["p is counted by position"],
 }
