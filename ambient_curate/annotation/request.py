@@ -17,6 +17,7 @@ from ambient_curate.data.normalizer import Scaling
 from ambient_curate.data.trainer_scales import read_trainer_scales
 from ambient_curate.options import AnnotateOptions, check_options, resolve_options
 from ambient_curate.run.directory import package_versions
+from ambient_curate.run.schema import SCHEMA_VERSION
 
 NOT_IN_DIGEST = (
     "out",
@@ -122,6 +123,6 @@ def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dic
     return {
         "options": chosen | {"clean": clean},
         "sources": sources,
-        "versions": package_versions(),
+        "versions": package_versions() | {"schema": str(SCHEMA_VERSION)},
         "threads": 1,
     }

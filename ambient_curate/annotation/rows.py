@@ -163,6 +163,7 @@ def tabulate_shard(
     start = (np.arange(row.size) - np.repeat(np.cumsum(each) - each, each)) * windows.stride
     short = counts[row] == 0
     first = frames.first_frame[shard.episodes][row]
+    has_index = (first >= 0) & (not frames.index_fails)
     fold = study.folds[shard.dataset][shard.episodes][row]
     columns = {
         "dataset": _repeat(shard.dataset, row.size),
@@ -170,7 +171,7 @@ def tabulate_shard(
         "episode_index": pa.array(frames.number[shard.episodes][row]),
         "start": pa.array(start, mask=np.full(row.size, not study.by_window)),
         "horizon": _repeat(study.options.horizon, row.size),
-        "index": pa.array(first + start, mask=first < 0),
+        "index": pa.array(first + start, mask=~has_index),
         "is_clean": _repeat(shard.dataset == study.clean.dataset, row.size),
         "status": pa.array(["too-short", status]).take(pa.array(np.where(short, 0, 1))),
         "fold": pa.array(fold, mask=short | (status == "too-few-episodes")),

@@ -272,6 +272,8 @@ def _member_cells(member: MemberInspection) -> dict[str, str]:
 def inspection_lines(inspection: Inspection) -> Iterator[str]:
     """Yield what is said below an inspection: problems, notes, and what cannot be opened."""
     for member in inspection.members:
+        if member.names:
+            yield f"{member.name}: {member.numbering}"
         yield from (f"{member.name}: {text}" for text in member.problems)
         yield from (f"{member.name}: note: {text}" for text in member.notes)
     yield from (f"{name}: cannot be opened: {reason}" for name, reason in inspection.broken)

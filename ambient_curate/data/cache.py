@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from jaxtyping import Float32, Int64, Shaped
 from tensordict import MemoryMappedTensor, TensorDict
 
 from ambient_curate.errors import DatasetError, write_count
-from ambient_curate.readers.episodes import Episode, Label
+from ambient_curate.readers.episodes import Episode, Label, find_shared_frames
 
 EPISODES_FILE = "episodes.parquet"
 _KEYS = ("action", "state")
@@ -117,6 +118,13 @@ class Frames:
     def labels(self) -> Iterator[dict[str, Label]]:
         """Yield the episode-level columns of every episode."""
         yield from map(json.loads, self.label_texts)
+
+    @cached_property
+    def index_fails(self) -> bool:
+        """Whether the source has a global index of frames that does not tell all of them apart."""
+        known = self.first_frame >= 0
+        shared = find_shared_frames(self.first_frame, self.length) is not None
+        return bool(known.any()) and (shared or not bool(known.all()))
 
     @property
     def n_frames(self) -> int:

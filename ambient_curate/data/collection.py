@@ -1,7 +1,7 @@
 """A collection: its datasets, which one is clean, and the episodes selected of each."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from ambient_curate.option_fields import check_path, raise_problems
 from ambient_curate.options import ANNOTATE_OPTIONS, OnError, check_given
 from ambient_curate.progress import Progress, silent, track, warn
 from ambient_curate.readers.episodes import Dataset, Episode, ReaderOptions
+from ambient_curate.readers.hdf5 import HDF5Dataset
+from ambient_curate.readers.lerobot import LeRobotDataset
+from ambient_curate.readers.plain_arrays import ArrayDataset
 
 RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
 
@@ -38,6 +41,12 @@ class Member:
     dataset: Dataset
     options: MemberOptions
     checksums: bool = True
+    order: Sequence[Path] | None = None
+
+    @property
+    def shards(self) -> Sequence[Path]:
+        """Files of the dataset in the order in which they are read: `order`, else the reader's."""
+        return self.dataset.shards if self.order is None else self.order
 
 
 @dataclass(frozen=True)
@@ -318,6 +327,38 @@ def _reader_options(options: MemberOptions, checksums: bool) -> ReaderOptions:
     )
 
 
+def list_positions(member: Member) -> dict[int, int]:
+    """Find the position that an episode of each number has in runs of schema version 1.
+
+    There LeRobot's episodes are counted by their number, and files in the order of code points.
+    """
+    dataset = member.dataset
+    names = [name for shard in _order_by_code(dataset) for name in dataset.list_episodes(shard)]
+    numbers = [name.number for name in names]
+    if isinstance(dataset, LeRobotDataset):
+        numbers.sort()
+    return {number: position for position, number in enumerate(numbers)}
+
+
+def select_by_position(member: Member) -> Member:
+    """Read what a member's options mean where their numbers are positions (schema version 1)."""
+    position = list_positions(member)
+    number = {place: each for each, place in position.items()}
+    options = member.options
+    kept = Selection(options, np.fromiter(number, np.int64))
+    episodes = tuple(number[place] for place in number if kept.keeps(place))
+    exclude = tuple(
+        number.get(each, each) if isinstance(each, int) else each for each in options.exclude
+    )
+    changed = replace(options, episodes=episodes if options.episodes else None, exclude=exclude)
+    return replace(member, options=changed, order=_order_by_code(member.dataset))
+
+
+def _order_by_code(dataset: Dataset) -> Sequence[Path]:
+    files = isinstance(dataset, ArrayDataset | HDF5Dataset)
+    return sorted(dataset.shards) if files else dataset.shards
+
+
 def read_episodes(
     member: Member,
     *,
@@ -400,8 +441,8 @@ def _read_shards(
     report: SkipReport,
 ) -> Iterator[Episode]:
     dataset = member.dataset
-    with track(progress, f"reading {member.name}", total=len(dataset.shards)) as advance:
-        for shard in dataset.shards:
+    with track(progress, f"reading {member.name}", total=len(member.shards)) as advance:
+        for shard in member.shards:
             numbers = {name.number for name in dataset.list_episodes(shard)}
             wanted = set(filter(selection.keeps, numbers))
             damage = _find_damage(dataset, shard) if wanted and on_error == "skip" else None

@@ -23,9 +23,10 @@ from ambient_curate.data.collection import (
 from ambient_curate.data.motion import Motion, name_dims
 from ambient_curate.errors import ConfigError, DatasetError
 from ambient_curate.progress import Progress, silent
-from ambient_curate.readers.episodes import Episode
+from ambient_curate.readers.episodes import Episode, EpisodeName, find_shared_frames
 
 LISTED = 5  # damages listed one by one
+NAMED = 3  # episodes whose number and id are shown, besides the last one
 EXCLUDED = 100  # episodes that a line of ambient.toml names
 LARGE_SHARE = 0.1  # of frames or values that is noted
 SLIGHT_SHARE = 0.01  # of values outside the clean set's range that is noted
@@ -63,6 +64,10 @@ class MemberInspection:
         What is wrong or would mislead a comparison, one sentence each.
     notes : tuple of str
         What is worth a look, one sentence each.
+    is_numbered : bool
+        Whether the numbers below are the source's own; if not, they are positions.
+    names : tuple of EpisodeName
+        Number and id of every readable episode.
     """
 
     name: str
@@ -81,6 +86,17 @@ class MemberInspection:
     duplicates_elsewhere: int
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    is_numbered: bool = False
+    names: tuple[EpisodeName, ...] = ()
+
+    @property
+    def numbering(self) -> str:
+        """By what numbers and ids its episodes are called: the first few and the last."""
+        shown = [f"{name.number} is {name.id!r}" for name in self.names]
+        if len(shown) > NAMED + 1:
+            shown[NAMED:-1] = ["..."]
+        kind = "the source's own" if self.is_numbered else "positions"
+        return f"numbers of its episodes, {kind}: {', '.join(shown)}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,7 @@ class Inspection:
             member
             | {"path": str(member["path"])}
             | {key: list(member[key]) for key in ("problems", "notes")}
+            | {"names": [name._asdict() for name in member["names"]]}
             for member in content["members"]
         ]
         return content
@@ -164,12 +181,18 @@ class _Tally:
     state_dims: set[int] = field(default_factory=set)
     damages: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
+    names: list[EpisodeName] = field(default_factory=list)
+    first_frames: list[int] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
     motion: Motion | None = None
     clean: Motion | None = None
 
     def add(self, episode: Episode) -> None:
         action = episode.action
         self.lengths.append(episode.length)
+        self.names.append(EpisodeName(episode.id, episode.number))
+        self.first_frames.append(-1 if episode.first_frame is None else episode.first_frame)
+        self.contradictions += [episode.problem] if episode.problem is not None else []
         self.contents[hashlib.sha256(repr(action.shape).encode() + action.tobytes()).digest()] += 1
         self.tasks |= {episode.task} if episode.task is not None else set()
         self.rates |= {episode.rate_hz} if episode.rate_hz is not None else set()
@@ -249,13 +272,14 @@ def _inspect_member(
         ),
         problems=tuple(problems),
         notes=tuple(_list_notes(tally)),
+        is_numbered=member.dataset.is_numbered,
+        names=tuple(tally.names),
     )
 
 
 def _list_problems(tally: _Tally) -> list[str]:
-    problems = tally.damages[:LISTED]
-    if len(tally.damages) > LISTED:
-        problems.append(f"and {len(tally.damages) - LISTED} more")
+    problems = _list_first(tally.damages) + _list_first(tally.contradictions)
+    problems += _find_repeated_index(tally)
     if len(tally.rates) > 1:
         problems.append(f"its episodes have {len(tally.rates)} different rates")
     for what, dims in (("action", tally.action_dims), ("state", tally.state_dims)):
@@ -272,6 +296,24 @@ def _list_problems(tally: _Tally) -> list[str]:
     if tally.still:
         problems.append(_describe_still(tally))
     return problems
+
+
+def _list_first(sentences: list[str]) -> list[str]:
+    more = len(sentences) - LISTED
+    return sentences[:LISTED] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _find_repeated_index(tally: _Tally) -> list[str]:
+    shared = find_shared_frames(np.array(tally.first_frames, int), np.array(tally.lengths, int))
+    if shared is None:
+        return []
+    one, other = (
+        f"{tally.names[place].number} begins at {tally.first_frames[place]}" for place in shared
+    )
+    return [
+        f"index repeats (episode {one}, episode {other}): frames are joined by episode_index and "
+        "frame_index"
+    ]
 
 
 def _describe_still(tally: _Tally) -> str:

@@ -15,8 +15,9 @@ from ambient_curate.export.job import Job
 def write(job: Job) -> None:
     """Write ``sampler.npz`` for every member.
 
-    It holds, of every annotated episode, ``episode`` (its number in the replay buffer) and
-    ``count`` (its windows); of every window, in the sampler's order, ``sigma_min``, ``sigma_max``,
+    It holds, of every annotated episode, ``episode`` (its place in a replay buffer of all episodes
+    of the source in the order of their numbers), ``number`` (the source's own) and ``count`` (its
+    windows); of every window, in the sampler's order, ``sigma_min``, ``sigma_max``,
     ``t_min``, ``t_max`` and ``weight``; and ``before``, the frames that the first window of an
     episode begins before it.
     """
@@ -31,5 +32,6 @@ def write(job: Job) -> None:
                     columns.setdefault(name, []).append(values)
             columns.setdefault("weight", []).append(samples.weight.astype(np.float32))
         arrays: dict[str, Any] = {name: np.concatenate(each) for name, each in columns.items()}
-        arrays |= {"episode": member.frames.number, "count": count, "before": before}
+        arrays |= {"episode": member.position, "number": member.frames.number}
+        arrays |= {"count": count, "before": before}
         np.savez(job.folder(member) / "sampler.npz", **arrays)

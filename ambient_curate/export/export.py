@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ambient_curate.data.collection import Collection
+from ambient_curate.data.collection import Collection, list_numbers
 from ambient_curate.data.study import Study
 from ambient_curate.data.trainer_scales import compare_scales, fit_length, read_trainer_scales
 from ambient_curate.errors import ConfigError, CurateError, write_count
@@ -26,7 +26,8 @@ from ambient_curate.export.trainers import ExportOptions, Trainer
 from ambient_curate.options import digest, options_or_changes
 from ambient_curate.progress import Progress, silent
 from ambient_curate.run.directory import open_run, package_versions
-from ambient_curate.run.records import Kind, Run, open_run_results, read_run
+from ambient_curate.run.records import Kind, Run, has_own_numbers, open_run_results, read_run
+from ambient_curate.run.schema import SCHEMA_VERSION
 from ambient_curate.run.source_data import (
     place_values,
     read_normalizers,
@@ -123,7 +124,8 @@ def export_run(
             collection, study = reopen_study(run, study_folder, progress, data=chosen.data)
             job = _lay_job(run, study, collection, out, chosen, factor)
             WRITERS[chosen.to](job)
-            job.notes.extend([*notes, *_list_unread(job, chosen), *_list_unanswered(run)])
+            unread = [*_list_unread(job, chosen), *_explain_numbers(job, run)]
+            job.notes.extend([*notes, *unread, *_list_unanswered(run)])
             described = _describe(job, chosen.trainer)
             _write_readme(out / "README.md", inputs | described)
         except CurateError:
@@ -151,6 +153,22 @@ def _list_unread(job: Job, chosen: ExportOptions) -> list[str]:
         f"data is converted to {' or '.join(known)} with the same episodes and frames"
         for format, names in unread.items()
     ]
+
+
+def _explain_numbers(job: Job, run: Run) -> list[str]:
+    """Say where frames are not found by their index, or episodes by the numbers of the run."""
+    notes = [
+        f"{member.name}: its global index of frames does not tell all of them apart: join by "
+        "episode_index and frame_index; index counts the frames of the annotated episodes"
+        for member in job.members
+        if member.frames.index_fails
+    ]
+    if not has_own_numbers(run.info):
+        notes.append(
+            "the run's episode_index is the position of an episode (schema version 1); here it is "
+            "the source's own number"
+        )
+    return notes
 
 
 def _list_unanswered(run: Run) -> list[str]:
@@ -196,7 +214,8 @@ def _inputs(run: Run, chosen: ExportOptions, factor: float) -> dict[str, Any]:
     left_out = ("normalizer", "normalize", "data", "out", "force", "schedule")
     options = {key: value for key, value in asdict(chosen).items() if key not in left_out}
     options |= {"schedule": chosen.clock.schedule, "factor": factor}
-    return {"options": options, "run": run.info["digest"], "versions": package_versions()}
+    versions = package_versions() | {"schema": str(SCHEMA_VERSION)}
+    return {"options": options, "run": run.info["digest"], "versions": versions}
 
 
 def _lay_job(
@@ -209,16 +228,25 @@ def _lay_job(
 ) -> Job:
     out.mkdir(exist_ok=True)
     trainer, clock, manifest = chosen.trainer, chosen.clock, read_own_manifest(run)
-    files = {member.name: tuple(member.dataset.shards) for member in collection.members}
+    datasets = {member.name: member.dataset for member in collection.members}
     members = []
     for name, frames in study.frames.items():
         rows = manifest.filter(pc.equal(manifest["dataset"], name))
         values = place_values(study, rows, name, np.arange(frames.n_episodes), COLUMNS)
         for column in ("sigma_min", "sigma_max"):
             values[column] = rescale(values[column], factor)
-        is_clean, kind = name == study.clean.dataset, study.sources[name]["format"]
-        windows = study.windows[name]
-        members.append(AnnotatedMember(name, is_clean, frames, windows, values, kind, files[name]))
+        numbers = np.sort(list_numbers(datasets[name]))
+        member = AnnotatedMember(
+            name=name,
+            is_clean=name == study.clean.dataset,
+            frames=frames,
+            windows=study.windows[name],
+            values=values,
+            format=study.sources[name]["format"],
+            files=tuple(datasets[name].shards),
+            position=np.searchsorted(numbers, frames.number),
+        )
+        members.append(member)
     n_obs_steps = chosen.n_obs_steps or trainer.n_obs_steps
     metadata = {
         "schedule": clock.schedule,

@@ -16,6 +16,9 @@ from ambient_curate.data.windows import Windows, nearest_windows
 from ambient_curate.export.trainer_time import Clock
 
 ROWS = 1 << 20  # that are laid out together
+EMPTY: Mapping[str, str] = {}
+JOINED_BY = "joined_by"  # key of a table's metadata: the columns that find a frame in its dataset
+BY_FRAME = ("episode_index", "frame_index")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,8 @@ class AnnotatedMember:
         Of its files.
     files : tuple of Path
         That hold its episodes.
+    position : ndarray, int64, shape (episode,)
+        Rank of every episode's number among all of the source, annotated or not.
     """
 
     name: str
@@ -79,17 +84,18 @@ class AnnotatedMember:
     values: Mapping[str, Float64[np.ndarray, " window"]]
     format: str
     files: tuple[Path, ...]
+    position: Int64[np.ndarray, " episode"]
 
     @property
     def first_frame(self) -> Int64[np.ndarray, " episode"]:
-        """Global index of every episode's first frame: the source's own, else by position."""
+        """Global index of every episode's first frame: the source's own, else counted here."""
         own = self.frames.first_frame
         return own if self.has_index else self.frames.offset
 
     @property
     def has_index(self) -> bool:
-        """Whether the source has a global index of frames."""
-        return bool((self.frames.first_frame >= 0).all())
+        """Whether the source has a global index that tells all frames apart."""
+        return bool((self.frames.first_frame >= 0).all()) and not self.frames.index_fails
 
     def at_frames(self, before: int) -> Iterator[Samples]:
         """Yield the windows that begin `before` frames before each frame of each episode."""
@@ -205,7 +211,8 @@ class Job:
     def write_frames(self, member: AnnotatedMember, path: Path, *, before: int) -> None:
         """Write a row a frame: that of the window which begins `before` frames earlier."""
         tables = (self.lay_frames(member, s, before) for s in member.at_frames(before))
-        self.write_rows(path, tables)
+        joined = {JOINED_BY: ", ".join(BY_FRAME if member.frames.index_fails else ("index",))}
+        self.write_rows(path, tables, joined)
 
     def lay_frames(self, member: AnnotatedMember, samples: Samples, before: int) -> pa.Table:
         """Lay out samples as rows of frames, and count them."""
@@ -221,12 +228,14 @@ class Job:
             }
         )
 
-    def write_rows(self, path: Path, tables: Iterable[pa.Table]) -> None:
-        """Write tables one after the other into one Parquet file."""
+    def write_rows(
+        self, path: Path, tables: Iterable[pa.Table], metadata: Mapping[str, str] = EMPTY
+    ) -> None:
+        """Write tables one after the other into one Parquet file, with `metadata` besides ours."""
         writer = None
         try:
             for table in tables:
-                marked = table.replace_schema_metadata(self.metadata)
+                marked = table.replace_schema_metadata({**self.metadata, **metadata})
                 writer = writer or pq.ParquetWriter(path, marked.schema, compression="zstd")
                 writer.write_table(marked)
         finally:

@@ -20,7 +20,10 @@ def write(job: Job) -> None:
         job.write_frames(member, folder / "ambient.parquet", before=job.n_obs_steps - 1)
         left_out = json.dumps(find_unusable(member))
         (folder / "exclude_episodes.json").write_text(left_out + "\n", encoding="utf-8")
-    if counted := [member.name for member in job.members if not member.has_index]:
+    counted = [
+        member.name for member in job.members if not (member.has_index or member.frames.index_fails)
+    ]
+    if counted:
         job.notes.append(
             "no global index, so frames are counted in the order of the annotated episodes: "
             f"{', '.join(counted)}"
@@ -28,7 +31,7 @@ def write(job: Job) -> None:
 
 
 def find_unusable(member: AnnotatedMember) -> list[int]:
-    """List the episodes none of whose windows may be used at any noise level."""
+    """List the numbers of the episodes none of whose windows may be used at any noise level."""
     return sorted(member.frames.number[~find_usable(member)].tolist())
 
 

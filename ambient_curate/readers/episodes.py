@@ -184,3 +184,19 @@ def numbers_in_names(names: Sequence[str]) -> list[int] | None:
         if len(before) == 1 and distinct_numbers(numbers):
             found.append(numbers)
     return found[0] if len(found) == 1 else None
+
+
+def find_shared_frames(
+    first: Int64[np.ndarray, " episode"], length: Int64[np.ndarray, " episode"]
+) -> tuple[int, int] | None:
+    """Find two episodes that have a global index of frames in common; None: there are none.
+
+    Parameters
+    ----------
+    first, length : ndarray, int64, shape (episode,)
+        Global index of the first frame, -1 where there is none, and number of frames.
+    """
+    order = np.argsort(first, kind="stable")
+    order = order[(first[order] >= 0) & (length[order] > 0)]
+    shared = np.flatnonzero((first + length)[order[:-1]] > first[order[1:]])
+    return (int(order[shared[0]]), int(order[shared[0] + 1])) if shared.size else None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ambient_curate.run.records import explain_missed, list_controls, name_set
+from ambient_curate.run.records import explain_missed, has_own_numbers, list_controls, name_set
 
 TILTED = 0.05  # by how much choosing by window moves the mixture, that is printed
 LIKELY = 0.05  # a p-value from which on chance alone explains a difference
@@ -173,4 +173,13 @@ def list_run_warnings(info: Mapping[str, Any]) -> list[str]:
         for caution in info.get("cautions", ())
         if (caution["dataset"], caution["group"]) in names
     }
-    return [text for text in info["warnings"] if text not in printed]
+    return [*_explain_numbers(info), *(text for text in info["warnings"] if text not in printed)]
+
+
+def _explain_numbers(info: Mapping[str, Any]) -> Iterator[str]:
+    """Say what numbers of episodes are in a run of schema version 1, where it has any."""
+    if not has_own_numbers(info) and info["granularity"] in ("episode", "datapoint"):
+        yield (
+            "the run is of schema version 1: its episode_index is the position of an episode, not "
+            "the source's own number; join by episode_id, or export, which writes the numbers"
+        )

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from ambient_curate.errors import RunError
 from ambient_curate.option_fields import check_path
+from ambient_curate.run.schema import READ_VERSIONS
+from ambient_curate.run.schema import SCHEMA_VERSION as SCHEMA_VERSION
 from ambient_curate.run.tables import read_curves, read_manifest, read_reliability
 
-SCHEMA_VERSION = 1
 _UNSEALED = ("seal", "collection")  # where the data lies is no result, and it may be moved
 
 
@@ -70,10 +71,10 @@ def read_run(path: Path | str, kind: Kind = RUN) -> dict[str, Any]:
             f"give the directory that `ambient-curate {command}` wrote",
         )
     run = read_header(path / kind.record, kind)
-    if run.get("schema_version") != SCHEMA_VERSION:
+    if run.get("schema_version") not in READ_VERSIONS:
         raise RunError(
             f"{path} has schema version {run.get('schema_version')}; "
-            f"this program reads {SCHEMA_VERSION}",
+            f"this program reads up to {SCHEMA_VERSION}",
             f"read it with the version of ambient-curate that wrote it, or {command} again",
         )
     return run
@@ -135,6 +136,8 @@ class Run:
         Its directory.
     info : dict
         Content of ``run.json``: options, sources, members, verdict, control, assumptions, ...
+        Where its ``schema_version`` is 1, numbers of episodes are positions in the source, in the
+        manifest as in the selection.
     already_complete : bool
         It was there before, of the same inputs; nothing was computed.
     """
@@ -160,6 +163,11 @@ def open_run_results(path: Path | str) -> Run:
     """Open a finished run; raises as `read_run`."""
     info = read_run(path)
     return Run(Path(path), info)
+
+
+def has_own_numbers(info: Mapping[str, Any]) -> bool:
+    """Tell whether numbers in a run are the source's own; or positions (schema version 1)."""
+    return info.get("schema_version") != 1
 
 
 def name_set(dataset: str, group: str | None) -> str:

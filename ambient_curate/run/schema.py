@@ -1,4 +1,7 @@
-"""Schema of a run's tables, version 1: columns with unit and source, and rules for rows."""
+"""Schema of a run's tables, version 2: columns with unit and source, and rules for rows.
+
+In version 1 ``episode_index`` was the position of the episode in its source; nothing else differs.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, SCHEMA_VERSION)
 GRANULARITIES = ("dataset", "group", "episode", "datapoint")
 STATUSES = (
     "ok",
@@ -50,10 +54,15 @@ def _nullable(name: str, kind: pa.DataType, unit: str, source: str) -> pa.Field:
 MANIFEST_FIELDS = (
     _required("dataset", _LABEL, "name", "member of the collection"),
     _nullable("episode_id", pa.string(), "name", "reader; null: the whole dataset or group"),
-    _nullable("episode_index", pa.int64(), "episodes", "reader: position in the source"),
+    _nullable("episode_index", pa.int64(), "number", "source: its own; else position"),
     _nullable("start", pa.int32(), "frames", "window: its first frame; null: the whole episode"),
     _required("horizon", pa.int32(), "frames", "option horizon: frames in a window"),
-    _nullable("index", pa.int64(), "frames", "source: global index of the first frame"),
+    _nullable(
+        "index",
+        pa.int64(),
+        "frames",
+        "source: its global index of frames, if unique",
+    ),
     _nullable("group", _LABEL, "name", "option group_by"),
     _required("is_clean", pa.bool_(), "flag", "collection: member of the clean set"),
     _nullable("sigma_min", pa.float64(), SIGMA, "classifier: usable above; null: not annotated"),
@@ -216,7 +225,7 @@ def _metadata_problems(schema: pa.Schema) -> list[str]:
     if set(metadata) != set(METADATA_KEYS):
         return [f"file metadata has the keys {sorted(metadata)}, not {sorted(METADATA_KEYS)}"]
     problems = []
-    if metadata["schema_version"] != str(SCHEMA_VERSION):
+    if metadata["schema_version"] not in map(str, READ_VERSIONS):
         problems.append(f"schema_version is {metadata['schema_version']}, not {SCHEMA_VERSION}")
     if metadata["granularity"] not in GRANULARITIES:
         problems.append(f"granularity is {metadata['granularity']!r}, not one of {GRANULARITIES}")

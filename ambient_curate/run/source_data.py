@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ambient_curate.data.collection import (
     describe_files,
     open_collection,
     read_episodes,
+    select_by_position,
 )
 from ambient_curate.data.normalizer import Normalizer
 from ambient_curate.data.study import Study, prepare_study
@@ -24,7 +25,7 @@ from ambient_curate.option_fields import check_path
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode
-from ambient_curate.run.records import Run
+from ambient_curate.run.records import Run, has_own_numbers
 
 
 def reopen_data(run: Run, data: Path | str | None = None) -> Collection:
@@ -50,7 +51,9 @@ def reopen_data(run: Run, data: Path | str | None = None) -> Collection:
     clean = str(outside) if os.sep in opened["clean"] else opened["clean"]
     collection = open_collection(path, clean=clean, on_error=run.info["options"]["on_error"])
     _check_data(run, collection)
-    return collection
+    if has_own_numbers(run.info):
+        return collection
+    return replace(collection, members=tuple(map(select_by_position, collection.members)))
 
 
 def reopen_study(

@@ -12,6 +12,7 @@ from ambient_curate.option_fields import check_path
 from ambient_curate.run.schema import (
     CURVE_FIELDS,
     CURVE_RULES,
+    READ_VERSIONS,
     RELIABILITY_FIELDS,
     manifest_problems,
     order_problems,
@@ -174,9 +175,9 @@ def _read(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path} cannot be read as Parquet: {error}", _DAMAGED) from error
     version = text_metadata(table.schema).get("schema_version")
-    if version != str(SCHEMA_VERSION):
+    if version not in {str(known) for known in READ_VERSIONS}:
         raise ManifestError(
-            f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}",
+            f"{path} has schema version {version}; this program reads up to {SCHEMA_VERSION}",
             "read it with the version of ambient-curate that wrote it, or annotate again",
         )
     return table

@@ -14,8 +14,10 @@ from ambient_curate.data.collection import (
     Collection,
     Member,
     describe_files,
+    list_positions,
     open_collection,
     read_episodes,
+    select_by_position,
 )
 from ambient_curate.errors import CurateError, ManifestError, RunError
 from ambient_curate.option_fields import SWITCH, check_argument, check_path
@@ -23,7 +25,14 @@ from ambient_curate.options import digest
 from ambient_curate.progress import Progress, silent
 from ambient_curate.run.audit import BY_ROW, Roll, audit_manifest
 from ambient_curate.run.directory import INPUTS, list_differences
-from ambient_curate.run.records import RUN, Run, digest_files, read_run, seal_record
+from ambient_curate.run.records import (
+    RUN,
+    Run,
+    digest_files,
+    has_own_numbers,
+    read_run,
+    seal_record,
+)
 from ambient_curate.run.tables import read_curves, read_reliability
 
 CHECKS = {
@@ -233,7 +242,7 @@ def _check_sources(
     for name in sorted(expected.keys() & members.keys()):
         try:
             findings += _compare_source(members[name], expected[name])
-            rolls[name] = _call_roll(members[name], info["options"], progress)
+            rolls[name] = _call_roll(members[name], info, progress)
             findings += _compare_content(name, rolls[name], info["members"][name])
         except CurateError as error:
             findings.append(_unread(name, error))
@@ -273,7 +282,10 @@ def _compare_source(member: Member, expected: Mapping[str, Any]) -> Iterator[str
             yield f"{member.name}: the file {name} has {files[name]}, expected {annotated[name]}"
 
 
-def _call_roll(member: Member, options: Mapping[str, Any], progress: Progress) -> Roll:
+def _call_roll(member: Member, info: Mapping[str, Any], progress: Progress) -> Roll:
+    options, position = info["options"], None
+    if not has_own_numbers(info):
+        position, member = list_positions(member), select_by_position(member)
     place: dict[str, int] = {}
     number: list[int] = []
     length: list[int] = []
@@ -286,7 +298,7 @@ def _call_roll(member: Member, options: Mapping[str, Any], progress: Progress) -
         on_skip=lambda *_: None,
     ):
         place[episode.id] = len(number)
-        number.append(episode.number)
+        number.append(episode.number if position is None else position[episode.number])
         length.append(episode.length)
         actions.update(episode.digest)
     return Roll(place, np.array(number), np.array(length), actions.hexdigest())

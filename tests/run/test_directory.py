@@ -57,7 +57,7 @@ def test_a_finished_run_holds_its_results_and_nothing_else(tmp_path: Path) -> No
     assert record.pop("seal") == records.seal_record(record)
     assert record == {
         "schema": "ambient-curate/run",
-        "schema_version": 1,
+        "schema_version": 2,
         "digest": "d1",
         **INPUTS,
         "seed": 0,
@@ -162,8 +162,8 @@ def test_what_cannot_be_read_as_a_run_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RunError, match="is no run"):
             records.read_run(path)
-    write_json_atomic(tmp_path / "run.json", {"schema": records.RUN.schema, "schema_version": 2})
-    with pytest.raises(RunError, match="schema version 2; this program reads 1"):
+    write_json_atomic(tmp_path / "run.json", {"schema": records.RUN.schema, "schema_version": 3})
+    with pytest.raises(RunError, match="schema version 3; this program reads up to 2"):
         records.read_run(tmp_path)
     for path in (tmp_path / "run.json", tmp_path / "run.json" / "below"):
         with (

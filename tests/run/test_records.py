@@ -47,7 +47,7 @@ def test_an_unfinished_policy_and_one_of_another_version_are_refused(tmp_path: P
         records.read_run(tmp_path, OTHER)
     assert "same train command" in str(caught.value.hint)
     write(tmp_path, OTHER, schema_version=3)
-    with pytest.raises(RunError, match="has schema version 3; this program reads 1"):
+    with pytest.raises(RunError, match="has schema version 3; this program reads up to 2"):
         records.read_run(tmp_path, OTHER)
 
 

@@ -12,7 +12,7 @@ from ambient_curate.run import schema, tables
 LABEL = "dictionary<values=string, indices=int32, ordered=0>"
 
 # The contract with whoever reads a manifest: a change here is a new schema version.
-VERSION_1 = """
+COLUMNS = """
 dataset          LABEL                 no
 episode_id       string                null
 episode_index    int64                 null
@@ -32,12 +32,12 @@ fold             int16                 null
 """
 
 
-def test_the_manifest_has_the_columns_of_schema_version_1() -> None:
-    lines = [line.split() for line in VERSION_1.replace("LABEL", LABEL).strip().splitlines()]
+def test_the_manifest_has_the_columns_of_schema_version_2() -> None:
+    lines = [line.split() for line in COLUMNS.replace("LABEL", LABEL).strip().splitlines()]
     expected = [(line[0], " ".join(line[1:-1]), line[-1] == "null") for line in lines]
     found = [(field.name, str(field.type), field.nullable) for field in schema.MANIFEST_FIELDS]
     assert found == expected
-    assert schema.SCHEMA_VERSION == 1
+    assert schema.SCHEMA_VERSION == 2
 
 
 def test_only_groups_and_bounds_of_curves_may_be_null() -> None:

@@ -217,7 +217,7 @@ def test_wrong_columns_and_types_are_named_beside_the_other_problems() -> None:
         ({"grid": "[0.5, 0.1]"}, "not an ascending JSON list"),
         ({"grid": "0.5"}, "not an ascending JSON list"),
         ({"grid": "nonsense"}, "not an ascending JSON list"),
-        ({"schema_version": "2"}, "schema_version is 2, not 1"),
+        ({"schema_version": "3"}, "schema_version is 3, not 2"),
     ],
 )
 def test_broken_file_metadata_is_refused(changed: dict[str, str], message: str) -> None:
@@ -281,8 +281,8 @@ def test_what_is_no_finished_manifest_is_refused_with_a_hint(tmp_path: Path) -> 
 
 def test_a_part_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
-    pq.write_table(build({}, schema_version="2"), path)
-    with pytest.raises(ManifestError, match="schema version 2; this program reads 1"):
+    pq.write_table(build({}, schema_version="3"), path)
+    with pytest.raises(ManifestError, match="schema version 3; this program reads up to 2"):
         run_tables.read_manifest(path)
     pq.write_table(pa.table({"x": [1]}), path)
     with pytest.raises(ManifestError, match="schema version None"):

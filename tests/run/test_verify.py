@@ -230,7 +230,7 @@ def test_a_run_json_that_is_not_as_written_ends_the_verification(copied: Path) -
     for content, expected in (
         (record | {"verdict": verdict}, "changed after it was written"),
         ({k: v for k, v in record.items() if k != "files"}, "holds no digests"),
-        (record | {"schema_version": 2}, "schema version 2"),
+        (record | {"schema_version": 3}, "schema version 3"),
     ):
         write_json_atomic(file, content)
         found = verify(copied)
