@@ -28,6 +28,7 @@ from ambient_curate.run.records import Run
 from ambient_curate.statistics import boosting
 from ambient_curate.training import TrainOptions
 
+SHARED = {"group_by": "cluster:2", "store_curves": True}  # of runs that several tests read
 GRANULARITIES = ("dataset", "group", "episode", "datapoint")
 LENGTH, HORIZON = 20, 4
 WINDOWS = LENGTH - HORIZON + 1
@@ -81,7 +82,7 @@ def finished(
         with pytest.MonkeyPatch.context() as patch:
             change(patch.setattr)
             out = tmp_path_factory.mktemp("finished") / "run"
-            return run(collection, out, granularity=granularity)
+            return run(collection, out, granularity=granularity, **SHARED)
 
     return make
 
@@ -102,18 +103,18 @@ def contents(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_every_granularity_gives_its_rows(
-    collection: Path, tmp_path: Path, granularity: str, monkeypatch: pytest.MonkeyPatch
+    collection: Path,
+    tmp_path: Path,
+    granularity: str,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: Callable[..., Run],
 ) -> None:
     """One of them by the whole classifier."""
     if granularity == "datapoint":
         monkeypatch.setattr(tasks, "noise_channel", noise_channel)
-    result = run(
-        collection,
-        tmp_path / "run",
-        granularity=granularity,
-        group_by="cluster:2",
-        store_curves=True,
-    )
+        result = run(collection, tmp_path / "run", granularity=granularity, **SHARED)
+    else:
+        result = finished(granularity)
     rows = result.manifest().to_pylist()
     by_dataset = {
         name: [row for row in rows if row["dataset"] == name]
@@ -201,7 +202,9 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     finished: Callable[..., Run],
 ) -> None:
-    plain = finished(granularity)
+    change = make_small if work == (part_writer, "write_part") else make_quick  # small: many parts
+    plain = finished(granularity, change)
+    change(monkeypatch.setattr)
     perform, calls = getattr(*work), []
 
     def interrupt_once(*args: object, **kwargs: object) -> object:
@@ -212,11 +215,11 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
 
     monkeypatch.setattr(*work, interrupt_once)
     with pytest.raises(KeyboardInterrupt):
-        run(collection, tmp_path / "broken", granularity=granularity)
+        run(collection, tmp_path / "broken", granularity=granularity, **SHARED)
     assert not (tmp_path / "broken" / "run.json").exists()
     fits = contents(tmp_path / "broken" / ".work" / "classifier")
     assert len(fits) == 1 + 3 * 4  # two sets and two controls, in every fold
-    resumed = run(collection, tmp_path / "broken", granularity=granularity)
+    resumed = run(collection, tmp_path / "broken", granularity=granularity, **SHARED)
     assert contents(resumed.path) == contents(plain.path)
     assert {f"classifier/{name}": digest for name, digest in fits.items()}.items() <= contents(
         plain.path
@@ -232,7 +235,7 @@ def test_two_processes_write_the_bytes_of_one(
     """With students, and a dozen parts."""
     one = finished("datapoint", make_small)
     make_small(monkeypatch.setattr)
-    two = run(collection, tmp_path / "two", granularity="datapoint", workers=2)
+    two = run(collection, tmp_path / "two", granularity="datapoint", workers=2, **SHARED)
     assert contents(one.path) == contents(two.path)
     assert [student["dataset"] for student in one.info["students"]] == ["jitter", "walks"]
     assert len(list((one.path / "manifest").iterdir())) > 10
@@ -256,10 +259,10 @@ def test_a_piece_of_work_that_fails_twice_is_named_and_the_others_are_done(
     with monkeypatch.context() as patch:
         patch.setattr(tasks.PartWriter, "write", fail)
         with pytest.raises(RunError, match=r"1 of \d+ .* failed twice \(write 3: .*no luck"):
-            run(collection, tmp_path / "run", granularity="datapoint")
+            run(collection, tmp_path / "run", granularity="datapoint", **SHARED)
     written = sorted(path.name for path in (tmp_path / "run/.work/manifest").iterdir())
     assert len(written) > 10 and "part-00003.parquet" not in written
-    run(collection, tmp_path / "run", granularity="datapoint")
+    run(collection, tmp_path / "run", granularity="datapoint", **SHARED)
     assert contents(tmp_path / "run") == contents(plain.path)
 
 
@@ -294,7 +297,7 @@ def test_shares_one_after_another_and_a_merge_give_the_same_bytes(
 ) -> None:
     plain = finished(granularity, make_small)
     make_small(monkeypatch.setattr)
-    named = {"granularity": granularity, "horizon": HORIZON, "folds": 3, "workers": 1}
+    named = {"granularity": granularity, "horizon": HORIZON, "folds": 3, "workers": 1, **SHARED}
     out = tmp_path / "shared"
     shares = [
         annotate_share(collection, out=out, shard_index=i, num_shards=3, **named) for i in (2, 0)
@@ -322,12 +325,12 @@ def test_a_complete_run_is_recognised_and_another_refused(
     first = finished("dataset")
     shutil.copytree(first.path, tmp_path / "run")
     before = contents(first.path)
-    again = run(collection, tmp_path / "run", workers=1)
+    again = run(collection, tmp_path / "run", **SHARED)
     assert again.already_complete and not first.already_complete
     assert contents(again.path) == before
     with pytest.raises(RunError, match=r"epsilon: 0.05 -> 0.1"):
-        run(collection, tmp_path / "run", epsilon=0.1)
-    other = run(collection, tmp_path / "run", epsilon=0.1, force=True)
+        run(collection, tmp_path / "run", epsilon=0.1, **SHARED)
+    other = run(collection, tmp_path / "run", epsilon=0.1, force=True, **SHARED)
     assert other.info["epsilon"] == 0.1
 
 
