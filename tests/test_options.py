@@ -100,7 +100,8 @@ def test_any_value_is_accepted_or_a_config_error(name: str, value: object) -> No
     except ConfigError as error:
         assert str(error).startswith(f"{name} = ")
     else:
-        expected = Path(value) if name == "out" and isinstance(value, str) else value
+        is_path = name in ("out", "normalizer") and isinstance(value, str)
+        expected = Path(value) if is_path else value
         assert value is None or getattr(options, name) == expected
 
 
@@ -108,6 +109,14 @@ def test_given_beats_file_beats_default() -> None:
     file = {"horizon": 8, "folds": 3, "checksums": False}
     options = resolve_options(file, {"horizon": 32, "folds": None, "out": Path("x")})
     assert options == AnnotateOptions(horizon=32, folds=3, checksums=False, out=Path("x"))
+
+
+def test_a_trainers_file_leaves_nothing_to_fit() -> None:
+    file = {"normalizer": Path("stats.json")}
+    assert AnnotateOptions(**file, normalize="gaussian").normalizer == Path("stats.json")
+    for other in ({"normalize": "none"}, {"normalize_on": "all"}):
+        with pytest.raises(ConfigError, match="normalizer with normalize"):
+            AnnotateOptions(**file, **other)
 
 
 def test_tv_and_delta_are_other_ways_to_say_epsilon() -> None:

@@ -106,7 +106,7 @@ def openpi_file(s: Stats, kind: str) -> Any:
 def octo_file(s: Stats, kind: str) -> Any:
     named = listed(s) | {"mask": list(MASK)}
     named |= {"p01": named.pop("q01"), "p99": named.pop("q99")}
-    return {"action": named, "num_transitions": 100, "num_trajectories": 10}
+    return {"num_transitions": 100, "action": named, "num_trajectories": 10}
 
 
 def openvla_file(s: Stats, kind: str) -> Any:

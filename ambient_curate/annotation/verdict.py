@@ -19,6 +19,7 @@ from ambient_curate.annotation.weights import Tilt
 from ambient_curate.data.planted_controls import Control
 from ambient_curate.data.populations import PopulationName
 from ambient_curate.data.study import Study
+from ambient_curate.data.trainer_scales import SAYS_ALL
 from ambient_curate.divergence import delta_at, tv_range_at
 from ambient_curate.errors import write_count
 from ambient_curate.noise import first_admissible_index, schedule_levels
@@ -250,9 +251,10 @@ def describe_scale(study: Study) -> str:
     """Say by what windows are normalised."""
     kind, trainer = study.normalizer.kind, study.normalizer.trainer
     if trainer is not None:
-        each = ", each dataset by its own" if study.scaled_apart else ""
-        source = trainer.source
-        return f"normalised by {source['format']} statistics in {source['file']} ({kind}{each})"
+        name, file = trainer.source["format"], trainer.source["file"]
+        used = [] if name in SAYS_ALL else [kind]
+        used += ["each dataset by its own"] if study.scaled_apart else []
+        return f"normalised as {name} does by {file}" + (f" ({', '.join(used)})" if used else "")
     if study.options.normalize_on == "all":
         return (
             f"normalised by all datasets together ({kind}), so that every sigma_min depends on "

@@ -15,6 +15,7 @@ import numpy as np
 from ambient_curate.data.normalizer import Normalizer, Scaling
 from ambient_curate.errors import ConfigError
 
+SAYS_ALL = ("ambient-curate", "robomimic")  # formats of an offset and a scale, not of statistics
 TOLERANCE = 1e-4  # of a ratio of scales, relative
 _HIDDEN = 1e-3  # spread of a constant dimension, in a trainer's units, that no noise level shows
 _EXPECTED = (
@@ -158,11 +159,12 @@ def _recognize(content: Any) -> tuple[str, dict[str, Statistics]]:
         return "ambient-curate", {"": content}
     if "norm_stats" in content:
         return "openpi", {"": content["norm_stats"]["actions"]}
-    if all(each.keys() == {"offset", "scale"} for each in content.values()):
+    parts = [each for each in content.values() if isinstance(each, Mapping)]
+    if all(each.keys() == {"offset", "scale"} for each in parts):
         return "robomimic", {"": _join(content)}
     if _is_statistics(content.get("action")):
         return _name_flat(content), {"": content["action"]}
-    if all(_is_statistics(each.get("action")) for each in content.values()):
+    if all(_is_statistics(each.get("action")) for each in parts):
         datasets = {dataset: each["action"] for dataset, each in content.items()}
         return "octo" if any("p01" in each for each in datasets.values()) else "openvla", datasets
     if len(content) > 1:

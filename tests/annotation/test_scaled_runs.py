@@ -1,5 +1,6 @@
 """Runs scaled as a trainer scales: sigma_min is that of arrays scaled beforehand."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ from command import check_failure, run_command
 from small_run import annotate_small
 from small_study import make_episodes, make_study
 from small_worker import make_small
-from trainer_rules import TRAINERS, measure, write_file
+from trainer_rules import TRAINERS, listed, measure, write_file
 
 from ambient_curate.annotation.request import make_request
 from ambient_curate.annotation.verdict import describe_scale
+from ambient_curate.data.trainer_scales import read_trainer_scales
+from ambient_curate.errors import ConfigError
 from ambient_curate.export.export import export_run
 from ambient_curate.run.records import Run
 
@@ -56,9 +59,9 @@ def write_demos(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     return root
 
 
-def read_all(root: Path) -> np.ndarray:
+def read_all(root: Path, name: str = "*") -> np.ndarray:
     values = []
-    for path in sorted(root.glob("*/demos.hdf5")):
+    for path in sorted(root.glob(f"{name}/demos.hdf5")):
         with h5py.File(path) as file:
             values += [file[f"data/{name}/actions"][()] for name in file["data"]]
     return np.concatenate(values).astype(np.float64)
@@ -99,7 +102,7 @@ def check_record(run: Run, trainer: str, file: Path) -> None:
     source = run.info["normaliser"]["trainer"]["source"]
     assert (source["file"], source["format"]) == (file.name, trainer)
     assert run.info["statistics"] == {key: source[key] for key in ("format", "sha256")}
-    assert f"normalised by {trainer} statistics in {file.name}" in run.info["assumed"]
+    assert f"normalised as {trainer} does by {file.name}" in run.info["assumed"]
 
 
 def test_a_scale_of_other_proportions_is_refused_with_the_command_that_annotates(
@@ -121,6 +124,33 @@ def test_a_scale_of_other_proportions_is_refused_with_the_command_that_annotates
     check_failure(
         run_command(*words, "--normalize", "gaussian"), "multiple", "--normalize gaussian"
     )
+
+
+def test_a_run_whose_datasets_are_scaled_apart_is_opened_and_exported_as_it_was(
+    raw: Path, tmp_path: Path
+) -> None:
+    """OpenVLA and Octo scale every dataset by its own statistics."""
+    content = {}
+    for name in ("clean", "far", "jitter"):
+        action = listed(measure(read_all(raw, name)))
+        content[name] = {"action": action, "num_transitions": 60}
+    file = tmp_path / "dataset_statistics.json"
+    file.write_text(json.dumps(content))
+    given = {"represent": "absolute", "normalize": "gaussian"}
+    run = annotate_small(raw, tmp_path / "run", normalizer=file, **given)
+    assert "(gaussian, each dataset by its own)" in run.info["assumed"]
+    scales = {name: each["scale"] for name, each in run.info["normalisers"].items()}
+    assert scales["clean"] == run.info["normaliser"]["scale"] != scales["far"]
+    done = export_run(run, out=tmp_path / "e", to="openvla", normalizer=file)
+    assert done.info["options"]["factor"] == 1.0
+    # read again as the run itself: the same once more
+    again = read_trainer_scales(run.path / "run.json", "gaussian")
+    assert again.of("far").scale.tolist() == scales["far"]
+    one = tmp_path / "one.json"
+    one.write_text(json.dumps({"clean": content["clean"]}))
+    with pytest.raises(ConfigError, match=r"no multiple|own statistics") as error:
+        export_run(run, out=tmp_path / "other", to="openvla", normalizer=one)
+    assert f"--normalizer {one} --normalize gaussian" in str(error.value.hint)
 
 
 def test_a_scale_fitted_on_all_is_said_in_the_verdict(tmp_path: Path) -> None:
