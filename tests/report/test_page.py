@@ -202,9 +202,11 @@ def test_spectra_are_those_of_the_first_episodes(tmp_path: Path) -> None:
         for number, action in enumerate(actions[name]):
             file = tmp_path / "set" / name / f"{number:03d}.npz"
             np.savez(file, action=action.astype(np.float32))
-    found = gather(open_collection(tmp_path / "set"), [], np.array([1.0, 2.0]), silent)
+    scales = {"clean": np.array([1.0, 2.0]), "other": np.array([3.0, 1.0])}  # a trainer's own
+    found = gather(open_collection(tmp_path / "set"), [], scales, silent)
     for each in found.spectra:
-        scaled = [a.astype(np.float32) * [1.0, 2.0] for a in actions[each["dataset"]][:MEASURED]]
+        name = each["dataset"]
+        scaled = [a.astype(np.float32) * scales[name] for a in actions[name][:MEASURED]]
         expected = estimate_spectrum(scaled)
         assert each["episodes"] == MEASURED and found.traces == {}
         np.testing.assert_allclose(each["power"][0], expected.power.sum(2).mean(0), rtol=1e-2)
