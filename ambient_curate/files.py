@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and those that stand in place of data."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ambient_curate.errors import CheckpointError
+from ambient_curate.errors import CheckpointError, DatasetError
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -52,15 +55,49 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all.
+def find_stand_in(path: Path) -> DatasetError | None:
+    """Say of a file that cannot be read that it is empty, or a Git LFS pointer; None: neither."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError:
+        return None
+    if start == _POINTER:
+        return DatasetError(
+            f"{path} is a Git LFS pointer, not the data",
+            "fetch the data, where it was cloned: git lfs install; git lfs pull",
+        )
+    if not start:
+        return DatasetError(f"{path} is empty: it has 0 bytes", "copy or download it again")
+    return None
 
-    Raises
-    ------
-    ValueError
-        If a number is not finite: JSON has no name for it.
+
+def to_json(value: Any, *, ensure_ascii: bool = False, **layout: Any) -> str:
+    """Write a value as JSON; a number that is not finite, for which JSON has no name, is null.
+
+    Parameters
+    ----------
+    value : any
+        Of mappings, sequences, texts, numbers and None.
+    ensure_ascii : bool
+        Whether other letters are written as escapes.
+    **layout
+        Of `json.dumps`: ``indent``, ``separators``, ``sort_keys``.
     """
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_finite(value), ensure_ascii=ensure_ascii, allow_nan=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file, as `to_json` does, whole or not at all."""
+    text = to_json(data, indent=2)
     with replace_whole(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -58,6 +58,9 @@ def track(progress: Progress, work: str, total: int | float | None = None) -> It
     progress(Update(work, total=total, state="started"))
     try:
         yield advance
+    except GeneratorExit:  # whoever reads has enough
+        progress(Update(work, state="done"))
+        raise
     except BaseException:
         progress(Update(work, state="stopped"))
         raise

@@ -1,10 +1,12 @@
 """Files that appear whole or not at all."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 
-from ambient_curate.files import replace_whole, sync
+from ambient_curate.files import find_stand_in, replace_whole, sync, to_json, write_json_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -79,3 +81,25 @@ def test_sync_takes_files_and_folders(tmp_path: Path) -> None:
     sync(tmp_path / "a")
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "b")
+
+
+def test_a_number_that_json_cannot_hold_is_null(tmp_path: Path) -> None:
+    values = {"a": math.inf, "b": [1.0, (-math.inf, {"c": math.nan})], "d": "nan", "e": True}
+    expected = {"a": None, "b": [1.0, [None, {"c": None}]], "d": "nan", "e": True}
+    write_json_atomic(tmp_path / "a.json", values)
+    assert json.loads((tmp_path / "a.json").read_text()) == expected
+    assert json.loads(to_json(values, sort_keys=True)) == expected
+    assert to_json("é") != to_json("é", ensure_ascii=True) == '"\\u00e9"'
+
+
+def test_a_file_in_place_of_data_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    assert find_stand_in(file) is None
+    for content, text in (
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
+    ):
+        file.write_bytes(content)
+        assert text in str(find_stand_in(file))
+    file.write_bytes(b"data")
+    assert find_stand_in(file) is None

@@ -1,5 +1,6 @@
 """Progress: what a function that follows it is told, also of pieces that many tasks report."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -87,3 +88,16 @@ def test_a_piece_that_fails_leaves_the_others_their_work_and_what_ends_all_is_to
             advance(3)
         raise KeyError
     assert updates == [started("fit", 4), Update("fit", 3), stopped("fit")]
+
+
+def test_work_that_is_not_wanted_to_its_end_is_done() -> None:
+    updates: list[Update] = []
+
+    def read() -> Iterator[int]:
+        with track(updates.append, "read", 2):
+            yield from range(2)
+
+    reading = read()
+    next(reading)
+    reading.close()
+    assert updates == [started("read", 2), done("read")]

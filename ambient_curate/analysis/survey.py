@@ -31,7 +31,7 @@ from ambient_curate.data.cache import write_frames
 from ambient_curate.data.normalizer import fit_normalizer
 from ambient_curate.data.windows import clean_values
 from ambient_curate.errors import ManifestError, NotEnoughDataError
-from ambient_curate.files import replace_whole
+from ambient_curate.files import replace_whole, to_json
 from ambient_curate.noise import grid
 from ambient_curate.policy.checkpoints import POLICY, build_from_card, load_weights
 from ambient_curate.policy.denoiser import Denoiser
@@ -267,7 +267,7 @@ def write_probes(probes: Sequence[Probe], path: Path) -> None:
     """Write probes as JSON; the file appears only whole."""
     content = {"schema": PROBE_SCHEMA, "probes": [probe.as_dict() for probe in probes]}
     with replace_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        temporary.write_text(to_json(content, indent=2), encoding="utf-8")
 
 
 def read_probes(path: Path) -> list[Probe]:

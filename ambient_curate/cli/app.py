@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ambient_curate.cli.console import GATE_NOT_MET, CurateGroup, echo_json, print_below, tell
+from ambient_curate.cli.console import (
+    GATE_NOT_MET,
+    CurateGroup,
+    echo_json,
+    print_below,
+    quote,
+    tell,
+)
 from ambient_curate.cli.options import take_options
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, name_some
 from ambient_curate.export.trainers import TRAINERS, ExportOptions
 from ambient_curate.options import ANNOTATE_OPTIONS, FILE_OPTIONS
 from ambient_curate.policy.options import PolicyOptions
@@ -94,9 +101,11 @@ def inspect_command(
         echo_json(inspection.as_dict())
     else:
         _print_inspection(inspection)
-    if opened.broken:
-        names = ", ".join(name for name, _ in opened.broken)
-        raise DatasetError(f"cannot be opened: {names}", opened.broken[0][1].hint)
+    failed = {member.name: member.hint for member in inspection.members if not member.episodes}
+    failed |= {name: error.hint for name, error in opened.broken}
+    if failed:
+        hint = next(filter(None, failed.values()), None)
+        raise DatasetError(f"nothing can be read of {name_some(list(failed))}", hint)
 
 
 @app.command("annotate")
@@ -110,15 +119,20 @@ def annotate_command(
 
     Options come from the command line, else from ambient.toml (same names), else the defaults.
     """
-    from ambient_curate.annotation.annotate import annotate, annotate_share
     from ambient_curate.cli.console import ConsoleProgress
+    from ambient_curate.data.collection import open_collection, require_clean
+
+    given = {name: values[name] for name in ("clean", "checksums", "on_error")}
+    opened = open_collection(collection, **given)
+    require_clean(opened)  # before torch is loaded, which takes seconds
+    from ambient_curate.annotation.annotate import annotate, annotate_share
 
     if values["num_shards"] is not None or values["shard_index"] is not None:
-        share = annotate_share(collection, progress=ConsoleProgress(), **values)
+        share = annotate_share(opened, progress=ConsoleProgress(), **values)
         tell(f"{share.done} of {share.total} parts of the manifest are there")
-        tell(f"next, when all jobs have ended: ambient-curate merge {share.path}")
+        tell(f"next, when all jobs have ended: ambient-curate merge {quote(share.path)}")
         return
-    run = annotate(collection, progress=ConsoleProgress(), **values)
+    run = annotate(opened, progress=ConsoleProgress(), **values)
     if run.already_complete:
         tell("already complete")
     _print_run(run, format)
@@ -237,7 +251,7 @@ def probe_command(
         echo_json([probe.as_dict() for probe in found])
     else:
         render_table(*probes_table(found))
-    tell(f"probes: {out}", f"next: ambient-curate plot {out} probe")
+    tell(f"probes: {out}", f"next: ambient-curate plot {quote(out)} probe")
 
 
 @app.command("verify")
@@ -335,7 +349,7 @@ def train_command(run: RunArgument, **values: Any) -> None:
             tell("already complete")
         render_table(*policy_table(trained.info))
         tell(f"policy: {trained.path}")
-        tell(f"next: ambient-curate rollout {trained.path} --env MODULE:NAME")
+        tell(f"next: ambient-curate rollout {quote(trained.path)} --env MODULE:NAME")
 
 
 @app.command("rollout")
@@ -400,15 +414,16 @@ def _print_run(run: "Run", format: Format, *, details: bool = False) -> None:
         tell(*tables.all_caveats(run.info))
     else:
         print_below(tables.verdict_lines(run.info))
-        tell(*tables.caveats(run.info), f"details: ambient-curate show {run.path} --details")
+        tell(*tables.caveats(run.info), f"details: ambient-curate show {quote(run.path)} --details")
 
 
 def _tell_next(run: "Run") -> None:
     """Say where a run is, and what it is for."""
+    path = quote(run.path)
     tell(
         f"run: {run.path}",
-        f"next: ambient-curate train {run.path}",
-        f"or, for another trainer: ambient-curate export {run.path} --to NAME (list shows all)",
+        f"next: ambient-curate train {path}",
+        f"or, for another trainer: ambient-curate export {path} --to NAME (list shows all)",
     )
 
 

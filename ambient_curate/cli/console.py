@@ -5,10 +5,11 @@ plain lines.
 """
 
 import errno
-import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from threading import RLock
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from ambient_curate.errors import CurateError
+from ambient_curate.files import to_json
 from ambient_curate.progress import Update
 
 CONTINUED = ("annotate", "demo", "export", "merge", "train")  # go on where they were interrupted
@@ -223,6 +225,11 @@ def tell(*lines: str) -> None:
         typer.echo(line, err=True)
 
 
+def quote(path: Path) -> str:
+    """Write a path as a shell takes it in a command."""
+    return shlex.quote(str(path))
+
+
 def print_below(lines: Iterable[str]) -> None:
     """Print lines to stdout after an empty one; nothing if there are none."""
     if text := "\n".join(lines):
@@ -231,7 +238,7 @@ def print_below(lines: Iterable[str]) -> None:
 
 def echo_json(content: Any) -> None:
     """Print JSON to stdout."""
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(to_json(content, indent=2))
 
 
 def _fail(message: str, hint: str | None) -> NoReturn:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ambient_curate.data.inspection import Inspection, MemberInspection
-from ambient_curate.errors import write_count
+from ambient_curate.errors import Failures, write_count
 from ambient_curate.export.trainers import Trainer
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 from ambient_curate.report.sentences import (
@@ -21,7 +21,7 @@ from ambient_curate.run.verify import CHECKS, Verification
 
 Table = tuple[list[str], list[list[str]]]
 _SHOWN = 20  # differences of the inputs of two runs
-_SKIPPED = 3  # files, where not all is shown
+_SKIPPED = 3  # kinds of failures, where not all is shown
 
 
 def verdict_table(verdict: Sequence[Mapping[str, Any]]) -> Table:
@@ -209,10 +209,7 @@ def caveats(info: Mapping[str, Any]) -> Iterator[str]:
     """
     yield _legend(info["epsilon"])
     yield from (f"warning: {text}" for text in list_run_warnings(info))
-    skipped = [f"skipped: {entry['file']}: {entry['error']}" for entry in info["skipped"]]
-    yield from skipped[:_SKIPPED]
-    if len(skipped) > _SKIPPED:
-        yield f"skipped: {len(skipped) - _SKIPPED:,} more, which --details lists"
+    yield from _skipped_lines(info, _SKIPPED)
     if "assumed" in info:
         yield f"assumed: {info['assumed']}"
     else:  # a run of an earlier version
@@ -237,7 +234,15 @@ def all_caveats(info: Mapping[str, Any]) -> Iterator[str]:
             f"{student['error']:.3f})"
         )
     yield from (f"warning: {text}" for text in info["warnings"])
-    yield from (f"skipped: {entry['file']}: {entry['error']}" for entry in info["skipped"])
+    yield from _skipped_lines(info, None)
+
+
+def _skipped_lines(info: Mapping[str, Any], most: int | None) -> Iterator[str]:
+    """Say what was skipped, kind by kind; run.json lists every file."""
+    failures = Failures()
+    for entry in info["skipped"]:
+        failures.add(entry["file"], f"{entry['file']}: {entry['error']}")
+    yield from (f"skipped: {text}" for text in failures.sentences(most))
 
 
 def inspection_table(inspection: Inspection) -> Table:
@@ -286,7 +291,7 @@ def verification_table(verification: Verification) -> Table:
         check.name: "holds" if check.holds else f"{len(check.findings):,} wrong"
         for check in verification.checks
     }
-    rows = [[name, states.get(name, "not checked"), text] for name, text in CHECKS.items()]
+    rows = [[name, states.get(name, "not checked"), verification.explain(name)] for name in CHECKS]
     return ["check", "state", "what it says"], rows
 
 

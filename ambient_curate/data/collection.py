@@ -17,7 +17,7 @@ from ambient_curate.data.settings import (
     dataset_name,
     find_sources,
 )
-from ambient_curate.errors import ConfigError, DatasetError, write_count
+from ambient_curate.errors import ConfigError, DatasetError, Failures, write_count
 from ambient_curate.option_fields import check_path, raise_problems
 from ambient_curate.options import ANNOTATE_OPTIONS, OnError, check_given
 from ambient_curate.progress import Progress, silent, track, warn
@@ -28,6 +28,7 @@ from ambient_curate.readers.plain_arrays import ArrayDataset
 
 RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
 
+REASONS = 3  # kinds of failures in one message
 LARGEST = 1e15  # no robot's unit needs more, and the squares of float32 overflow at 2e19
 
 SkipReport = Callable[[Path, DatasetError], None]
@@ -71,6 +72,8 @@ class Collection:
         What it was opened with.
     clean_elsewhere : bool
         Whether the clean set is a dataset that lies elsewhere, added by its path.
+    unread : tuple of str
+        What lies there and belongs to no member, in sentences.
     """
 
     path: Path
@@ -82,6 +85,7 @@ class Collection:
     checksums: bool = True
     on_error: OnError = "fail"
     clean_elsewhere: bool = False
+    unread: tuple[str, ...] = ()
 
 
 def open_collection(
@@ -131,8 +135,7 @@ def open_collection(
                 raise
             broken.append((name, error))
     if not members:
-        reasons = "; ".join(f"{name}: {error}" for name, error in broken)
-        raise DatasetError(f"no member of {path} can be opened: {reasons}", broken[0][1].hint)
+        raise _nothing_opened(path, broken)
     return Collection(
         path,
         dataset_name(path),
@@ -143,6 +146,7 @@ def open_collection(
         checksums,
         on_error,
         sources.clean_elsewhere,
+        tuple(sources.describe_unread(path)),
     )
 
 
@@ -204,6 +208,16 @@ def _reopen(member: Member, checksums: bool) -> Member:
     return replace(member, dataset=dataset, checksums=checksums)
 
 
+def _nothing_opened(path: Path, broken: Sequence[tuple[str, DatasetError]]) -> DatasetError:
+    if len(broken) == 1:
+        return broken[0][1]
+    failures = Failures()
+    for name, error in broken:
+        failures.add(name, f"{name}: {error}", error.hint)
+    reasons = "; ".join(failures.sentences(REASONS))
+    return DatasetError(f"no member of {path} can be opened: {reasons}", failures.hint())
+
+
 def require_clean(collection: Collection) -> str:
     """Return the name of the clean member.
 
@@ -221,9 +235,26 @@ def require_clean(collection: Collection) -> str:
         message = f"the clean set {collection.clean} was skipped as broken"
     else:
         message = f"the clean set {collection.clean!r} is no member"
-    raise ConfigError(
-        f"{message}; members of {collection.path}: {', '.join(names)}",
-        f'add a line such as clean = "{names[0]}" to {SETTINGS_FILE}, or give --clean NAME or PATH',
+    hint = (
+        f'add a line such as clean = "{names[0]}" to {SETTINGS_FILE}, or give --clean NAME or PATH'
+    )
+    if len(names) == 1:
+        hint = (
+            f"there is one dataset: give another by --clean PATH, or split it in {SETTINGS_FILE}: "
+            f"{_describe_split(collection)}"
+        )
+    raise ConfigError(f"{message}; members of {collection.path}: {', '.join(names)}", hint)
+
+
+def _describe_split(collection: Collection) -> str:
+    """Write tables that make a clean set and a rest of the only dataset."""
+    path = collection.members[0].dataset.path
+    place = "." if collection.path.is_dir() else path.name
+    if collection.path.is_dir() and path != collection.path:
+        place = Path(os.path.relpath(path, collection.path)).as_posix()
+    return (
+        f'[datasets.clean] with path = "{place}" and episodes = ":30" (or where = "..."), and '
+        f'[datasets.rest] with path = "{place}" and episodes = "30:"'
     )
 
 
@@ -396,15 +427,9 @@ def read_episodes(
     ConfigError
         If `where` names no label, `dims` no dimension, or `exclude` no episode.
     """
-
-    def report(path: Path, error: DatasetError) -> None:
-        selection.left_out["damage"] += 1
-        if on_skip is not None:
-            on_skip(path, error)
-        else:
-            warn(progress, f"left out {path}: {error}")
-
     selection = Selection(member.options, list_numbers(member.dataset))
+    failures = Failures()
+    report = _count_skips(selection, failures, on_skip or _warn_of_kinds(progress))
     if on_error == "fail":
         _check_excluded(member)
     picked = 0
@@ -424,7 +449,27 @@ def read_episodes(
         if picked == limit:
             return
     if picked == 0:
-        raise _nothing_left(member, selection)
+        raise _nothing_left(member, selection, failures)
+
+
+def _count_skips(selection: Selection, failures: Failures, on_skip: SkipReport) -> SkipReport:
+    def report(path: Path, error: DatasetError) -> None:
+        selection.left_out["damage"] += 1
+        failures.add(str(path), str(error), error.hint)
+        on_skip(path, error)
+
+    return report
+
+
+def _warn_of_kinds(progress: Progress) -> SkipReport:
+    """Warn of the first of each kind of failures: there may be thousands."""
+    seen = Failures()
+
+    def report(path: Path, error: DatasetError) -> None:
+        if seen.add(str(path), str(error)):
+            warn(progress, f"left out {path}: {error}")
+
+    return report
 
 
 def list_numbers(dataset: Dataset) -> Int64[np.ndarray, " episode"]:
@@ -508,8 +553,11 @@ def _check_excluded(member: Member) -> None:
         )
 
 
-def _nothing_left(member: Member, selection: Selection) -> DatasetError:
+def _nothing_left(member: Member, selection: Selection, failures: Failures) -> DatasetError:
     reasons = "; ".join(f"{what} left out {count}" for what, count in selection.left_out.items())
+    if set(selection.left_out) == {"damage"}:
+        text = "; ".join(failures.sentences(REASONS))
+        return DatasetError(f"{member.name} gives no episode: {text}", failures.hint())
     return DatasetError(
         f"{member.name} ({member.dataset.path}) gives no episode: {reasons or 'it holds none'}",
         f"change the selection under [datasets.{member.name}] in {SETTINGS_FILE}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,9 +22,12 @@ from ambient_curate.data.collection import (
     require_clean,
 )
 from ambient_curate.data.motion import Motion, name_dims
-from ambient_curate.errors import ConfigError, DatasetError
+from ambient_curate.data.settings import SETTINGS_FILE
+from ambient_curate.errors import ConfigError, DatasetError, Failures, name_some
 from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode, EpisodeName, find_shared_frames
+from ambient_curate.readers.hdf5 import HDF5Dataset
+from ambient_curate.readers.plain_arrays import ArrayDataset
 
 LISTED = 5  # damages listed one by one
 NAMED = 3  # episodes whose number and id are shown, besides the last one
@@ -68,6 +72,8 @@ class MemberInspection:
         Whether the numbers below are the source's own; if not, they are positions.
     names : tuple of EpisodeName
         Number and id of every readable episode.
+    hint : str or None
+        What to do where nothing of it can be read.
     """
 
     name: str
@@ -88,6 +94,7 @@ class MemberInspection:
     notes: tuple[str, ...]
     is_numbered: bool = False
     names: tuple[EpisodeName, ...] = ()
+    hint: str | None = None
 
     @property
     def numbering(self) -> str:
@@ -158,7 +165,7 @@ def inspect_collection(collection: Collection, *, progress: Progress = silent) -
         _inspect_member(member, tallies, repeated, reference, progress)
         for member in collection.members
     )
-    problems = _check_clean(collection) + _compare_dims(tallies, reference)
+    problems = [*_check_clean(collection), *collection.unread, *_compare_dims(tallies, reference)]
     problems += _compare_rates(rates) if reference is None else []
     return Inspection(
         collection.path,
@@ -179,7 +186,7 @@ class _Tally:
     rates: set[float] = field(default_factory=set)
     action_dims: set[int] = field(default_factory=set)
     state_dims: set[int] = field(default_factory=set)
-    damages: list[str] = field(default_factory=list)
+    damages: Failures = field(default_factory=Failures)
     still: list[str] = field(default_factory=list)
     names: list[EpisodeName] = field(default_factory=list)
     first_frames: list[int] = field(default_factory=list)
@@ -231,13 +238,14 @@ def _count_member(
     tally = _Tally(clean=clean)
 
     def report(path: Path, error: DatasetError) -> None:
-        tally.damages.append(str(error))
+        tally.damages.add(str(path), str(error), error.hint)
 
     try:
         for episode in read_episodes(member, on_error="skip", progress=progress, on_skip=report):
             tally.add(episode)
-    except DatasetError as error:  # nothing is left; any damage is listed already
-        tally.damages.append(str(error))
+    except DatasetError as error:  # nothing is left; any damage is counted already
+        if not tally.damages:
+            tally.damages.add(str(member.dataset.path), str(error), error.hint)
     return tally
 
 
@@ -271,14 +279,15 @@ def _inspect_member(
             count for content, count in tally.contents.items() if content in repeated
         ),
         problems=tuple(problems),
-        notes=tuple(_list_notes(tally)),
+        notes=(*_note_files(member, tally), *_list_notes(tally)),
         is_numbered=member.dataset.is_numbered,
         names=tuple(tally.names),
+        hint=None if tally.lengths else tally.damages.hint(),
     )
 
 
 def _list_problems(tally: _Tally) -> list[str]:
-    problems = _list_first(tally.damages) + _list_first(tally.contradictions)
+    problems = [*tally.damages.sentences(LISTED), *_list_first(tally.contradictions)]
     problems += _find_repeated_index(tally)
     if len(tally.rates) > 1:
         problems.append(f"its episodes have {len(tally.rates)} different rates")
@@ -323,6 +332,20 @@ def _describe_still(tally: _Tally) -> str:
     if len(tally.still) > EXCLUDED:
         return text
     return f"{text}; exclude = {json.dumps(tally.still, ensure_ascii=False)} leaves them out"
+
+
+def _note_files(member: Member, tally: _Tally) -> list[str]:
+    """Say that several files of several episodes each are one dataset, and how to part them."""
+    dataset = member.dataset
+    files = [file.stem for file in dataset.shards if file.parent == dataset.path]
+    plain = isinstance(dataset, HDF5Dataset | ArrayDataset)
+    if not plain or len(files) < 2 or len(tally.lengths) <= len(files):
+        return []
+    return [
+        f"its {len(files)} files are read as one dataset: {name_some(files)}; to make each a "
+        f"dataset, name one of them: --clean {shlex.quote(files[0])}, or a table "
+        f"[datasets.{files[0]}] in {SETTINGS_FILE}"
+    ]
 
 
 def _list_notes(tally: _Tally) -> list[str]:

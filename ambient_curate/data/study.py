@@ -14,6 +14,7 @@ from jaxtyping import Shaped, UInt64
 from ambient_curate import memory
 from ambient_curate.data.cache import Frames, load_frames, write_frames
 from ambient_curate.data.collection import (
+    REASONS,
     Collection,
     Member,
     check_action_dims,
@@ -33,7 +34,7 @@ from ambient_curate.data.planted_controls import Control, plant_controls
 from ambient_curate.data.populations import Population, label_groups
 from ambient_curate.data.trainer_scales import fit_length
 from ambient_curate.data.windows import Windows, clean_values, observe, read_values
-from ambient_curate.errors import DatasetError, NotEnoughDataError, write_count
+from ambient_curate.errors import DatasetError, Failures, NotEnoughDataError, write_count
 from ambient_curate.files import write_json_atomic
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import Progress, warn
@@ -146,6 +147,7 @@ def prepare_study(
         If the data cannot be read or compared, or there is too little for a sound answer.
     """
     name = require_clean(collection)
+    _warn_of_problems(collection, progress)
     _require_corrupt(collection, name)
     members, skipped = _cache_members(collection, options, folder, progress)
     kept = replace(options, clean=name, out=None, workers=None, normalizer=None)
@@ -214,6 +216,15 @@ def open_study(folder: Path) -> Study:
     )
 
 
+def _warn_of_problems(collection: Collection, progress: Progress) -> None:
+    """Tell what is not read, and what was unusual where it was opened."""
+    for text in collection.unread:
+        warn(progress, text)
+    for member in collection.members:
+        for text in member.dataset.problems:
+            warn(progress, f"{member.name}: {text}")
+
+
 def _name_collection(collection: Collection) -> dict[str, str]:
     """Say where the collection lies, and what its clean set is called, or where that lies."""
     clean = require_clean(collection)
@@ -254,10 +265,11 @@ def _cache_member(
     member: Member, place: Path, options: AnnotateOptions, progress: Progress
 ) -> list[dict[str, str]]:
     skipped: list[dict[str, str]] = []
+    failures = Failures()
 
     def note(path: Path, error: DatasetError) -> None:
         skipped.append({"file": str(path), "error": str(error)})
-        warn(progress, f"skipped {path}: {error}")
+        failures.add(str(path), f"skipped {path}: {error}")
 
     if place.exists():  # written, but its list of skipped files was not: read it again
         shutil.rmtree(place)
@@ -265,6 +277,8 @@ def _cache_member(
         member, limit=options.limit, on_error=options.on_error, progress=progress, on_skip=note
     )
     write_frames(episodes, place)
+    for text in failures.sentences(REASONS):
+        warn(progress, text)
     memory.trim()  # of millions of episodes the table alone is large
     return skipped
 
@@ -383,7 +397,7 @@ def _begin(digest: Shaped[np.ndarray, " episode"]) -> UInt64[np.ndarray, " episo
 def _require_folds(clean: Population, folds: int) -> None:
     if not _fills(clean, folds):
         found = len(clean.episodes)
-        different = len(np.unique(clean.fold[clean.episodes]))
+        different = _count_filled(clean)
         raise NotEnoughDataError(
             f"the clean set {clean.dataset} has {write_count(found, 'episode')} with a whole "
             f"window, which fill {different} of {folds} folds (copies share a fold); every fold "
@@ -395,7 +409,11 @@ def _require_folds(clean: Population, folds: int) -> None:
 
 
 def _fills(population: Population, folds: int) -> bool:
-    return len(np.unique(population.fold[population.episodes])) == folds
+    return _count_filled(population) == folds
+
+
+def _count_filled(population: Population) -> int:
+    return len(np.unique(population.fold[population.episodes]))
 
 
 def _whole_population(name: str, windows: Windows, fold: np.ndarray) -> Population:
@@ -420,9 +438,12 @@ def _list_populations(
     )
     populations = tuple(population for population in (*whole, *parts) if _fills(population, count))
     if not populations:
+        filled = max((_count_filled(each) for each in (*whole, *parts)), default=0)
+        fewer = f"--folds {filled}" if filled >= 3 else "a smaller --horizon"
         raise NotEnoughDataError(
-            f"no corrupt dataset has an episode with a whole window in each of the {count} folds",
-            "add episodes, or use a smaller --horizon or --folds",
+            f"no corrupt dataset has an episode with a whole window in each of the {count} folds; "
+            f"the best fills {filled} of them, and at least 3 are needed",
+            f"add episodes, or use {fewer}",
         )
     return populations
 

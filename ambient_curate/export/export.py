@@ -125,7 +125,7 @@ def export_run(
             job = _lay_job(run, study, collection, out, chosen, factor)
             WRITERS[chosen.to](job)
             unread = [*_list_unread(job, chosen), *_explain_numbers(job, run)]
-            job.notes.extend([*notes, *unread, *_list_unanswered(run)])
+            job.notes.extend([*_note_limit(run), *notes, *unread, *_list_unanswered(run)])
             described = _describe(job, chosen.trainer)
             _write_readme(out / "README.md", inputs | described)
         except CurateError:
@@ -140,6 +140,17 @@ def _check_data(run: Run, chosen: ExportOptions) -> None:
     collection = reopen_data(run, chosen.data)
     if chosen.to in CHECKS:
         CHECKS[chosen.to](collection)
+
+
+def _note_limit(run: Run) -> list[str]:
+    """Say that a run of ``--limit`` speaks of the first episodes only."""
+    limit = run.info["options"]["limit"]
+    if limit is None:
+        return []
+    return [
+        f"The run was made with --limit {limit}: it speaks of the first "
+        f"{write_count(limit, 'episode')} of each dataset, and the others have no rows."
+    ]
 
 
 def _list_unread(job: Job, chosen: ExportOptions) -> list[str]:

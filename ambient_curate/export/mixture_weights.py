@@ -5,7 +5,6 @@ over the trainer's time. A trainer that multiplies a weight by the number of fra
 mean over frames; one that draws datasets by their weights alone is given the share.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from ambient_curate.export.job import AnnotatedMember, Job
+from ambient_curate.files import to_json
 
 UNITS = 1 << 53  # parts of 1 that float64 adds without rounding, in any order
 
@@ -90,7 +90,7 @@ def sum_episodes(job: Job, member: AnnotatedMember) -> Float64[np.ndarray, " epi
 
 def write_json(job: Job, name: str, content: Any) -> None:
     """Write a JSON file beside the members' folders."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    text = to_json(content, indent=1)
     (job.out / name).write_text(text + "\n", encoding="utf-8")
 
 

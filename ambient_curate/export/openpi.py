@@ -4,7 +4,6 @@ Its RLDS loader takes ranges of frames by episode and a weight a dataset; its Py
 the time of every sample, which `ambient_curate.integrations.sample_time` draws.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from ambient_curate.export.job import Job, Samples
 from ambient_curate.export.mixture_weights import share_exactly, write_json
+from ambient_curate.files import to_json
 
 
 def write(job: Job) -> None:
@@ -24,7 +24,7 @@ def write(job: Job) -> None:
         for samples in member.at_frames(job.n_obs_steps - 1):
             for number, kept in _find_ranges(samples):
                 ranges[name_episode(member.frames.ids[number], labels[number])] = kept
-        text = json.dumps(ranges, indent=1, ensure_ascii=False)
+        text = to_json(ranges, indent=1)
         (folder / "filter_dict.json").write_text(text + "\n", encoding="utf-8")
     write_json(job, "weights.json", share_exactly(job))
 

@@ -1,15 +1,13 @@
 """Plain tables for any other trainer: a row a window, as Parquet, CSV or JSON lines."""
 
 import csv
-import json
-import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ambient_curate.export.job import Job
+from ambient_curate.files import to_json
 
 
 def write_parquet(job: Job) -> None:
@@ -32,8 +30,7 @@ def write_jsonl(job: Job) -> None:
     with (job.out / "windows.jsonl").open("w", encoding="utf-8") as file:
         for table in lay_windows(job):
             for row in table.to_pylist():
-                finite = {name: _or_none(value) for name, value in row.items()}
-                file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(to_json(row) + "\n")
 
 
 def lay_windows(job: Job) -> Iterator[pa.Table]:
@@ -47,7 +44,3 @@ def lay_windows(job: Job) -> Iterator[pa.Table]:
             name = pa.array(np.full(len(whole), member.name, dtype=object), pa.string())
             rows = rows.add_column(0, "dataset", name).append_column("whole", pa.array(whole))
             yield rows.append_column("start", pa.array(samples.start))
-
-
-def _or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,8 +1,9 @@
 """Episode and Dataset: what every reader returns."""
 
 import hashlib
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,6 +12,12 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 Label = str | int | float | bool
+
+ACTIONS = ("action", "actions")  # usual names
+STATES = ("observation.state", "state")
+LONGEST_LABEL = 256  # characters; anything longer (a simulator's model) is data, not a label
+_ALIKE = {"action": re.compile("action"), "state": re.compile("state|qpos|proprio")}
+_FLAG = re.compile(r"terminat|is_(first|last)|done")  # of an episode's end
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,37 @@ class Dataset(Protocol):
 
     def read_shard(self, shard: Path) -> Iterator[Episode]:
         """Yield the episodes of one shard in source order; low-dimensional data only."""
+
+
+def find_alike(role: str, names: Iterable[str]) -> list[str]:
+    """Find the names that may stand for ``action`` or ``state``, in the order given.
+
+    Examples
+    --------
+    >>> find_alike("action", ["reward", "action/xyz", "action/grip", "action/terminate"])
+    ['action/xyz', 'action/grip']
+    """
+    words = _ALIKE[role]
+    return [each for each in names if words.search(each.lower()) and not _FLAG.search(each.lower())]
+
+
+def suggest_names(role: str, names: Iterable[str]) -> str:
+    """Write the line of ``ambient.toml`` that names action or state, from the names there are."""
+    return f"{role} = {json.dumps(find_alike(role, names) or ['NAME'], ensure_ascii=False)}"
+
+
+def report_unread_state(state: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Say in a sentence that no state is read though some name may stand for one."""
+    if state or not (found := find_alike("state", names)):
+        return []
+    return [f"no state is read; if one is wanted, in ambient.toml: {suggest_names('state', found)}"]
+
+
+def name_file(root: Path, file: Path) -> str:
+    """Name a file of the dataset at `root`: its stem, or the directory that it has for itself."""
+    if root in (file, file.parent):
+        return file.stem
+    return file.parent.relative_to(root).as_posix()
 
 
 def count_windows(length: Int64[np.ndarray, " *shape"], horizon: int, stride: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from ambient_curate.readers.episodes import (
     EpisodeName,
     ReaderOptions,
     distinct_numbers,
+    name_file,
     natural_key,
     numbers_in_names,
 )
@@ -84,7 +85,8 @@ class HDF5Dataset:
         if numbers and distinct_numbers(numbers):
             return numbers
         single = all(len(file.names) == 1 for file in self.files)
-        return numbers_in_names([file.path.stem for file in self.files]) if single else None
+        names = [name_file(self.path, file.path) for file in self.files]
+        return numbers_in_names(names) if single else None
 
     @cached_property
     def _numbers(self) -> dict[Path, list[int]]:
@@ -129,17 +131,39 @@ class HDF5Dataset:
                 )
 
     def _name(self, shard: Path, name: str) -> str:
-        parts = [shard.stem] * (len(self.files) > 1 or not name) + [name] * bool(name)
-        return "/".join(parts)
+        if name and len(self.files) == 1:
+            return name
+        file = name_file(self.path, shard)
+        return f"{file}/{name}" if name else file
 
 
 def recognizes(path: Path) -> bool:
     """Tell whether `path` is an HDF5 file by its name, or a directory with one, even if broken."""
-    return bool(_find_files(path))
+    return bool(list_files(path))
 
 
-def open_dataset(path: Path, options: ReaderOptions) -> HDF5Dataset:
+def count_episodes(file: Path) -> int:
+    """Count the recordings of one file.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be opened or holds none.
+    """
+    return len(_describe_file(file).names)
+
+
+def open_dataset(path: Path, options: ReaderOptions, files: Sequence[Path] = ()) -> HDF5Dataset:
     """Open an HDF5 file, or a directory of them as one dataset.
+
+    Parameters
+    ----------
+    path : Path
+        File or directory.
+    options : ReaderOptions
+        What the user says.
+    files : sequence of Path
+        Where each has a directory of its own in `path`; empty: those that lie in `path`.
 
     Raises
     ------
@@ -148,26 +172,27 @@ def open_dataset(path: Path, options: ReaderOptions) -> HDF5Dataset:
         option does not fit the format.
     """
     _check_options(path, options)
-    paths = _find_files(path)
+    paths = list(files) or list_files(path)
     if not paths:
         raise DatasetError(f"{path} holds no HDF5 file", f"expected {' or '.join(_SUFFIXES)}")
-    if len({file.stem for file in paths}) < len(paths):
+    if len({name_file(path, file) for file in paths}) < len(paths):
         raise DatasetError(
             f"{path} holds files that differ by their suffix only", "rename one of them"
         )
-    files = tuple(map(_describe_file, paths))
-    for file in files:
-        if file.layout != files[0].layout:
+    described = tuple(map(_describe_file, paths))
+    for file in described:
+        if file.layout != described[0].layout:
             raise DatasetError(
-                f"{path} holds files of different layouts: {files[0].path.name} is "
-                f"{_name_layout(files[0])}, {file.path.name} is {_name_layout(file)}",
-                "put them into directories of their own",
+                f"{path} holds files of different layouts: {described[0].path.name} is "
+                f"{_name_layout(described[0])}, {file.path.name} is {_name_layout(file)}",
+                f'make a dataset of each: --clean {file.path.stem}, or [datasets."'
+                f'{file.path.stem}"] in ambient.toml',
             )
     beside = [file.with_name(minari.METADATA) for file in paths if file.name == minari.FILE]
     return HDF5Dataset(
         path,
-        files,
-        replace(options, state=options.state or files[0].state),
+        described,
+        replace(options, state=options.state or described[0].state),
         tuple(file for file in beside if file.is_file()),
     )
 
@@ -186,7 +211,7 @@ def _check_options(path: Path, options: ReaderOptions) -> None:
         )
 
 
-def _find_files(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
     """List the HDF5 files of a dataset: itself, those that lie in it, or Minari's one."""
     candidates = [path]
     if path.is_dir():

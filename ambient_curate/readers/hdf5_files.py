@@ -20,7 +20,8 @@ from h5py import h5o
 from jaxtyping import Float32
 
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers.episodes import Label
+from ambient_curate.files import find_stand_in
+from ambient_curate.readers.episodes import LONGEST_LABEL, Label
 
 # HDF5 File Format Specification 3.0, sections III.E (heap), IV.A.1.a, IV.A.2.m, IV.A.2.q
 _HEADER = struct.Struct("<BxHII4x")  # version, number of messages, references, bytes of messages
@@ -126,7 +127,6 @@ def _read_heap(file: BinaryIO, address: int, index: int, length: int) -> bytes |
 
 
 COPY_AGAIN = "copy the file again from its source"
-_LONGEST_LABEL = 256  # characters; anything longer (a simulator's model) is data, not a label
 _LONGEST_TEXT = 1 << 20  # bytes, of an environment's description
 # What h5py makes of the HDF5 library's complaints about damaged bytes.
 _H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
@@ -139,7 +139,9 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except _H5PY_ERRORS as error:
-        raise DatasetError(f"{path}: HDF5 cannot read it: {error}", COPY_AGAIN) from error
+        raise find_stand_in(path) or DatasetError(
+            f"{path}: HDF5 cannot read it: {error}", COPY_AGAIN
+        ) from error
 
 
 def read_array(group: h5py.Group, name: str) -> Float32[np.ndarray, "frame column"]:
@@ -210,11 +212,11 @@ def read_labels(group: h5py.Group) -> dict[str, Label]:
     names = [
         name for name in group.attrs if isinstance(name, str)
     ]  # bytes: a name that is no UTF-8
-    labels = {name: read_attribute(group, name, longest=_LONGEST_LABEL) for name in names}
+    labels = {name: read_attribute(group, name, longest=LONGEST_LABEL) for name in names}
     return {
         name: label
         for name, label in labels.items()
-        if label is not None and len(str(label)) <= _LONGEST_LABEL
+        if label is not None and len(str(label)) <= LONGEST_LABEL
     }
 
 

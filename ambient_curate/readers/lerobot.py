@@ -12,7 +12,15 @@ from jaxtyping import Float32
 
 from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import parquet
-from ambient_curate.readers.episodes import Episode, EpisodeName, ReaderOptions
+from ambient_curate.readers.episodes import (
+    ACTIONS,
+    STATES,
+    Episode,
+    EpisodeName,
+    ReaderOptions,
+    report_unread_state,
+    suggest_names,
+)
 from ambient_curate.readers.lerobot_meta import ListedEpisode, Metadata, read_metadata
 
 _MISMATCH = "the data or meta/ is damaged or of another version: copy or download it again"
@@ -136,8 +144,8 @@ def open_dataset(path: Path, options: ReaderOptions) -> LeRobotDataset:
     path : Path
         Directory that holds ``meta/`` and ``data/``.
     options : ReaderOptions
-        ``action`` defaults to ``action``, ``state`` to ``observation.state`` where that exists;
-        ``rate_hz`` to ``fps``.
+        ``action`` defaults to ``action`` or ``actions``, ``state`` to ``observation.state`` or
+        ``state`` where one exists; ``rate_hz`` to ``fps``.
 
     Raises
     ------
@@ -151,10 +159,8 @@ def open_dataset(path: Path, options: ReaderOptions) -> LeRobotDataset:
             'drop split, or pick episodes in ambient.toml, such as episodes = "0:30"',
         )
     metadata = read_metadata(path)
-    action = tuple(options.action) or ("action",)
-    state = tuple(options.state)
-    if not state and "observation.state" in metadata.widths:
-        state = ("observation.state",)
+    action = tuple(options.action) or _find_usual(metadata.widths, ACTIONS) or ACTIONS[:1]
+    state = tuple(options.state) or _find_usual(metadata.widths, STATES)
     _check_features(path, metadata.widths, "action", action)
     _check_features(path, metadata.widths, "state", state)
     rate_hz = options.rate_hz or metadata.fps
@@ -168,7 +174,7 @@ def open_dataset(path: Path, options: ReaderOptions) -> LeRobotDataset:
         format=f"LeRobot {metadata.version}",
         shards=tuple(metadata.shards),
         metadata_files=tuple(metadata.files),
-        problems=tuple(metadata.problems),
+        problems=(*metadata.problems, *report_unread_state(state, metadata.widths)),
         rate_hz=rate_hz,
         action=action,
         state=state,
@@ -177,14 +183,18 @@ def open_dataset(path: Path, options: ReaderOptions) -> LeRobotDataset:
     )
 
 
+def _find_usual(widths: Mapping[str, int], usual: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in usual if name in widths)[:1]
+
+
 def _check_features(path: Path, widths: Mapping[str, int], kind: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in widths:
-            known = ", ".join(repr(each) for each in widths if each not in parquet.PER_FRAME)
+            known = [each for each in widths if each not in parquet.PER_FRAME]
             raise DatasetError(
                 f"{path / 'meta' / 'info.json'} has no one-dimensional feature of numbers named "
-                f"{name!r}; those it has: {known or 'none'}",
-                f'set {kind} = ["NAME"] for this dataset in ambient.toml',
+                f"{name!r}; those it has: {', '.join(map(repr, known)) or 'none'}",
+                f"name it for this dataset in ambient.toml: {suggest_names(kind, known)}",
             )
 
 

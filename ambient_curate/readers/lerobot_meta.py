@@ -3,13 +3,14 @@
 import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, name_some
+from ambient_curate.files import find_stand_in
 from ambient_curate.readers.parquet import read_batches, read_integers, read_schema
 
 _VERSION = re.compile(r"v(\d{1,3})\.(\d{1,3})")
@@ -105,22 +106,28 @@ def read_metadata(root: Path) -> Metadata:
         listing = sorted((root / "meta" / "episodes").rglob("*.parquet"))
         tasks_file = root / "meta" / "tasks.parquet"
         episodes = _sort(_episodes_v3(listing), root / "meta" / "episodes")
-    tasks: Mapping[int, str] = {}
+    tasks: Mapping[int, str] | None = None
     if isfile(tasks_file):
         tasks = _tasks_v2(tasks_file) if major == 2 else _tasks_v3(tasks_file)
         listing.append(tasks_file)
-    else:
-        problems.append(f"{tasks_file} is missing; each episode's own first task is used.")
+    if tasks is None:
+        how = "names no tasks" if isfile(tasks_file) else "is missing"
+        problems.append(f"{tasks_file} {how}; each episode's own first task is used.")
     widths = _widths(info_file, info.get("features"))
     shards, misses = _locate(root, info_file, info.get("data_path"), major, episodes)
     return Metadata(
         version=info["codebase_version"],
         fps=_fps(info.get("fps")),
         widths=widths,
-        tasks=tasks,
+        tasks=tasks or {},
         shards=shards,
         files=[info_file, *listing],
-        problems=[*problems, *misses, *_disagreements(info, episodes)],
+        problems=[
+            *problems,
+            *misses,
+            *_disagreements(info, episodes),
+            *_list_unlisted(root, shards),
+        ],
     )
 
 
@@ -134,12 +141,17 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as text: {error}", _DAMAGED) from error
+    if text and (stand_in := find_stand_in(path)):
+        raise stand_in
+    return text
 
 
 def _parse_object(text: str, where: str) -> dict[str, Any]:
+    if not text.strip():
+        raise DatasetError(f"{where} is empty", _DAMAGED)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -269,10 +281,12 @@ def _tasks_v2(path: Path) -> dict[int, str]:
     return tasks
 
 
-def _tasks_v3(path: Path) -> dict[int, str]:
+def _tasks_v3(path: Path) -> dict[int, str] | None:
     names = read_schema(path)[0].names
     # pandas stores the index, which holds the task, under its name or under this one
     column = "task" if "task" in names else "__index_level_0__"
+    if not {"task_index", column}.issubset(names):
+        return None
     tasks = {}
     for batch in read_batches(path, ["task_index", column]):
         indexes = read_integers(batch.column("task_index"), f"task_index of {path}")
@@ -343,6 +357,13 @@ def _find(root: Path, name: str, standard: str, by_name: dict[str, list[Path]]) 
         "have its name",
         _DAMAGED,
     )
+
+
+def _list_unlisted(root: Path, shards: Collection[Path]) -> Iterator[str]:
+    """Say which data files no episode of the list is in."""
+    files = sorted(set((root / "data").rglob("*.parquet")) - set(shards))
+    if names := [file.relative_to(root).as_posix() for file in files]:
+        yield f"not read, since meta/ lists no episode of them: {name_some(names)}"
 
 
 def _disagreements(info: Mapping[str, Any], episodes: Sequence[ListedEpisode]) -> Iterator[str]:

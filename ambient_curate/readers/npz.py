@@ -4,7 +4,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
@@ -17,6 +17,8 @@ from jaxtyping import Int64
 from numpy.lib import format as npy_format
 
 from ambient_curate.errors import DatasetError
+from ambient_curate.files import find_stand_in
+from ambient_curate.readers.episodes import LONGEST_LABEL, Label
 
 _UNREADABLE = (
     OSError,
@@ -48,7 +50,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(
+        raise find_stand_in(path) or DatasetError(
             f"{path} cannot be read as an array file: {reason}",
             "the file is damaged or cut short, or holds pickled objects: write it again",
         ) from error
@@ -162,6 +164,33 @@ def read_tasks(path: Path, header: Header, episodes: int) -> list[str]:
         tasks: list[str] = np.broadcast_to(read_array(path, "task"), (episodes,)).tolist()
         "".join(tasks).encode()  # lone surrogates could not be written out again
         return tasks
+
+
+def read_labels(
+    path: Path, headers: Mapping[str, Header], skipped: Collection[str], episodes: int
+) -> list[dict[str, Label]]:
+    """Read the arrays of one number or short text, for all or for each episode, as its labels.
+
+    NaN makes no label. What is neither is left out.
+
+    Raises
+    ------
+    DatasetError
+        If the file is damaged.
+    """
+    labels: list[dict[str, Label]] = [{} for _ in range(episodes)]
+    for name, header in headers.items():
+        is_short = header.dtype.itemsize <= 4 * LONGEST_LABEL  # bytes of a character
+        fits = header.shape in ((), (1,), (episodes,)) and header.dtype.kind in "fiubUS"
+        if name in skipped or not fits or not is_short:
+            continue
+        check_size(path, name, header)
+        values = np.broadcast_to(read_array(path, name), (episodes,)).tolist()
+        for own, value in zip(labels, values, strict=True):
+            label = value.decode(errors="replace") if isinstance(value, bytes) else value
+            if label == label:
+                own[name] = label
+    return labels
 
 
 def check_size(path: Path, name: str, header: Header) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
 from ambient_curate.errors import DatasetError, write_count
+from ambient_curate.files import find_stand_in
 from ambient_curate.readers.episodes import Label
 
 _BATCH_ROWS = 4096
@@ -29,9 +30,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(
-            f"{path} cannot be read as Parquet: {reason}",
-            _DAMAGED,
+        raise find_stand_in(path) or DatasetError(
+            f"{path} cannot be read as Parquet: {reason}", _DAMAGED
         ) from error
 
 

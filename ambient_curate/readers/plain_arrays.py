@@ -2,7 +2,8 @@
 
 A ``.npy`` file is one episode, shape (frame, action), or several, shape (episode, frame, action).
 An ``.npz`` file holds the same under ``action`` or ``actions``, with optional ``state``, ``task``
-and ``episode_ends`` (exclusive ends of episodes concatenated along the first axis). A Parquet file
+and ``episode_ends`` (exclusive ends of episodes concatenated along the first axis); other arrays
+of one value, for all or for each episode, become labels. A Parquet file
 has a row a frame: ``episode_index``, ``frame_index``, ``action`` (lists) or ``action_0``, ...,
 and optional ``state`` or ``state_0``, ..., ``task`` and other columns, which become labels.
 """
@@ -10,7 +11,7 @@ and optional ``state`` or ``state_0``, ..., ``task`` and other columns, which be
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from os.path import isdir, isfile
 from pathlib import Path
@@ -23,13 +24,18 @@ from jaxtyping import Float32, Int64
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import npz, parquet
 from ambient_curate.readers.episodes import (
+    ACTIONS,
+    STATES,
     Episode,
     EpisodeName,
     Label,
     ReaderOptions,
     distinct_numbers,
+    name_file,
     natural_key,
     numbers_in_names,
+    report_unread_state,
+    suggest_names,
 )
 
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "Parquet"}
@@ -58,6 +64,10 @@ class _Contents:
         Exclusive end of each episode, where the arrays concatenate them.
     tasks : sequence of str, or None
         Task of each episode, where arrays tell it; tables are asked episode by episode.
+    labels : sequence of mapping of str to label
+        The same of the labels.
+    problems : sequence of str
+        What was unusual, one sentence each.
     """
 
     action: tuple[str, ...]
@@ -66,6 +76,8 @@ class _Contents:
     ids: Sequence[str]
     ends: Int64[np.ndarray, " episode"] | None = None
     tasks: Sequence[str] | None = None
+    labels: Sequence[Mapping[str, Label]] = ()
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -118,10 +130,21 @@ class ArrayDataset:
 
 def recognizes(path: Path) -> bool:
     """Tell whether `path` is an array file, or a directory that directly holds one."""
-    return bool(_array_files(path))
+    return bool(list_files(path))
 
 
-def open_dataset(path: Path, options: ReaderOptions) -> ArrayDataset:
+def count_episodes(file: Path) -> int:
+    """Count the episodes of one file.
+
+    Raises
+    ------
+    DatasetError
+        If it is damaged or does not follow the module's contract.
+    """
+    return len(_describe(file, ReaderOptions()).ids)
+
+
+def open_dataset(path: Path, options: ReaderOptions, files: Sequence[Path] = ()) -> ArrayDataset:
     """Open the file or directory of arrays at `path`; all its files are one dataset.
 
     Parameters
@@ -130,6 +153,8 @@ def open_dataset(path: Path, options: ReaderOptions) -> ArrayDataset:
         A ``.npy``, ``.npz`` or ``.parquet`` file, or a directory of them.
     options : ReaderOptions
         ``action`` and ``state`` name keys of ``.npz`` files or columns of Parquet files.
+    files : sequence of Path
+        Where each has a directory of its own in `path`; empty: those that lie in `path`.
 
     Raises
     ------
@@ -142,14 +167,18 @@ def open_dataset(path: Path, options: ReaderOptions) -> ArrayDataset:
             f"split = {options.split!r} is set for {path}, and arrays have no splits",
             'drop split, or pick episodes in ambient.toml, such as episodes = "0:30"',
         )
-    contents = {file: _describe(file, options) for file in _array_files(path)}
+    contents = {file: _describe(file, options) for file in files or list_files(path)}
+    if files:  # of one episode each
+        contents = {
+            file: replace(each, ids=[name_file(path, file)]) for file, each in contents.items()
+        }
     if not contents:
         raise DatasetError(
             f"{path} holds no .npy, .npz or .parquet file", "check the path in ambient.toml"
         )
     _check_alike(path, contents)
     _check_ids(path, contents)
-    own = _own_numbers(contents)
+    own = _own_numbers(path, contents)
     numbers = iter(range(sum(len(each.ids) for each in contents.values())) if own is None else own)
     formats = sorted({_FORMATS[file.suffix.lower()] for file in contents})
     return ArrayDataset(
@@ -160,16 +189,19 @@ def open_dataset(path: Path, options: ReaderOptions) -> ArrayDataset:
         _contents=contents,
         _numbers={file: list(islice(numbers, len(each.ids))) for file, each in contents.items()},
         _options=options,
+        problems=tuple(dict.fromkeys(text for each in contents.values() for text in each.problems)),
     )
 
 
-def _own_numbers(contents: Mapping[Path, _Contents]) -> list[int] | None:
+def _own_numbers(path: Path, contents: Mapping[Path, _Contents]) -> list[int] | None:
     """Find the episodes' own numbers: of tables, or in the names of files of one episode each."""
-    if all(map(_is_table, contents)):
+    names = [name_file(path, file) for file in contents]
+    nested = names != [file.stem for file in contents]  # the ids are of directories
+    if all(map(_is_table, contents)) and not nested:
         numbers = [int(each) for file in contents.values() for each in file.ids]
         return numbers if distinct_numbers(numbers) else None
     single = all(len(each.ids) == 1 for each in contents.values())
-    return numbers_in_names([file.stem for file in contents]) if single else None
+    return numbers_in_names(names) if single else None
 
 
 def members(path: Path, options: ReaderOptions | None = None) -> list[Path]:
@@ -195,12 +227,13 @@ def members(path: Path, options: ReaderOptions | None = None) -> list[Path]:
     """
     if not isdir(path):
         return []
-    files = _array_files(path)
+    files = list_files(path)
     widths = {_describe(file, options or ReaderOptions()).widths for file in files}
     return files if len(widths) > 1 else []
 
 
-def _array_files(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
+    """List the array files of a dataset: itself, or those that lie in it."""
     if isfile(path):
         return [path] if path.suffix.lower() in _FORMATS else []
     try:
@@ -253,14 +286,15 @@ def _choose(
     path: Path, names: Collection[str], options: ReaderOptions
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Pick the names of action and state: the user's, else the contract's."""
-    action = _pick(names, options.action, ("action", "actions"))
-    state = _pick(names, options.state, ("state",))
-    missing = [name for name in (*(action or ["action"]), *state) if name not in names]
-    if missing:
-        raise DatasetError(
-            f"{path} has no {missing[0]!r}, only {', '.join(map(repr, names)) or 'nothing'}",
-            'name what it has in ambient.toml, such as action = ["NAME"]',
-        )
+    action = _pick(names, options.action, ACTIONS)
+    state = _pick(names, options.state, STATES[::-1])
+    for role, wanted in (("action", action or ["action"]), ("state", state)):
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise DatasetError(
+                f"{path} has no {missing[0]!r}, only {', '.join(map(repr, names)) or 'nothing'}",
+                f"name what it has in ambient.toml: {suggest_names(role, names)}",
+            )
     return action, state
 
 
@@ -286,7 +320,8 @@ def _describe_table(path: Path, options: ReaderOptions) -> _Contents:
     frames = _table_matrices(pa.Table.from_batches([start]), action, state, str(path))
     runs = parquet.read_episodes(path, ["episode_index"], checksums=options.checksums)
     ids = tuple(str(number) for number, _ in runs)
-    return _Contents(action, state, _widths(*frames), ids)
+    problems = report_unread_state(state, schema.names)
+    return _Contents(action, state, _widths(*frames), ids, problems=problems)
 
 
 def _table_matrices(
@@ -349,7 +384,11 @@ def _describe_arrays(path: Path, options: ReaderOptions) -> _Contents:
         ids = [f"{path.stem}__{i}" for i in range(shape[0] if ends is None else len(ends))]
     tasks = npz.read_tasks(path, headers["task"], len(ids)) if "task" in headers else None
     widths = [sum(headers[name].shape[-1] for name in names) for names in (action, state)]
-    return _Contents(action, state, (widths[0], widths[1]), ids, ends, tasks)
+    used = {*action, *state, "episode_ends", "task"}
+    labels = npz.read_labels(path, headers, used, len(ids))
+    others = [name for name in headers if not any(name in own for own in labels[:1])]
+    problems = report_unread_state(state, others)
+    return _Contents(action, state, (widths[0], widths[1]), ids, ends, tasks, labels, problems)
 
 
 def _check_frames(path: Path, name: str, header: npz.Header) -> None:
@@ -378,7 +417,7 @@ def _read_arrays(path: Path, contents: _Contents) -> Iterator[_Frames]:
             action=np.concatenate([frames[name] for name in contents.action], axis=1),
             state=np.concatenate(state, axis=1) if state else None,
             task=contents.tasks[number] if contents.tasks is not None else None,
-            labels={},
+            labels=contents.labels[number],
         )
 
 

@@ -4,7 +4,6 @@ The values of a feature at all steps of an episode are one flat list named ``ste
 holds for the whole episode is in ``episode_metadata/<path>``.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,11 +18,13 @@ from jaxtyping import Float32, Int64
 from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import tfds
 from ambient_curate.readers.episodes import (
+    LONGEST_LABEL,
     Episode,
     EpisodeName,
     Label,
     ReaderOptions,
     distinct_numbers,
+    suggest_names,
 )
 from ambient_curate.readers.tfrecord import (
     Record,
@@ -43,7 +44,6 @@ _TASKS = ("steps/language_instruction", "steps/observation/natural_language_inst
 _NUMBERS = ("episode_metadata/episode_index", "episode_metadata/episode_id")
 _STEP_SCALARS = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/reward")
 _NUMERIC = ("float", "int")
-_LONGEST_LABEL = 256  # bytes; anything longer is data, not a label
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class RLDSDataset:
             if not name.startswith(_METADATA):
                 continue
             feature = read_feature(record, pieces)
-            if feature.size > _LONGEST_LABEL:
+            if feature.size > LONGEST_LABEL:
                 continue
             values: list[Label] = []
             if feature.kind == "bytes":
@@ -285,14 +285,18 @@ def _choose_features(layout: tfds.Layout, role: str, wanted: Sequence[str]) -> t
     """Complete the names of step features and check that they are there."""
     names = tuple(_STEPS + name.removeprefix(_STEPS) for name in wanted)
     missing = [name for name in names if name not in layout.tensors]
+    if missing and (encoding := layout.encoded.get(missing[0])):
+        raise DatasetError(
+            f"{layout.directory} stores {missing[0]} as {encoding}, which is not read",
+            "write the dataset again without an encoding of this feature",
+        )
     if missing:
-        known = sorted(name for name in layout.tensors if name.startswith(_STEPS))
-        known = [name.removeprefix(_STEPS) for name in known]
-        likely = [name for name in known if name.startswith(f"{role}/")] or known[:1]
+        steps = [name for name in layout.tensors if name.startswith(_STEPS)]
+        known = [name.removeprefix(_STEPS) for name in steps]
         raise DatasetError(
             f"{layout.directory} has no numeric feature {missing[0]} for the {role}; "
             f"it has {', '.join(known) or 'none at all'}",
-            f"list the features in ambient.toml, in order: {role} = {json.dumps(likely)}",
+            f"list the features in ambient.toml, in order: {suggest_names(role, known)}",
         )
     return names
 

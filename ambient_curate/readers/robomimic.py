@@ -3,7 +3,6 @@
 LIBERO has one file a task, and tells the task in the attribute ``problem_info`` of ``data``.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -119,13 +118,30 @@ def _find_demo(file: h5py.File, name: str) -> h5py.Group:
 
 
 def _read_task(data: h5py.Group) -> tuple[str | None, float | None]:
-    """Take LIBERO's instruction or robomimic's name of the environment, and its control rate."""
+    """Take LIBERO's instruction or the name of the environment, and its control rate."""
     env_args = parse_object(read_attribute(data, "env_args"))
-    settings = env_args.get("env_kwargs")
-    rate_hz = settings.get("control_freq", 0) if isinstance(settings, dict) else 0
-    is_rate = isinstance(rate_hz, int | float) and 0 < rate_hz < math.inf
-    task = _read_instruction(data) or to_task(env_args.get("env_name"))
-    return task, float(rate_hz) if is_rate else None
+    env_info = parse_object(read_attribute(data, "env_info"))  # of robosuite
+    rate_hz = (
+        _read_number(env_args.get("env_kwargs"), "control_freq")
+        or _read_number(env_info, "control_freq")
+        or _read_isaac_rate(env_args.get("sim_args"))
+    )
+    names = (env_args.get("env_name"), read_attribute(data, "env"), env_info.get("env_name"))
+    task = _read_instruction(data) or next(filter(None, map(to_task, names)), None)
+    return task, rate_hz
+
+
+def _read_isaac_rate(settings: object) -> float | None:
+    """Isaac Lab's control rate: a control step is ``decimation`` steps of ``dt`` seconds."""
+    dt, decimation = _read_number(settings, "dt"), _read_number(settings, "decimation")
+    return round(1.0 / (dt * decimation), 6) if dt and decimation else None
+
+
+def _read_number(settings: object, name: str) -> float | None:
+    value = settings.get(name) if isinstance(settings, dict) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 1e-9 < value < 1e9:
+        return float(value)
+    return None
 
 
 def _read_instruction(data: h5py.Group) -> str | None:

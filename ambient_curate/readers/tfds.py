@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, name_some
+from ambient_curate.files import find_stand_in
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
@@ -26,11 +27,12 @@ _COPY_AGAIN = "copy it again from the dataset's source"
 class Tensor:
     """A numeric feature: its shape (at one step, for those of steps) and type.
 
-    `shape` is None where it is not fixed or not known.
+    `shape` is None where it is not fixed or not known; one with an `encoding` is not read.
     """
 
     shape: tuple[int, ...] | None
     dtype: str
+    encoding: str = "none"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Layout:
         Numeric features by their full name; empty without a usable ``features.json``.
     problems : tuple of str
         What was unusual, one sentence each.
+    encoded : mapping of str to str
+        Encoding of the numeric features that cannot be read for it.
     """
 
     directory: Path
@@ -62,6 +66,7 @@ class Layout:
     metadata_files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
     problems: tuple[str, ...]
+    encoded: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,17 @@ def read_layout(path: Path, split: str | None) -> Layout:
     info, features = directory / INFO, directory / FEATURES
     dataset, splits = _parse_info(info)
     chosen, other_split = _choose_split(directory, splits, split)
+    tensors = _parse_features(features) if features.is_file() else {}
+    unread = _describe_unread(directory, dataset, splits, chosen)
     return Layout(
         directory=directory,
         splits=tuple(splits),
         shards=_find_shards(directory, dataset, chosen),
         lengths=chosen.lengths,
         metadata_files=tuple(file for file in (info, features) if file.is_file()),
-        tensors=_parse_features(features) if features.is_file() else {},
-        problems=tuple(problem for problem in (several_versions, other_split) if problem),
+        tensors={name: each for name, each in tensors.items() if each.encoding == "none"},
+        problems=(*(text for text in (several_versions, other_split) if text), *unread),
+        encoded={name: t.encoding for name, t in tensors.items() if t.encoding != "none"},
     )
 
 
@@ -142,11 +150,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(f"{path} is missing", "copy it from the dataset's source")
     try:
-        content = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        if not text.strip():
+            raise DatasetError(f"{path} is empty", _COPY_AGAIN)
+        content = json.loads(text)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}", "check the file") from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON: {error}", _COPY_AGAIN) from error
+        raise find_stand_in(path) or DatasetError(
+            f"{path} is not JSON: {error}", _COPY_AGAIN
+        ) from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path} holds no JSON object", _COPY_AGAIN)
     return content
@@ -198,10 +211,7 @@ def _choose_split(
 
 def _find_shards(directory: Path, dataset: str, split: _Split) -> tuple[Path, ...]:
     """Make the names of a split's files from their template and check that they are there."""
-    names = [
-        _shard_name(dataset, split, index, len(split.lengths))
-        for index in range(len(split.lengths))
-    ]
+    names = _shard_names(dataset, split)
     outside = [name for name in names if "/" in name or "\\" in name]
     if outside or len(set(names)) < len(names):
         raise DatasetError(
@@ -218,6 +228,27 @@ def _find_shards(directory: Path, dataset: str, split: _Split) -> tuple[Path, ..
             "copy them from the dataset's source",
         )
     return tuple(directory / name for name in names)
+
+
+def _describe_unread(
+    directory: Path, dataset: str, splits: Mapping[str, _Split], chosen: _Split
+) -> Iterator[str]:
+    """Say which splits and which files are not read."""
+    if len(splits) > 1:
+        total = sum(sum(split.lengths) for split in splits.values())
+        yield (
+            f"of the splits {', '.join(splits)}, {chosen.name} is read: {sum(chosen.lengths)} of "
+            f"{total} episodes"
+        )
+    listed = {name for split in splits.values() for name in _shard_names(dataset, split)}
+    there = {file.name for file in directory.glob("*.tfrecord*")}
+    if unlisted := sorted(there - listed):
+        yield f"not read, since {INFO} does not list them: {name_some(unlisted)}"
+
+
+def _shard_names(dataset: str, split: _Split) -> list[str]:
+    count = len(split.lengths)
+    return [_shard_name(dataset, split, index, count) for index in range(count)]
 
 
 def _shard_name(dataset: str, split: _Split, index: int, count: int) -> str:
@@ -251,7 +282,7 @@ def _flatten(node: dict[str, Any], name: str) -> Iterator[tuple[str, Tensor]]:
         yield name, Tensor((), "int64")
     elif "tensor" in node:
         tensor = node["tensor"]
-        is_plain = tensor.get("encoding", "none") == "none"
-        if is_plain and tensor["dtype"].startswith(_NUMERIC_DTYPES):
+        if tensor["dtype"].startswith(_NUMERIC_DTYPES):
             shape = tuple(int(size) for size in tensor["shape"].get("dimensions", ()))
-            yield name, Tensor(shape if min(shape, default=1) >= 0 else None, tensor["dtype"])
+            fixed = shape if min(shape, default=1) >= 0 else None
+            yield name, Tensor(fixed, tensor["dtype"], str(tensor.get("encoding", "none")).lower())

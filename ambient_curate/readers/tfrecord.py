@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from ambient_curate.errors import DatasetError
+from ambient_curate.files import find_stand_in
 
 Span = tuple[int, int]  # first byte and the byte after the last, in the file
 
@@ -238,7 +239,9 @@ def _map_file(path: Path) -> mmap.mmap | None:
 
 
 def _damage(path: Path, number: int, offset: int, reason: str) -> DatasetError:
-    return DatasetError(f"{path}: record {number}, byte {offset}: {reason}", _HINT)
+    return find_stand_in(path) or DatasetError(
+        f"{path}: record {number}, byte {offset}: {reason}", _HINT
+    )
 
 
 def _masked_crc(content: bytes | memoryview) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from ambient_curate.errors import DatasetError
+from ambient_curate.files import find_stand_in
 
 REPAIR = "the data is damaged or cut short: copy it again from its source"
 METADATA = {".zarray": 2, "zarr.json": 3}  # name beside an array's chunks, by zarr format
@@ -50,6 +51,10 @@ class ZarrFiles:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
+    def find_stand_in(self, key: str) -> DatasetError | None:
+        """Say that a file, or the archive, is empty or a Git LFS pointer; None: it is not."""
+        return find_stand_in(self.path(key) or self.root)
+
     def arrays(self, group: str) -> list[str]:
         """Names of the arrays that lie directly in a group."""
         if self.members is None:
@@ -84,7 +89,9 @@ class ZarrFiles:
         try:
             value = json.loads(self._read(key))
         except (OSError, ValueError, RecursionError, *ZIP_ERRORS) as error:
-            raise DatasetError(f"{self.root}: {key} cannot be read: {error}", REPAIR) from error
+            raise self.find_stand_in(key) or DatasetError(
+                f"{self.root}: {key} cannot be read: {error}", REPAIR
+            ) from error
         if not isinstance(value, dict):
             raise DatasetError(
                 f"{self.root}: {key} is {value!r:.40}, expected a JSON object", REPAIR
@@ -116,7 +123,9 @@ def find_files(path: Path) -> ZarrFiles:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (OSError, ValueError, *ZIP_ERRORS) as error:
-        raise DatasetError(f"{path} cannot be read as a zip archive: {error}", REPAIR) from error
+        raise find_stand_in(path) or DatasetError(
+            f"{path} cannot be read as a zip archive: {error}", REPAIR
+        ) from error
     for info in infos:
         name = PurePosixPath(info.filename)
         if name.is_absolute() or ".." in name.parts or "\\" in info.filename:
@@ -134,6 +143,7 @@ _CODECS = (
     *("bitround", "delta", "shuffle", "adler32", "crc32", "crc32c", "fletcher32"),
 )
 _LARGEST_BLOCK = 1 << 31  # bytes in memory at once
+_POINTER_BYTES = 200  # that a Git LFS pointer never has
 _OVERHEAD = 1 << 16  # bytes by which data that cannot be compressed may grow
 
 
@@ -302,6 +312,8 @@ def _find_chunks(files: ZarrFiles, name: str, array: Any) -> list[str]:
                 "copy the data again from its source; where the program that wrote it left out "
                 "chunks of one value, write it again with write_empty_chunks=True",
             )
+        if size < _POINTER_BYTES and (stand_in := files.find_stand_in(key)):
+            raise stand_in
         if size > most:
             raise DatasetError(
                 f"{place}: chunk {key} has {size} bytes, expected at most {most}", REPAIR

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ambient_curate.errors import ConfigError, CurateError, write_count
-from ambient_curate.files import replace_whole
+from ambient_curate.files import replace_whole, to_json
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
 from ambient_curate.progress import Progress, silent
 from ambient_curate.report.page_content import (
@@ -137,7 +137,8 @@ def _load_page() -> tuple[Any, str]:
     )
     for name in ("page.css", "page.js"):
         environment.globals[name.replace(".", "_")] = (folder / name).read_text("utf-8")
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    environment.policies["json.dumps_function"] = to_json
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     return environment.get_template("page.html"), script.read_text("utf-8")
 

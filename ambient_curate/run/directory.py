@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ambient_curate.errors import RunError
+from ambient_curate.errors import CurateError, RunError
 from ambient_curate.files import sync, write_json_atomic
 from ambient_curate.run.lock import Lock
 from ambient_curate.run.records import (
@@ -125,6 +125,10 @@ class RunDirectory:
         _remove(self.work)
         self._abandoned = True
 
+    def _has_results(self) -> bool:
+        places = [folder / name for name in self.kind.results for folder in (self.path, self.work)]
+        return any(place.exists() for place in places)
+
     def _prepare(self, force: bool) -> None:
         header = _find_header(self.path, self.kind)
         if header is not None and (force or self._gives_way(header)):
@@ -142,9 +146,8 @@ class RunDirectory:
 
         So a command that failed on its input can be corrected and given again.
         """
-        places = [folder / name for name in self.kind.results for folder in (self.path, self.work)]
-        begun = any(place.exists() for place in places)
-        return header.get("digest") != self._header["digest"] and not (self.complete or begun)
+        begun = self.complete or self._has_results()
+        return header.get("digest") != self._header["digest"] and not begun
 
     def _compare(self, header: Mapping[str, Any]) -> None:
         if header.get("digest") == self._header["digest"]:
@@ -238,7 +241,12 @@ def open_run(
             with Lock(path / _LOCK) as run._lock:
                 run._lock.take()
                 run._prepare(force)
-                yield run
+                try:
+                    yield run
+                except CurateError:
+                    if not (run.complete or run._has_results()):
+                        run.abandon()
+                    raise
     except OSError as error:
         _advise(path, error)
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ambient_curate.errors import RunError
+from ambient_curate.files import to_json
 from ambient_curate.option_fields import check_path
 from ambient_curate.run.schema import READ_VERSIONS
 from ambient_curate.run.schema import SCHEMA_VERSION as SCHEMA_VERSION
@@ -99,7 +100,7 @@ def digest_files(root: Path, names: Iterable[str]) -> dict[str, str]:
 def seal_record(record: Mapping[str, Any]) -> str:
     """SHA-256 of what a record says, but for its seal and for where the data lies."""
     sealed = {key: value for key, value in record.items() if key not in _UNSEALED}
-    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = to_json(sealed, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -48,7 +48,8 @@ def reopen_data(run: Run, data: Path | str | None = None) -> Collection:
     if not path.exists():
         raise RunError(f"the data of {run.path}, {path}, is not there", "give --data COLLECTION")
     outside = (run.path / opened["clean"]).resolve()
-    clean = str(outside) if os.sep in opened["clean"] else opened["clean"]
+    elsewhere = opened["clean"].startswith(os.pardir + os.sep)
+    clean = str(outside) if elsewhere else opened["clean"]
     collection = open_collection(path, clean=clean, on_error=run.info["options"]["on_error"])
     _check_data(run, collection)
     if has_own_numbers(run.info):

@@ -78,10 +78,13 @@ class Verification:
         Directory of the run.
     checks : tuple of Check
         In the order of `CHECKS`; those that could not be made, or were not wanted, are left out.
+    whole : bool
+        Whether the run has a row a dataset or group, so that there is no episode to look for.
     """
 
     path: Path
     checks: tuple[Check, ...]
+    whole: bool = False
 
     @property
     def holds(self) -> bool:
@@ -98,6 +101,16 @@ class Verification:
         """Names of the checks that were not made."""
         made = {check.name for check in self.checks}
         return tuple(name for name in CHECKS if name not in made)
+
+    def explain(self, name: str) -> str:
+        """Say what a check says, or why it was not made."""
+        if name not in self.unchecked:
+            return CHECKS[name]
+        if "files" in self.unchecked:
+            return "without run.json as it was written there is nothing to compare with"
+        if name == "rows" and self.whole:
+            return "the run has a row for each dataset or group, and none for an episode"
+        return "left out" if "sources" in self.unchecked else "the data cannot be read"
 
     def raise_findings(self) -> None:
         """Raise `RunError` if anything is wrong."""
@@ -179,7 +192,8 @@ def verify(
         del found["sources"]
     if not rolls or info["granularity"] not in BY_ROW:
         del found["rows"]
-    return Verification(path, tuple(Check(name, texts) for name, texts in found.items()))
+    checks = tuple(Check(name, texts) for name, texts in found.items())
+    return Verification(path, checks, info["granularity"] not in BY_ROW)
 
 
 def _check_record(info: Mapping[str, Any]) -> Iterator[str]:
@@ -259,7 +273,7 @@ def _open_sources(path: Path, info: Mapping[str, Any], data: Path | None) -> Col
     if not place.exists():
         raise RunError(f"the data, {place}, is not there")
     clean = opened["clean"]
-    if os.sep in clean:  # a dataset elsewhere
+    if clean.startswith(os.pardir + os.sep):  # a dataset elsewhere
         clean = str((path / clean).resolve())
     return open_collection(place, clean=clean, on_error="skip")  # a broken member is a finding
 

@@ -21,7 +21,7 @@ import ambient_curate
 from ambient_curate.annotation import annotate as annotation_annotate
 from ambient_curate.cli import demo
 from ambient_curate.cli.app import app
-from ambient_curate.data import inspection
+from ambient_curate.data import collection, inspection
 from ambient_curate.errors import CurateError
 from ambient_curate.files import write_json_atomic
 from ambient_curate.options import ALIASES, AnnotateOptions
@@ -62,6 +62,21 @@ INFO = {
 
 def call(*arguments: str | Path) -> Any:
     return CliRunner(env=PLAIN).invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def a_collection_that_is_not_there_is_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`annotate` is replaced where a test says "set": it needs nothing opened."""
+    real, checked = collection.open_collection, collection.require_clean
+
+    def open_any(path: Path, **options: Any) -> Any:
+        return real(path, **options) if path.exists() else path
+
+    def require(opened: Any) -> str:
+        return "own" if isinstance(opened, Path) else checked(opened)
+
+    monkeypatch.setattr(collection, "open_collection", open_any)
+    monkeypatch.setattr(collection, "require_clean", require)
 
 
 @pytest.fixture
@@ -261,7 +276,46 @@ def test_inspect_shows_members_problems_and_what_is_broken(tmp_path: Path) -> No
     done = call("inspect", tmp_path)
     assert done.exit_code == 1
     assert "\nbad: cannot be opened: " in done.stdout
-    assert "\nerror: cannot be opened: bad\nhint: " in done.stderr
+    assert "\nerror: nothing can be read of bad\nhint: " in done.stderr
+
+
+def test_an_inspection_that_reads_nothing_of_a_set_fails_with_the_reason_once(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "sim").mkdir()
+    save(tmp_path / "clean" / "a.npz", 20)
+    for number in range(200):
+        np.save(tmp_path / "sim" / f"{number}.npy", np.full((3, 2), np.nan))
+    done = call("inspect", tmp_path)
+    assert done.exit_code == 1
+    reasons = [line for line in done.stdout.splitlines() if "not finite" in line]
+    assert len(reasons) == 1 and reasons[0].endswith("(and 199 more like it)")
+    assert "\nerror: nothing can be read of sim\nhint: exclude = [" in done.stderr
+
+
+def test_annotate_says_that_no_clean_set_is_named_before_it_loads_torch(tmp_path: Path) -> None:
+    save(tmp_path / "a.npz", 20)
+    program = "import sys; from ambient_curate.cli.app import app; "
+    program += "app(['annotate', sys.argv[1]], standalone_mode=False)"
+    program = f"try:\n    {program}\nfinally:\n    print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{program}", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "False\n"
+    assert "error: no clean set is named" in done.stderr
+    assert 'episodes = ":30"' in done.stderr and "split it in ambient.toml" in done.stderr
+
+
+def test_a_path_with_a_space_is_quoted_in_what_comes_next(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation_annotate, "annotate", lambda *_, **__: Run(Path("a run"), INFO))
+    said = call("annotate", "set").stderr
+    assert "train 'a run'\n" in said and "export 'a run' " in said and "show 'a run' " in said
 
 
 def test_the_demo_draws_every_figure(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

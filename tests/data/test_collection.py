@@ -269,8 +269,38 @@ def test_a_broken_member_fails_or_is_recorded(folder: Path) -> None:
 def test_no_member_left_is_an_error(folder: Path) -> None:
     for name in ("human", "failed"):
         (folder / name / "a.npy").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"no member of .* can be opened: failed: .*; human: "):
+    with pytest.raises(
+        DatasetError, match=r"no member of .* can be opened: failed: .*1 more"
+    ) as caught:
         open_collection(folder, on_error="skip")
+    assert caught.value.hint == "copy or download it again"
+
+
+def test_a_single_dataset_is_to_be_split(tmp_path: Path) -> None:
+    np.save(tmp_path / "pick.npy", np.ones((4, 3, 2)))
+    for path in (tmp_path, tmp_path / "pick.npy"):
+        with pytest.raises(ConfigError, match="no clean set is named") as caught:
+            require_clean(open_collection(path))
+        place = "." if path.is_dir() else "pick.npy"
+        assert f'[datasets.clean] with path = "{place}" and episodes = ":30"' in str(
+            caught.value.hint
+        )
+    text = "[datasets.clean]\npath = '{0}'\nepisodes = ':2'\n[datasets.rest]\npath = '{0}'"
+    (tmp_path / "ambient.toml").write_text(text.format("."))
+    assert require_clean(open_collection(tmp_path)) == "clean"
+
+
+def test_all_episodes_lost_to_damage_say_what_to_do_about_it(folder: Path) -> None:
+    (folder / "sim").mkdir()
+    for name in ("0.npy", "1.npy"):
+        np.save(folder / "sim" / name, np.full((3, 2), np.nan))
+    collection = open_collection(folder)
+    (member,) = (member for member in collection.members if member.name == "sim")
+    with pytest.raises(
+        DatasetError, match=r"gives no episode: .*not finite.*\(and 1 more"
+    ) as caught:
+        list(read_episodes(member, on_error="skip"))
+    assert str(caught.value.hint).startswith("exclude = ")
 
 
 def test_options_reach_the_reader(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -164,7 +165,23 @@ def test_damage_is_a_problem_and_left_out_of_the_numbers(tmp_path: Path) -> None
     save(tmp_path / "b", *[broken] * 8)
     member = inspect(tmp_path / "b")["b"]
     assert (member.episodes, member.steps, member.shortest, member.action_dim) == (0, 0, 0, None)
-    assert member.problems[5] == "and 4 more"
+    assert member.problems[0].endswith("(and 7 more like it)") and len(member.problems) == 1
+    assert member.hint is not None and member.hint.startswith("exclude = ")
+
+
+def test_files_that_are_one_dataset_are_named_with_what_makes_them_several(tmp_path: Path) -> None:
+    for name in ("failed", "generated"):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
+            for number in range(3):
+                file[f"data/demo_{number}/actions"] = noise(number)
+    ((member,),) = [inspect(tmp_path).values()]
+    (note,) = (note for note in member.notes if "one dataset" in note)
+    assert "its 2 files are read as one dataset: failed, generated" in note
+    assert set(inspect(tmp_path, clean="failed")) == {"failed", "generated"}  # what it advises
+    save(tmp_path / "episodes", noise(0), noise(1))
+    assert not any(
+        "one dataset" in note for note in inspect(tmp_path / "episodes")["episodes"].notes
+    )
 
 
 def test_a_member_that_cannot_be_opened_is_listed(tmp_path: Path) -> None:
@@ -200,7 +217,8 @@ def test_the_open_x_sample(open_x: dict[str, MemberInspection]) -> None:
     }
     assert [name for name, member in open_x.items() if member.is_clean] == ["franka_stack_human"]
     assert all(m.duplicates == m.duplicates_elsewhere == 0 for m in open_x.values())
-    rate, split = open_x["bridge_dataset"].problems
+    unread, rate, split = open_x["bridge_dataset"].problems
+    assert unread == "of the splits train, val, train is read: 25 of 50 episodes"
     assert rate.startswith("5 Hz against 20 Hz of franka_stack_human")
     assert split == "split val repeats 25 of 25 episodes of train"
     notes = {name: member.notes for name, member in open_x.items() if member.notes}

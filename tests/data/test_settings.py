@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import lerobot_writer
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ambient_curate import readers
 from ambient_curate.data.selection import MemberOptions
 from ambient_curate.data.settings import (
     CollectionSettings,
@@ -187,7 +189,7 @@ def test_a_directory_of_datasets_in_any_mix(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("hello")
     write_npy(tmp_path / ".cache" / "a.npy")
     write_npy(tmp_path / "old_run" / "a.npy")
-    (tmp_path / "old_run" / "run.json").write_text("{}")
+    (tmp_path / "old_run" / "run.json").write_text('{"schema": "ambient-curate/run"}')
     target = write_npy(tmp_path / ".elsewhere" / "pool" / "a.npy").parent
     (tmp_path / "linked").symlink_to(target, target_is_directory=True)
     assert sorted(names(tmp_path)) == ["arrays", "linked", "loose", "robomimic"]
@@ -346,3 +348,136 @@ def test_a_minari_dataset_given_itself_is_one_dataset(tmp_path: Path) -> None:
         content["episode_0/actions"] = np.zeros((5, 2))
     assert list(find_sources(tmp_path / "hopper").members) == ["hopper"]
     assert list(find_sources(tmp_path).members) == ["hopper"]
+
+
+def write_episode(path: Path, dim: int = 2) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, action=np.zeros((4, dim), np.float32))
+    return path
+
+
+def write_minari(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as content:
+        content["episode_0/actions"] = np.zeros((5, 2))
+
+
+def test_datasets_are_found_where_hubs_and_tools_put_them(tmp_path: Path) -> None:
+    frames = lerobot_writer.make_frames([3, 3])
+    lerobot_writer.write_dataset(tmp_path / "ann" / "pick", "v2.1", frames)
+    lerobot_writer.write_dataset(tmp_path / "datasets--me--x/snapshots/abc12", "v3.0", frames)
+    write_minari(tmp_path / "door" / "human-v2" / "data" / "main_data.hdf5")
+    write_hdf5(tmp_path / "wipe" / "panda" / "demo.hdf5")
+    write_npy(tmp_path / "aloha" / "day1" / "a.npy")
+    write_npy(tmp_path / "a" / "b" / "c" / "d" / "a.npy")
+    (tmp_path / "toy" / "big" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "toy" / "big" / "1.0.0" / "dataset_info.json").touch()
+    assert sorted(names(tmp_path)) == [
+        *("a/b/c/d", "aloha/day1", "ann/pick", "datasets--me--x", "door/human-v2", "toy/big"),
+        "wipe/panda",
+    ]
+    assert find_sources(tmp_path).unread == ()
+    assert find_sources(tmp_path, clean="ann/pick").clean == "ann/pick"
+
+
+def test_two_revisions_of_a_dataset_are_two_members(tmp_path: Path) -> None:
+    for revision in ("abc1", "def2"):
+        write_npy(tmp_path / "models--me--x" / "snapshots" / revision / "a.npy")
+    found = names(tmp_path)
+    assert sorted(found) == [f"models--me--x/snapshots/{each}" for each in ("abc1", "def2")]
+
+
+def test_what_belongs_to_no_dataset_is_listed(tmp_path: Path) -> None:
+    write_npy(tmp_path / "good" / "a.npy")
+    write_npy(tmp_path / "lab" / "pick" / "a.npy")
+    write_npy(tmp_path / "too" / "far" / "down" / "to" / "find" / "a.npy")
+    for name in ("bags/a.mcap", "lab/raw/a.bag", "lost.csv", "README.md", "LICENSE", "plot.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    sources = find_sources(tmp_path)
+    assert list(sources.members) == ["good", "lab/pick"]
+    assert sources.unread == tuple(tmp_path / x for x in ("bags", "lab/raw", "lost.csv", "too"))
+    (sentence,) = sources.describe_unread(tmp_path)
+    assert sentence.endswith("not read, since in no dataset: bags/, lab/raw/, lost.csv, too/")
+
+
+def test_data_below_a_directory_of_episodes_is_listed(tmp_path: Path) -> None:
+    write_npy(tmp_path / "a.npy")
+    write_npy(tmp_path / "extra" / "more" / "b.npy")
+    (tmp_path / "videos").mkdir()
+    assert list(names(tmp_path)) == [tmp_path.name]
+    assert find_sources(tmp_path).unread == (tmp_path / "extra",)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_a_directory_of_directories_with_an_episode_each_is_one_dataset(
+    tmp_path: Path, toml: Callable[[str], Path], suffix: str
+) -> None:
+    write = write_episode if suffix == ".npz" else write_hdf5
+    for number in range(3):
+        for kind in ("won", "lost"):
+            write(tmp_path / "task" / kind / f"episode_{number:03d}" / f"t{suffix}")
+    (tmp_path / "task" / "won" / "videos").mkdir()
+    assert sorted(names(tmp_path / "task")) == ["lost", "won"]
+    assert list(names(tmp_path / "task" / "won")) == ["won"]
+    assert sorted(names(tmp_path)) == ["task/lost", "task/won"]
+    toml('[datasets.x]\npath = "task/won"\nepisodes = ":1"')
+    assert sorted(names(tmp_path)) == ["task/lost", "x"]
+    dataset = readers.open_dataset(tmp_path / "task" / "won")
+    ids = [episode.id for shard in dataset.shards for episode in dataset.read_shard(shard)]
+    ends = "" if suffix == ".npz" else "/demo_0"
+    assert ids == [f"episode_{number:03d}{ends}" for number in range(3)]
+
+
+def test_directories_of_datasets_are_no_episodes(tmp_path: Path) -> None:
+    for name in ("first", "second"):  # called otherwise
+        write_episode(tmp_path / "x" / name / "a.npz")
+    for name in ("set_1", "set_2"):  # of three episodes each
+        write_npy(tmp_path / "y" / name / "a.npy")
+    for name in ("1", "2"):
+        write_episode(tmp_path / "z" / name / "a.npz")
+    assert sorted(names(tmp_path / "x")) == ["first", "second"]
+    assert sorted(names(tmp_path / "y")) == ["set_1", "set_2"]
+    assert sorted(names(tmp_path / "z", clean="1")) == ["1", "2"]
+    for number in range(10):
+        write_episode(tmp_path / "x" / f"{chr(97 + number)}" / "a.npz")
+    assert list(names(tmp_path / "x")) == ["x"]
+
+
+@pytest.mark.parametrize("record", ["run.json", "policy.json", "export.json", ".work/options.json"])
+def test_what_this_program_wrote_is_no_dataset(tmp_path: Path, record: str) -> None:
+    write_npy(tmp_path / "data" / "a.npy")
+    write_npy(tmp_path / "any" / "name" / "a.npy")
+    file = tmp_path / "any" / "name" / record
+    file.parent.mkdir(exist_ok=True)
+    for foreign in ("{}", "[]", "", '{"schema": 1}'):
+        file.write_text(foreign)
+        assert sorted(names(tmp_path)) == ["any/name", "data"]
+    file.write_text('{"schema": "ambient-curate/any"}')
+    assert list(names(tmp_path)) == ["data"]
+    assert find_sources(tmp_path).unread == ()
+    with pytest.raises(DatasetError, match="was written by this program"):
+        find_sources(tmp_path / "any" / "name")
+
+
+def test_a_path_above_one_dataset_means_it(tmp_path: Path, toml: Callable[[str], Path]) -> None:
+    write_npy(tmp_path / "lab" / "pick" / "a.npy")
+    other = write_npy(tmp_path / "elsewhere" / "hub" / "gold" / "a.npy").parent
+    folder = tmp_path / "lab"
+    (folder / "ambient.toml").write_text('[datasets.x]\npath = "../elsewhere"')
+    assert find_sources(folder).members["x"][0] == other
+    (folder / "ambient.toml").unlink()
+    found = find_sources(folder, clean=str(tmp_path / "elsewhere"))
+    assert found.members["elsewhere"][0] == other
+    toml('[datasets.x]\npath = "."')
+    with pytest.raises(ConfigError, match="holds 2 datasets: elsewhere/hub/gold, lab/pick"):
+        find_sources(tmp_path)
+
+
+def test_a_zip_of_zarr_has_one_name_alone_and_among_others(
+    tmp_path: Path, toml: Callable[[str], Path]
+) -> None:
+    (tmp_path / "own.zarr.zip").touch()
+    toml("[datasets.own]\nrate_hz = 10")
+    for path in (tmp_path, tmp_path / "own.zarr.zip"):
+        assert find_sources(path).members["own"][1].rate_hz == 10

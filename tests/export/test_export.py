@@ -69,6 +69,14 @@ def test_a_dataset_without_an_answer_is_named_with_its_reason(made: Run, tmp_pat
     assert not any(note.startswith(f"{each['dataset']}: never") for each in sound for note in notes)
 
 
+def test_an_export_of_a_first_look_says_so(made: Run, tmp_path: Path) -> None:
+    options = made.info["options"] | {"limit": 99}
+    run = replace(made, info=made.info | {"options": options})
+    notes = export_run(run, out=tmp_path / "e").info["notes"]
+    assert any("--limit 99: it speaks of the first 99 episodes" in note for note in notes)
+    assert not any("--limit" in n for n in export_run(made, out=tmp_path / "f").info["notes"])
+
+
 def test_a_trainer_that_scales_twice_as_much_needs_twice_the_noise(
     made: Run, tmp_path: Path
 ) -> None:

@@ -80,6 +80,31 @@ def test_an_npz_without_ends_is_read_like_an_npy(tmp_path: Path) -> None:
     np.testing.assert_array_equal(episodes[2].state, BATCH[2].astype(np.float32))
 
 
+def test_values_beside_the_action_are_labels(tmp_path: Path) -> None:
+    one = save(
+        tmp_path / "one.npz",
+        **{"action": SINGLE, "success": [True], "score": 0.5, "by": "ann", "id": np.bytes_("x")},
+        **{"none": np.nan, "times": np.arange(6), "essay": "x" * 300, "info": [{}]},
+    )
+    (episode,) = read_all(one)
+    assert episode.labels == {"success": True, "score": 0.5, "by": "ann", "id": "x"}
+    assert type(episode.labels["success"]) is bool
+    many = save(tmp_path / "many.npz", action=BATCH, success=[True, False, True], robot="so100")
+    labels = [episode.labels for episode in read_all(many)]
+    assert labels == [{"success": value, "robot": "so100"} for value in (True, False, True)]
+
+
+def test_a_state_that_is_not_read_is_named(tmp_path: Path) -> None:
+    dataset = plain_arrays.open_dataset(
+        save(tmp_path / "x.npz", action=SINGLE, qpos=SINGLE), ReaderOptions()
+    )
+    assert len(dataset.problems) == 1
+    assert 'state = ["qpos"]' in dataset.problems[0]
+    with pytest.raises(DatasetError, match="no 'action'") as caught:
+        read_all(save(tmp_path / "y.npz", arm_action=SINGLE, hand_action=SINGLE, done=SINGLE))
+    assert str(caught.value.hint).endswith('action = ["arm_action", "hand_action"]')
+
+
 def test_options_name_keys(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npz", arm=SINGLE, hand=SINGLE[:, :1] + 1)
     (episode,) = read_all(path, action=["hand", "arm"], state=["arm"])

@@ -229,7 +229,7 @@ def test_a_vector_of_numbers_is_one_column(tmp_path: Path) -> None:
     assert read(path)[0].action.tolist() == [[0], [1], [2], [3]]
 
 
-@pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100)])
+@pytest.mark.parametrize("content", [b"not HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100)])
 def test_a_broken_file_is_recognized_and_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.hdf5"
     path.write_bytes(content)
@@ -393,3 +393,26 @@ def test_real_demonstrations_are_read(
             previous = file[f"data/{demo.id}/obs/actions"]  # what was done a frame before
             np.testing.assert_array_equal(demo.action[:-1], previous[1:])
             assert demo.state is not None and demo.state.shape == (demo.length, 5)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rate_hz", "task"),
+    [
+        ({"env_args": {"env_name": "Lift", "sim_args": {"dt": 0.01, "decimation": 5}}}, 20, "Lift"),
+        ({"env_args": {"sim_args": {"dt": 1 / 120, "decimation": 2}}}, 60, None),
+        ({"env_args": {"sim_args": {"dt": 0, "decimation": 2}}}, None, None),
+        ({"env_args": {"sim_args": {"dt": True, "decimation": "2"}}}, None, None),
+        ({"env": "Wipe", "env_info": {"control_freq": 20, "env_name": "W"}}, 20, "Wipe"),
+        ({"env_info": {"env_name": "Door"}}, None, "Door"),
+    ],
+)
+def test_simulators_tell_rate_and_task_in_their_own_ways(
+    tmp_path: Path, attributes: dict[str, Any], rate_hz: float | None, task: str | None
+) -> None:
+    path = write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data"].attrs["env_args"]
+        for name, value in attributes.items():
+            file["data"].attrs[name] = value if isinstance(value, str) else json.dumps(value)
+    first = read(path)[0]
+    assert (first.rate_hz, first.task) == (rate_hz, task)

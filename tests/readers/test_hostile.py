@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import zarr_writer
 from array_writer import save
 from collection_writer import (
     DIM,
@@ -214,7 +215,7 @@ CASES = [
     Case("an empty tfrecord", noisy(write_rlds, lambda r: first_shard(r).write_bytes(b"")),
          "holds 0 episodes", "copy"),
     Case("no dataset_info.json", noisy(write_rlds, drop(INFO)), "dataset_info.json is missing"),
-    Case("an empty dataset_info.json", noisy(write_rlds, text(INFO, "")), "info.json is not JSON"),
+    Case("an empty dataset_info.json", noisy(write_rlds, text(INFO, "")), "info.json is empty"),
     Case("dataset_info.json is no JSON", noisy(write_rlds, text(INFO, "<>")), "is not JSON"),
     Case("dataset_info.json is a list", noisy(write_rlds, text(INFO, "[]")), "no JSON object"),
     Case("dataset_info.json nests too deeply", noisy(write_rlds, text(INFO, "[" * 100_000)),
@@ -225,7 +226,7 @@ CASES = [
     Case("features.json is no JSON", noisy(write_rlds, text("features.json", "{")), "is not JSON"),
     # LeRobot
     Case("no info.json", noisy(write_lerobot, drop(META)), "info.json is missing"),
-    Case("an empty info.json", noisy(write_lerobot, text(META, "")), "info.json is not valid JSON"),
+    Case("an empty info.json", noisy(write_lerobot, text(META, "")), "info.json is empty"),
     Case("info.json is no JSON", noisy(write_lerobot_v3, text(META, "<>")), "not valid JSON"),
     Case("info.json of no version", noisy(write_lerobot, text(META, "{}")), "codebase_version"),
     Case("info.json names absent files", noisy(write_lerobot, lambda r: data_file(r, 2).unlink()),
@@ -323,3 +324,36 @@ def test_mutated_datasets_are_errors_or_the_right_answer(
         assert time.monotonic() - start < 5
         file.write_bytes(sound[file])
     assert refused > mutations / 5
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
+def write_zarr_zip(root: Path, episodes: list[np.ndarray]) -> Path:
+    zarr_writer.pack(root.with_suffix(".zarr.zip"), zarr_writer.write(root))
+    shutil.rmtree(root)
+    return root.with_suffix(".zarr.zip")
+
+
+def write_zarr(root: Path, episodes: list[np.ndarray]) -> Path:
+    return zarr_writer.write(root.with_suffix(".zarr"))
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, "zarr", "zarr_zip"])
+def test_a_git_lfs_pointer_is_named_as_one_whatever_it_stands_for(
+    tmp_path: Path, kind: str
+) -> None:
+    write = {"zarr": write_zarr, "zarr_zip": write_zarr_zip, **WRITERS}[kind]
+    whole = write(tmp_path / "whole", make_episodes(6))
+    for suffix in {file.suffix for file in [whole, *whole.rglob("*")] if file.is_file()}:
+        root = tmp_path / f"of{suffix}" / whole.name
+        root.parent.mkdir()
+        (shutil.copy if whole.is_file() else shutil.copytree)(whole, root)
+        for file in [root, *root.rglob(f"*{suffix}")]:
+            if file.is_file():
+                file.write_bytes(POINTER)
+        with pytest.raises(DatasetError, match="is a Git LFS pointer, not the data") as caught:
+            dataset = readers.open_dataset(root)
+            for shard in dataset.shards:
+                list(dataset.read_shard(shard))
+        assert "git lfs pull" in str(caught.value.hint)

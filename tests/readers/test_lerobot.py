@@ -1,5 +1,6 @@
 """LeRobot datasets are read exactly, and their deviations are told."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,44 @@ def test_ids_and_numbers_are_episode_indexes(tmp_path: Path) -> None:
         "total_episodes",
         "total_frames",
         "splits",
+        "not",
     ]
+    unlisted = (
+        "not read, since meta/ lists no episode of them: data/chunk-000/episode_000001.parquet"
+    )
+    assert dataset.problems[-1] == unlisted
+
+
+def test_the_names_of_openpi_are_found_and_others_offered(tmp_path: Path) -> None:
+    names = {"action": "actions", "observation.state": "state"}
+    tables = [
+        t.rename_columns([names.get(c, c) for c in t.column_names]) for t in make_frames((5,))
+    ]
+    root = write_dataset(tmp_path / "set", "v2.1", tables)
+    info = json.loads((root / "meta/info.json").read_text())
+    features = info["features"]
+    change_info(root, features={names.get(k, k): v for k, v in features.items()})
+    (episode,) = read_all(root)
+    np.testing.assert_array_equal(episode.action, values(tables[0], "actions"))
+    np.testing.assert_array_equal(episode.state, values(tables[0], "state"))
+    (named,) = read_all(root, action=["actions"])
+    assert named.state is not None  # naming the action does not lose the state
+    parts = ("reward", "action.joints", "action.grip", "joint_state")
+    change_info(root, features=dict.fromkeys(parts, features["action"]))
+    with pytest.raises(DatasetError, match="named 'action'; those it has: 'reward', 'action") as e:
+        read_all(root)
+    assert 'action = ["action.joints", "action.grip"]' in str(e.value.hint)
+    dataset = lerobot.open_dataset(root, ReaderOptions(action=["action.joints"]))
+    assert any('state = ["joint_state"]' in problem for problem in dataset.problems)
+
+
+def test_a_list_of_tasks_in_other_columns_is_a_problem_only(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "set", "v3.0", make_frames(LENGTHS))
+    other = pa.table({"task_index": [0, 1], "task_name": ["a", "b"]})
+    pq.write_table(other, root / "meta/tasks.parquet")
+    (problem,) = lerobot.open_dataset(root, ReaderOptions()).problems
+    assert problem.endswith("tasks.parquet names no tasks; each episode's own first task is used.")
+    assert [episode.task for episode in read_all(root)] == ["pick", "place", "pick"]
 
 
 def test_options_name_columns_and_rate(tmp_path: Path) -> None:

@@ -112,7 +112,12 @@ def test_a_dataset_tells_its_files_and_splits(tmp_path: Path) -> None:
     assert [shard.name[-14:] for shard in dataset.shards] == ["00000-of-00002", "00001-of-00002"]
     assert [file.name for file in dataset.metadata_files] == ["dataset_info.json", "features.json"]
     assert dataset.splits == ("train", "val")
-    assert dataset.problems == ()
+    assert dataset.problems == ("of the splits train, val, train is read: 6 of 9 episodes",)
+    (folder / "toy-val.tfrecord-00001-of-00001").touch()
+    unlisted = (
+        "not read, since dataset_info.json does not list them: toy-val.tfrecord-00001-of-00001"
+    )
+    assert rlds.open_dataset(folder, ReaderOptions()).problems[1:] == (unlisted,)
     assert [e.number for e in dataset.read_shard(dataset.shards[1])] == [3, 4, 5]
 
 
@@ -133,9 +138,17 @@ def test_a_dictionary_of_actions_is_joined_in_the_order_asked_for(tmp_path: Path
     assert episode.state is not None and episode.state.tolist() == [[10], [11]]
     with pytest.raises(DatasetError, match=r"no numeric feature steps/action for the action") as e:
         rlds.open_dataset(folder, ReaderOptions())
-    assert "it has action/gripper, action/terminate, action/world_vector, is_first" in str(e.value)
-    assert e.value.hint is not None
-    assert 'action = ["action/gripper", "action/terminate", "action/world_vector"]' in e.value.hint
+    assert "it has action/world_vector, action/gripper, action/terminate, is_first" in str(e.value)
+    assert e.value.hint is not None  # as stored, without the flag of an episode's end
+    assert e.value.hint.endswith('action = ["action/world_vector", "action/gripper"]')
+
+
+def test_a_feature_stored_in_an_encoding_is_named(tmp_path: Path) -> None:
+    encoded = {"tensor": tensor(3)["tensor"] | {"encoding": "zlib"}}
+    features = features_json(action=encoded, is_first=tensor(dtype="bool"))
+    folder = write_dataset(tmp_path, features=features)
+    with pytest.raises(DatasetError, match="stores steps/action as zlib, which is not read"):
+        rlds.open_dataset(folder, ReaderOptions())
 
 
 @pytest.mark.parametrize("flag", ["is_first", "is_last", "is_terminal", "reward", None])
@@ -245,7 +258,8 @@ def test_shards_follow_the_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("info", "reason"),
     [
-        (b"", "is not JSON"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
         (b"[" * 100_000, "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[]", "holds no JSON object"),

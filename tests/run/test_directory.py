@@ -118,6 +118,21 @@ def test_a_run_that_failed_before_its_first_result_gives_way(tmp_path: Path) -> 
     assert records.read_run(tmp_path)["digest"] == "d2"
 
 
+def test_a_run_that_failed_before_its_first_result_leaves_no_directory(tmp_path: Path) -> None:
+    def fail(error: BaseException, *, begun: bool = False) -> list[str]:
+        with pytest.raises(type(error)), directory.open_run(tmp_path / "r", INPUTS, "d1") as run:
+            (run.work / "frames").mkdir(exist_ok=True)
+            if begun:
+                (run.work / "classifier").mkdir()
+            raise error
+        return os.listdir(tmp_path)
+
+    assert fail(RunError("too little data")) == []
+    assert fail(KeyboardInterrupt()) == ["r"]  # it is continued
+    assert fail(RunError("one fit of two"), begun=True) == ["r"]
+    assert (tmp_path / "r" / ".work" / "classifier").is_dir()
+
+
 def test_many_differences_are_counted_and_none_are_admitted(tmp_path: Path) -> None:
     old = {"sources": {str(i): i for i in range(20)}}
     with directory.open_run(tmp_path, old, "d1") as run:

@@ -87,6 +87,10 @@ def test_an_untouched_run_holds(made: Path, granularity: str) -> None:
     assert found.unchecked == (() if granularity in ("episode", "datapoint") else ("rows",))
     alone = verify(made / granularity, sources=False)
     assert alone.holds and alone.unchecked == ("sources", "rows")
+    assert alone.explain("sources") == "left out"
+    whole = granularity not in ("episode", "datapoint")
+    assert whole == ("none for an episode" in alone.explain("rows"))
+    assert found.explain("files") == CHECKS["files"]
 
 
 def test_a_run_and_its_data_may_be_moved(copied: Path, tmp_path: Path) -> None:
@@ -95,6 +99,7 @@ def test_a_run_and_its_data_may_be_moved(copied: Path, tmp_path: Path) -> None:
     found = verify(copied)
     assert failed(found) == {"sources"} and "is not there" in found.findings[0]
     assert found.unchecked == ("rows",)
+    assert found.explain("rows") == "the data cannot be read"
     assert verify(copied, data=tmp_path / "elsewhere").findings == ()
 
 
