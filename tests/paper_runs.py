@@ -14,8 +14,8 @@ import numpy as np
 from scipy.stats import norm
 
 from ambient_curate import noise
-from ambient_curate.data.collection import describe_files, open_collection
-from ambient_curate.run.records import Run
+from ambient_curate.data.collection import open_collection
+from ambient_curate.run.records import Run, describe_files
 from ambient_curate.run.tables import (
     curves_schema,
     manifest_schema,

@@ -9,7 +9,6 @@ from ambient_curate import noise
 from ambient_curate.data.collection import (
     Collection,
     change_collection,
-    describe_files,
     open_collection,
     require_clean,
 )
@@ -17,6 +16,7 @@ from ambient_curate.data.normalizer import Scaling
 from ambient_curate.data.trainer_scales import read_trainer_scales
 from ambient_curate.options import AnnotateOptions, check_options, resolve_options
 from ambient_curate.run.directory import package_versions
+from ambient_curate.run.records import describe_files
 from ambient_curate.run.schema import SCHEMA_VERSION
 
 NOT_IN_DIGEST = (

@@ -1,7 +1,7 @@
 """A collection: its datasets, which one is clean, and the episodes selected of each."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,24 @@ import numpy as np
 from jaxtyping import Int64
 
 from ambient_curate import readers
-from ambient_curate.data.selection import MemberOptions, Selection
+from ambient_curate.data.selection import (
+    MemberOptions,
+    Selection,
+    SkipReport,
+    count_skips,
+    warn_of_kinds,
+)
 from ambient_curate.data.settings import (
     SETTINGS_FILE,
     CollectionSettings,
     dataset_name,
+    describe_split,
     find_sources,
 )
 from ambient_curate.errors import ConfigError, DatasetError, Failures, write_count
 from ambient_curate.option_fields import check_path, raise_problems
 from ambient_curate.options import ANNOTATE_OPTIONS, OnError, check_given
-from ambient_curate.progress import Progress, silent, track, warn
+from ambient_curate.progress import Progress, silent, track
 from ambient_curate.readers.episodes import Dataset, Episode, ReaderOptions
 from ambient_curate.readers.hdf5 import HDF5Dataset
 from ambient_curate.readers.lerobot import LeRobotDataset
@@ -30,8 +37,6 @@ RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
 
 REASONS = 3  # kinds of failures in one message
 LARGEST = 1e15  # no robot's unit needs more, and the squares of float32 overflow at 2e19
-
-SkipReport = Callable[[Path, DatasetError], None]
 
 
 @dataclass(frozen=True)
@@ -235,27 +240,13 @@ def require_clean(collection: Collection) -> str:
         message = f"the clean set {collection.clean} was skipped as broken"
     else:
         message = f"the clean set {collection.clean!r} is no member"
-    hint = (
-        f'add a line such as clean = "{names[0]}" to {SETTINGS_FILE}, or give --clean NAME or PATH'
-    )
+    hint = f'add clean = "{names[0]}", or another, to {SETTINGS_FILE}, or give --clean NAME or PATH'
     if len(names) == 1:
         hint = (
             f"there is one dataset: give another by --clean PATH, or split it in {SETTINGS_FILE}: "
-            f"{_describe_split(collection)}"
+            f"{describe_split(collection.path, collection.members[0].dataset.path)}"
         )
     raise ConfigError(f"{message}; members of {collection.path}: {', '.join(names)}", hint)
-
-
-def _describe_split(collection: Collection) -> str:
-    """Write tables that make a clean set and a rest of the only dataset."""
-    path = collection.members[0].dataset.path
-    place = "." if collection.path.is_dir() else path.name
-    if collection.path.is_dir() and path != collection.path:
-        place = Path(os.path.relpath(path, collection.path)).as_posix()
-    return (
-        f'[datasets.clean] with path = "{place}" and episodes = ":30" (or where = "..."), and '
-        f'[datasets.rest] with path = "{place}" and episodes = "30:"'
-    )
 
 
 def check_action_dims(dims: Mapping[str, int]) -> None:
@@ -296,43 +287,6 @@ def compare_rate(rate: float | None, clean: str, clean_rate: float | None) -> li
         f"{rate:g} Hz against {clean_rate:g} Hz of {clean}: a window spans another time, which a "
         "classifier tells apart"
     ]
-
-
-def fingerprint(member: Member) -> list[dict[str, Any]]:
-    """Identify the files of a member without reading them.
-
-    Returns
-    -------
-    list of dict
-        ``path`` relative to the dataset, ``size`` in bytes and ``mtime_ns`` of every shard and
-        metadata file, sorted by path.
-
-    Raises
-    ------
-    DatasetError
-        If one of them is gone.
-    """
-    dataset = member.dataset
-    root = dataset.path.parent if dataset.path.is_file() else dataset.path
-    entries = []
-    for file in {*dataset.shards, *dataset.metadata_files}:
-        try:
-            status = file.stat()
-        except OSError as error:
-            raise DatasetError(
-                f"{file} cannot be read: {error.strerror}", "check the path"
-            ) from error
-        relative = Path(os.path.relpath(file, root)).as_posix()
-        entries.append({"path": relative, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
-    return sorted(entries, key=lambda entry: str(entry["path"]))
-
-
-def describe_files(member: Member) -> dict[str, str]:
-    """Say what `fingerprint` finds in words, by path, as ``run.json`` keeps it."""
-    return {
-        entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
-        for entry in fingerprint(member)
-    }
 
 
 def open_split(member: Member, split: str) -> Member:
@@ -429,7 +383,7 @@ def read_episodes(
     """
     selection = Selection(member.options, list_numbers(member.dataset))
     failures = Failures()
-    report = _count_skips(selection, failures, on_skip or _warn_of_kinds(progress))
+    report = count_skips(selection, failures, on_skip or warn_of_kinds(progress))
     if on_error == "fail":
         _check_excluded(member)
     picked = 0
@@ -450,26 +404,6 @@ def read_episodes(
             return
     if picked == 0:
         raise _nothing_left(member, selection, failures)
-
-
-def _count_skips(selection: Selection, failures: Failures, on_skip: SkipReport) -> SkipReport:
-    def report(path: Path, error: DatasetError) -> None:
-        selection.left_out["damage"] += 1
-        failures.add(str(path), str(error), error.hint)
-        on_skip(path, error)
-
-    return report
-
-
-def _warn_of_kinds(progress: Progress) -> SkipReport:
-    """Warn of the first of each kind of failures: there may be thousands."""
-    seen = Failures()
-
-    def report(path: Path, error: DatasetError) -> None:
-        if seen.add(str(path), str(error)):
-            warn(progress, f"left out {path}: {error}")
-
-    return report
 
 
 def list_numbers(dataset: Dataset) -> Int64[np.ndarray, " episode"]:

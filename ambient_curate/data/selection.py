@@ -5,14 +5,18 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from ambient_curate.errors import ConfigError
+from ambient_curate.errors import ConfigError, DatasetError, Failures
 from ambient_curate.option_fields import Options, Rule, above, is_text, is_whole, text
+from ambient_curate.progress import Progress, warn
 from ambient_curate.readers.episodes import Episode, Label
+
+SkipReport = Callable[[Path, DatasetError], None]
 
 
 def _parses(parse: Callable[[str], object], value: Any) -> bool:
@@ -167,6 +171,28 @@ def _keep_dims(episode: Episode, dims: tuple[int, ...]) -> Episode:
             f"use numbers from 0 to {size - 1}",
         )
     return replace(episode, action=episode.action[:, list(dims)])
+
+
+def count_skips(selection: Selection, failures: Failures, on_skip: SkipReport) -> SkipReport:
+    """Give what counts every skip among what is left out, and passes it on."""
+
+    def report(path: Path, error: DatasetError) -> None:
+        selection.left_out["damage"] += 1
+        failures.add(str(path), str(error), error.hint)
+        on_skip(path, error)
+
+    return report
+
+
+def warn_of_kinds(progress: Progress) -> SkipReport:
+    """Warn of the first of each kind of failures: there may be thousands."""
+    seen = Failures()
+
+    def report(path: Path, error: DatasetError) -> None:
+        if seen.add(str(path), str(error)):
+            warn(progress, f"left out {path}: {error}")
+
+    return report
 
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

@@ -392,6 +392,15 @@ def _nothing_found(path: Path) -> DatasetError:
     )
 
 
+def describe_split(path: Path, dataset: Path) -> str:
+    """Write tables that make a clean set and a rest of the only dataset of a collection."""
+    place = Path(os.path.relpath(dataset, path if path.is_dir() else path.parent)).as_posix()
+    return (
+        f'[datasets.clean] with path = "{place}" and episodes = ":30" (or where = "..."), and '
+        f'[datasets.rest] with path = "{place}" and episodes = "30:"'
+    )
+
+
 def _place_clean(
     members: dict[str, tuple[Path, MemberOptions]], clean: tuple[str, Path] | None
 ) -> str | None:

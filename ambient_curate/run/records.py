@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ambient_curate.errors import RunError
+from ambient_curate.data.collection import Member
+from ambient_curate.errors import DatasetError, RunError
 from ambient_curate.files import to_json
 from ambient_curate.option_fields import check_path
 from ambient_curate.run.schema import READ_VERSIONS
@@ -125,6 +127,43 @@ def read_header(file: Path, kind: Kind) -> dict[str, Any]:
             "choose another directory",
         )
     return header
+
+
+def fingerprint(member: Member) -> list[dict[str, Any]]:
+    """Identify the files of a member without reading them.
+
+    Returns
+    -------
+    list of dict
+        ``path`` relative to the dataset, ``size`` in bytes and ``mtime_ns`` of every shard and
+        metadata file, sorted by path.
+
+    Raises
+    ------
+    DatasetError
+        If one of them is gone.
+    """
+    dataset = member.dataset
+    root = dataset.path.parent if dataset.path.is_file() else dataset.path
+    entries = []
+    for file in {*dataset.shards, *dataset.metadata_files}:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise DatasetError(
+                f"{file} cannot be read: {error.strerror}", "check the path"
+            ) from error
+        relative = Path(os.path.relpath(file, root)).as_posix()
+        entries.append({"path": relative, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
+    return sorted(entries, key=lambda entry: str(entry["path"]))
+
+
+def describe_files(member: Member) -> dict[str, str]:
+    """Say what `fingerprint` finds in words, by path, as ``run.json`` keeps it."""
+    return {
+        entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
+        for entry in fingerprint(member)
+    }
 
 
 @dataclass(frozen=True)

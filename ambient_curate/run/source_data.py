@@ -13,7 +13,6 @@ from jaxtyping import Float64, Int64
 
 from ambient_curate.data.collection import (
     Collection,
-    describe_files,
     open_collection,
     read_episodes,
     select_by_position,
@@ -25,7 +24,7 @@ from ambient_curate.option_fields import check_path
 from ambient_curate.options import AnnotateOptions
 from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode
-from ambient_curate.run.records import Run, has_own_numbers
+from ambient_curate.run.records import Run, describe_files, has_own_numbers
 
 
 def reopen_data(run: Run, data: Path | str | None = None) -> Collection:

@@ -13,7 +13,6 @@ import numpy as np
 from ambient_curate.data.collection import (
     Collection,
     Member,
-    describe_files,
     list_positions,
     open_collection,
     read_episodes,
@@ -28,6 +27,7 @@ from ambient_curate.run.directory import INPUTS, list_differences
 from ambient_curate.run.records import (
     RUN,
     Run,
+    describe_files,
     digest_files,
     has_own_numbers,
     read_run,

@@ -1,6 +1,5 @@
 """Opening a collection, and reading the episodes a user asked for."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from ambient_curate.data.collection import (
     Member,
     check_action_dims,
-    fingerprint,
     open_collection,
     read_episodes,
     require_clean,
@@ -312,20 +310,6 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
     (read,) = read_episodes(one)
     assert (read.action.shape, read.rate_hz) == ((4, 2), 5.0)
     assert read.state is not None and read.state.shape == (4, 1)
-
-
-def test_a_fingerprint_changes_with_the_files(folder: Path) -> None:
-    (one, _) = open_collection(folder).members
-    before = fingerprint(one)
-    file = folder / "failed" / "a.npy"
-    assert before == [
-        {"path": "a.npy", "size": file.stat().st_size, "mtime_ns": file.stat().st_mtime_ns}
-    ]
-    os.utime(file, ns=(1, 2))
-    assert fingerprint(one) == [before[0] | {"mtime_ns": 2}]
-    file.unlink()
-    with pytest.raises(DatasetError, match=r"a\.npy cannot be read"):
-        fingerprint(one)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from zarr_writer import DATA, ENDS, FRAMES, LENGTHS, UMI, check, pack, read, wri
 
 from ambient_curate import readers
 from ambient_curate.data.collection import (
-    fingerprint,
     open_collection,
     read_episodes,
     require_clean,
@@ -25,6 +24,7 @@ from ambient_curate.data.collection import (
 from ambient_curate.errors import DatasetError
 from ambient_curate.readers import zarr as readers_zarr
 from ambient_curate.readers.episodes import ReaderOptions
+from ambient_curate.run.records import fingerprint
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -5,9 +5,11 @@ import os
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ambient_curate.errors import RunError
+from ambient_curate.data.collection import open_collection
+from ambient_curate.errors import DatasetError, RunError
 from ambient_curate.files import write_json_atomic
 from ambient_curate.run import records
 from ambient_curate.run.records import RUN, Kind
@@ -69,3 +71,18 @@ def test_a_seal_is_of_all_but_itself_and_the_place_of_the_data() -> None:
     assert seal == records.seal_record(record | {"collection": {"path": "../set"}})
     assert seal != records.seal_record(record | {"a": 2})
     assert seal != records.seal_record(record | {"more": None})
+
+
+def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((3, 4, 2)))
+    (one,) = open_collection(tmp_path).members
+    before = records.fingerprint(one)
+    file = tmp_path / "a.npy"
+    assert before == [
+        {"path": "a.npy", "size": file.stat().st_size, "mtime_ns": file.stat().st_mtime_ns}
+    ]
+    os.utime(file, ns=(1, 2))
+    assert records.fingerprint(one) == [before[0] | {"mtime_ns": 2}]
+    file.unlink()
+    with pytest.raises(DatasetError, match=r"a\.npy cannot be read"):
+        records.fingerprint(one)
