@@ -1,7 +1,13 @@
 "use strict";
 const ambient = (() => {
   const content = JSON.parse(document.getElementById("content").textContent);
-  const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+  // Okabe and Ito's colours, lighter on dark paper
+  const PALETTES = {
+    light: ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"],
+    dark: ["#4DA6E0", "#F0803C", "#2FC49A", "#DE9CC2", "#EDB62E", "#A3D8F7"],
+  };
+  const isDark = () => css("--paper") !== "#fff";
+  const colors = () => PALETTES[isDark() ? "dark" : "light"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const TICKS = [0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 0.99];
   const FEW = 5;
@@ -34,13 +40,14 @@ const ambient = (() => {
   }
   const style = (name) => {
     const place = names.indexOf(name);
-    return { color: COLORS[place % COLORS.length], dash: DASHES[Math.floor(place / COLORS.length) % 4] };
+    return { color: colors()[place % 6], dash: DASHES[Math.floor(place / 6) % 4] };
   };
   function layout(more) {
     const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), automargin: true };
     const base = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
       font: { color: css("--ink"), size: 12 }, margin: { l: 48, r: 12, t: 8, b: 44 },
+      modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--ink") },
       showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
     };
     const result = { ...base, ...more };
@@ -51,8 +58,17 @@ const ambient = (() => {
     type: "log", title: { text: title || "σ (noise level, log-SNR scale)" },
     tickvals: TICKS.map(ve), ticktext: TICKS.map(String),
   });
-  const options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  // the mode bar shows while one points at a chart, upright so that it lies beside the legend
+  const options = {
+    displaylogo: false, responsive: true,
+    displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], // none that needs a network
+  };
   function plot(id, traces, more) {
+    const isEmpty = traces.length === 0;
+    byId(id).hidden = isEmpty;
+    byId(id).nextElementSibling.hidden = !isEmpty;
+    if (isEmpty) return;
     const named = traces.filter((trace) => trace.showlegend !== false).length;
     Plotly.react(byId(id), traces, layout({ showlegend: named <= MOST_NAMED, ...more }), options);
   }
@@ -91,28 +107,24 @@ const ambient = (() => {
     plot("histogram", traces, { xaxis: { title: { text: "σ_min" }, range: [0, 1] }, yaxis: { title: { text: "share of rows" }, tickformat: ".0%", rangemode: "tozero" } });
   }
   function drawReliability() {
-    const traces = [{ x: [0, 1], y: [0, 1], mode: "lines", line: { color: css("--soft"), width: 1 }, name: "as it should be", hoverinfo: "skip" }];
-    for (const each of content.reliability.filter((e) => chosen.has(e.dataset) && matches(e.dataset))) {
+    const shown = content.reliability.filter((e) => chosen.has(e.dataset) && matches(e.dataset));
+    const diagonal = { x: [0, 1], y: [0, 1], mode: "lines", line: { color: css("--soft"), width: 1 }, name: "as it should be", hoverinfo: "skip" };
+    const traces = shown.length ? [diagonal] : [];
+    for (const each of shown) {
       const [x, y, w] = [0, 1, 2].map((i) => each.points.map((point) => point[i]));
       traces.push({ x, y, name: short(each.dataset), mode: "lines+markers", line: { ...style(each.dataset), width: 1 }, marker: { size: w.map((s) => 4 + 14 * Math.sqrt(s)) }, hovertemplate: "predicted %{x:.2f}, is %{y:.2f}<extra>%{fullData.name}</extra>" });
     }
     plot("reliability", traces, { xaxis: { title: { text: "predicted probability of clean" }, range: [0, 1] }, yaxis: { title: { text: "share that is clean" }, range: [0, 1] } });
   }
   function drawTilt() {
-    byId("tilting").hidden = content.tilts.length === 0;
-    if (!content.tilts.length) return;
     const shown = content.tilts.filter((e) => chosen.has(e.dataset) && matches(e.dataset) && e.usable > 0);
-    byId("tilt").hidden = shown.length === 0;
-    byId("untilted").hidden = shown.length > 0;
-    if (!shown.length) return;
     const labels = { clean: "clean set alone", mixture: "chosen by window", weighted: "by column weight" };
-    const traces = Object.entries(labels).map(([field, name], i) => ({
-      type: "bar", x: shown.map((e) => short(e.dataset)), y: shown.map((e) => e[field]), name, marker: { color: [COLORS[5], COLORS[1], COLORS[0]][i] },
+    const traces = shown.length === 0 ? [] : Object.entries(labels).map(([field, name], i) => ({
+      type: "bar", x: shown.map((e) => short(e.dataset)), y: shown.map((e) => e[field]), name, marker: { color: colors()[[5, 1, 0][i]] },
     }));
     plot("tilt", traces, { xaxis: { automargin: true }, yaxis: { title: { text: "share of windows" }, rangemode: "tozero" } });
   }
   function drawLocality() {
-    byId("local").hidden = content.locality.length === 0;
     const traces = [];
     for (const each of content.locality.filter(isShown)) {
       const x = each.delta.map((_, i) => i), line = style(each.dataset), name = `${short(key(each))} (σ_max ${each.sigma_max.toPrecision(3)})`;
@@ -121,11 +133,10 @@ const ambient = (() => {
       if (each.radius >= 0) traces.push({ x: [each.radius], y: [each.delta[each.radius]], mode: "markers", marker: { color: line.color, size: 9 }, showlegend: false, name });
     }
     const y = content.threshold.delta;
-    if (content.locality.length) plot("locality", traces, { xaxis: { title: { text: "radius of the crop (frames)" } }, yaxis: { title: { text: "Δ of crops" }, range: [-0.05, 2.05] }, shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: css("--soft"), width: 1 } }] });
+    plot("locality", traces, { xaxis: { title: { text: "radius of the crop (frames)" } }, yaxis: { title: { text: "Δ of crops" }, range: [-0.05, 2.05] }, shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: css("--soft"), width: 1 } }] });
   }
 
   function drawSpectra() {
-    byId("spectral").hidden = content.spectra.length === 0;
     const traces = [];
     for (const each of content.spectra.filter((e) => chosen.has(e.dataset) && matches(e.dataset))) {
       const x = each.frequency, [mean, low, high] = each.power, line = style(each.dataset), group = each.dataset;
@@ -134,7 +145,7 @@ const ambient = (() => {
       traces.push({ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: line.color + "24" });
       traces.push({ x, y: mean, mode: "lines", line: { ...line, width: 2 }, name: `${short(group)} (n ${each.episodes}${alpha})`, legendgroup: group });
     }
-    if (content.spectra.length) plot("spectrum", traces, { xaxis: { type: "log", title: { text: "frequency (cycles a frame)" } }, yaxis: { type: "log", title: { text: "power" }, exponentformat: "power" } });
+    plot("spectrum", traces, { xaxis: { type: "log", dtick: 1, title: { text: "frequency (cycles a frame)" } }, yaxis: { type: "log", dtick: 1, title: { text: "power" }, exponentformat: "power" } });
   }
 
   function paint(strip, values) {
@@ -153,7 +164,7 @@ const ambient = (() => {
     button.type = "button";
     button.setAttribute("aria-expanded", "false");
     const name = make("bdi", `${each.dataset} / ${each.episode_id}`);
-    const value = each.sigma_min === null ? each.status : `σ_min ${each.sigma_min.toFixed(3)}`;
+    const value = each.sigma_min === null ? each.status : `σ_min ${[0, 1].includes(each.sigma_min) ? each.sigma_min : each.sigma_min.toFixed(3)}`;
     const count = each.strip.length ? `, ${each.windows} windows${each.nulls ? `, ${each.nulls} null` : ""}` : "";
     button.append(name, make("div", `${each.why}: ${value}${count}`, "why"));
     box.append(button);
@@ -199,12 +210,12 @@ const ambient = (() => {
   }
   function drawTrace(detail, each) {
     const seconds = each.trace.rate_hz, x = each.trace.at.map((at) => (seconds ? at / seconds : at));
-    const traces = each.trace.action.map((y, i) => ({ x, y, name: `action ${i}`, mode: "lines", line: { width: 1.3, color: COLORS[i % 6], dash: DASHES[Math.floor(i / 6) % 4] } }));
+    const traces = each.trace.action.map((y, i) => ({ x, y, name: `action ${i}`, mode: "lines", line: { width: 1.3, color: colors()[i % 6], dash: DASHES[Math.floor(i / 6) % 4] } }));
     const more = each.trace.dims > traces.length ? ` (${traces.length} of ${each.trace.dims} shown)` : "";
     addChart(detail, traces, { xaxis: { title: { text: seconds ? "time (s)" : "frame" } }, yaxis: { title: { text: `action, as stored${more}` } } });
   }
   function drawCurve(detail, each) {
-    addChart(detail, [{ x: content.grid.map(ve), y: each.curve, mode: "lines", name: "mean p(clean)", line: { color: COLORS[0] } }], {
+    addChart(detail, [{ x: content.grid.map(ve), y: each.curve, mode: "lines", name: "mean p(clean)", line: { color: colors()[0] } }], {
       xaxis: noiseAxis(), yaxis: { title: { text: "p(clean)" }, range: [0, 1] },
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.5 - content.threshold.delta / 4, y1: 0.5 - content.threshold.delta / 4, line: { color: css("--soft"), width: 1 } }],
     });
@@ -225,7 +236,7 @@ const ambient = (() => {
     document.querySelector("#verdict tbody").append(...rows.slice().sort(order));
   }
   function refresh() {
-    for (const row of rows) {
+    for (const row of [...rows, ...document.querySelectorAll(".todo li")]) {
       const group = byId("group").value;
       const fits = !row.dataset.group || group === "all groups" || row.dataset.group === group;
       row.hidden = !(chosen.has(row.dataset.dataset) && matches(row.dataset.dataset) && fits);
@@ -241,14 +252,12 @@ const ambient = (() => {
   }
   function drawCharts() {
     const { delta, tv_low, tv_high } = content.threshold;
-    drawCurves("accuracy", "accuracy", "tv_lower_approx", "tv_upper_approx", null, null, "balanced accuracy", [0.44, 1.02], [0.5]);
-    drawCurves("delta", "delta", "delta_lower_approx", "delta_upper_approx", "delta_lower", "delta_upper", "Δ", [-0.05, 2.05], [delta]);
-    drawCurves("tv", "tv", "tv_lower_approx", "tv_upper_approx", "tv_lower", "tv_upper", "TV", [-0.02, 1.02], [tv_low, tv_high]);
-    drawHistogram();
-    drawReliability();
-    drawTilt();
-    drawLocality();
-    drawSpectra();
+    const at = { accuracy: [0.5], delta: [delta], tv: [tv_low, tv_high] };
+    if (byId("accuracy")) drawCurves("accuracy", "accuracy", "tv_lower_approx", "tv_upper_approx", null, null, "balanced accuracy", [0.44, 1.02], at.accuracy);
+    if (byId("delta")) drawCurves("delta", "delta", "delta_lower_approx", "delta_upper_approx", "delta_lower", "delta_upper", "Δ", [-0.05, 2.05], at.delta);
+    if (byId("tv")) drawCurves("tv", "tv", "tv_lower_approx", "tv_upper_approx", "tv_lower", "tv_upper", "TV", [-0.02, 1.02], at.tv);
+    const panels = { histogram: drawHistogram, reliability: drawReliability, tilt: drawTilt, locality: drawLocality, spectrum: drawSpectra };
+    for (const [id, draw] of Object.entries(panels)) if (byId(id)) draw(); // others have no content
   }
   function begin() {
     document.querySelectorAll("#verdict th").forEach((header, column) => {
@@ -272,9 +281,12 @@ const ambient = (() => {
     byId("group").addEventListener("change", refresh);
     byId("search").addEventListener("input", refresh);
     byId("theme").addEventListener("click", () => {
-      const dark = getComputedStyle(document.documentElement).getPropertyValue("--paper").trim() !== "#fff";
-      document.documentElement.dataset.theme = dark ? "light" : "dark";
+      document.documentElement.dataset.theme = isDark() ? "light" : "dark";
       drawCharts();
+      for (const button of document.querySelectorAll(".episode.open > button")) {
+        button.click(); // its charts have the other colours
+        button.click();
+      }
     });
     for (const each of byId("list") ? content.episodes : []) {
       const box = card(each);

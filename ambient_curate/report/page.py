@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ambient_curate.errors import ConfigError, CurateError, write_count
 from ambient_curate.files import replace_whole, to_json
 from ambient_curate.noise import flow_from_sigma, ve_from_sigma
+from ambient_curate.option_fields import check_path
 from ambient_curate.progress import Progress, silent
 from ambient_curate.report.page_content import (
     Gathered,
@@ -26,8 +27,8 @@ from ambient_curate.report.page_content import (
     list_tilts,
     threshold,
 )
-from ambient_curate.report.sentences import summarize_sets
-from ambient_curate.run.records import Run, list_controls
+from ambient_curate.report.sentences import list_advice, summarize_controls, write_bracket
+from ambient_curate.run.records import Run
 from ambient_curate.run.source_data import read_normalizers, reopen_data
 from ambient_curate.run.tables import find_parts
 
@@ -39,7 +40,11 @@ COLUMNS = (
 
 
 def write_report(
-    run: Run, out: Path | None = None, *, data: Path | None = None, progress: Progress = silent
+    run: Run,
+    out: Path | str | None = None,
+    *,
+    data: Path | str | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Write a page that shows a finished run: self-contained, of bounded size.
 
@@ -47,9 +52,9 @@ def write_report(
     ----------
     run : Run
         A finished run.
-    out : Path or None
-        The file; None: ``page.html`` in the run's directory.
-    data : Path or None
+    out : Path, str or None
+        The file; None: ``report.html`` in the run's directory.
+    data : Path, str or None
         Where the collection lies now; None: where the run found it. Where it is gone, the traces
         of actions are left out and the page says so.
     progress : Progress
@@ -81,28 +86,53 @@ def write_report(
         "grid": [round(level, 6) for level in run.info["grid"]],
         "episodes": _with_commands(run, as_rows(picked, seen.traces)),
     }
-    notes = [missing] if missing else []
+    notes = [f"no traces of actions and no spectra: {missing}"] if missing else []
     if left_out:
         notes.append(
             f"in curves.parquet alone: the curves of {write_count(left_out, 'more group')}"
         )
     text = page.render(
         info=run.info,
-        controls=list_controls(run.info),
         name=run.path.resolve().name,
-        sentences=list(summarize_sets(run.info)),
+        advice=list(list_advice(run.info)),
+        tested=summarize_controls(run.info),
+        absent=_list_absent(run.info, content, missing),
         verdict=[_times(row) for row in run.info["verdict"]],
         command=_command(run.info),
         notes=notes,
         grouped=any(row["group"] is not None for row in run.info["verdict"]),
-        shown=len(picked),
         content=content,
         plotly=plotly,
     )
-    out = out or run.path / NAME
+    out = run.path / NAME if out is None else check_path("out", out)
     with replace_whole(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out
+
+
+def _list_absent(
+    info: Mapping[str, Any], content: Mapping[str, Any], missing: str
+) -> dict[str, str]:
+    """Say of every panel without content why it has none, by its name in the page."""
+    by_row = info["granularity"] in ("episode", "datapoint")
+    untilted = info["granularity"] == "datapoint"
+    reasons = {
+        "curves": "no dataset was compared with the clean set",
+        "reliability": "no dataset was compared with the clean set",
+        "histograms": "no row has one"
+        if by_row
+        else f"a row is a whole {info['granularity']}: see the table",
+        "tilts": "no corrupt window is usable at the lowest noise"
+        if untilted
+        else "known of windows only: annotate with --granularity datapoint",
+        "locality": "not asked for: annotate with --locality",
+        "spectra": missing or "no dataset has episodes that are long enough",
+        "episodes": "rows speak for whole sets: annotate with --granularity episode or datapoint",
+    }
+    shown = {name: bool(content[name]) for name in reasons}
+    shown["histograms"] &= by_row
+    shown["tilts"] = any(tilt["usable"] > 0 for tilt in content["tilts"])
+    return {name: reason for name, reason in reasons.items() if not shown[name]}
 
 
 class _Parts(Sequence[pa.Table]):
@@ -144,7 +174,7 @@ def _load_page() -> tuple[Any, str]:
 
 
 def _gather(
-    run: Run, data: Path | None, picked: Sequence[Ranked], progress: Progress
+    run: Run, data: Path | str | None, picked: Sequence[Ranked], progress: Progress
 ) -> tuple[Gathered, str]:
     """Read what is shown of the data itself; else say why not."""
     try:
@@ -152,7 +182,7 @@ def _gather(
     except CurateError as error:
         if data is not None:
             raise
-        return Gathered({}, []), f"no traces of actions and no spectra: {error}"
+        return Gathered({}, []), str(error)
     wanted = [(each.dataset, each.episode_id) for each in picked]
     scales = {name: each.scale for name, each in read_normalizers(run).items()}
     return gather(collection, wanted, scales, progress), ""
@@ -174,13 +204,13 @@ def _with_commands(run: Run, episodes: list[Any]) -> list[Any]:
 
 
 def _times(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a trainer's time at the edge of usable levels to a row of the verdict."""
+    """Add a trainer's time at the edge of usable levels, and the bracket, to a verdict's row."""
     sigma = row["sigma_min"]
     times = ""
     if sigma is not None and sigma < 1.0:
         ve, flow = float(ve_from_sigma(sigma)), float(flow_from_sigma(sigma))
         times = f"EDM {ve:.3f}, flow {flow:.3f}"
-    return {"sigma_max": 0.0, **row, "times": times}
+    return {"sigma_max": 0.0, **row, "times": times, "bracket": write_bracket(row)}
 
 
 def _command(info: Mapping[str, Any]) -> str:

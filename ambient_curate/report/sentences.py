@@ -1,7 +1,7 @@
 """The verdict in words: one sentence a dataset or group that says what to do, why, and how sure."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ambient_curate.run.records import explain_missed, has_own_numbers, list_controls, name_set
 
@@ -39,6 +39,48 @@ def summarize_sets(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for row in _list_rows(info):
         parts = [_advise(row, info), *_warn(row, info)]
         yield name_set(row["dataset"], row["group"]), "; ".join(parts)
+
+
+class Advice(NamedTuple):
+    """What to do with a dataset or group, at a glance and in a sentence.
+
+    Parameters
+    ----------
+    dataset, group : str, str or None
+        Which one.
+    name, sentence : str
+        Of `summarize_sets`.
+    answered : bool
+        Whether it has a sigma_min.
+    share, first : str
+        The share of the trainer's noise levels that is usable, and the first of its steps that is.
+    """
+
+    dataset: str
+    group: str | None
+    name: str
+    sentence: str
+    answered: bool
+    share: str
+    first: str
+
+
+def list_advice(info: Mapping[str, Any]) -> Iterator[Advice]:
+    """Yield what to do for every row of a verdict but a sound clean set's; `info` is run.json's."""
+    for row, (name, sentence) in zip(_list_rows(info), summarize_sets(info), strict=True):
+        answered = row["status"] == "ok"
+        share = f"{100 * row['usable']:.0f} %" if answered else "not usable"
+        first = _find_first(row, info) if answered else f"no sigma_min: {row['status']}"
+        yield Advice(row["dataset"], row["group"], name, sentence, answered, share, first)
+
+
+def _find_first(row: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    """Say from where on it trains."""
+    below = f", and up to sigma {write_sigma(row['sigma_max'])}" if row.get("sigma_max") else ""
+    whole = ("at no step" if row["index"] is None else f"from step {row['index']} on") + below
+    if row["quantiles"] is None:
+        return whole
+    return f"each {ROWS[info['granularity']].removesuffix('s')} from its own; as a whole {whole}"
 
 
 def _list_rows(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from small_run import annotate_small
 from small_worker import make_small
 
@@ -19,7 +20,7 @@ from ambient_curate.errors import ConfigError, RunError
 from ambient_curate.progress import silent
 from ambient_curate.report.page import write_report
 from ambient_curate.report.page_content import MEASURED, gather
-from ambient_curate.report.sentences import summarize_sets
+from ambient_curate.report.sentences import list_advice, summarize_sets
 from ambient_curate.run.records import Run, open_run_results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -124,14 +125,75 @@ def test_a_browser_shows_the_numbers_of_the_run(run: Run, browser: Browser, writ
     assert said == []
 
 
+def read_opening(page: Page) -> list[list[str]]:
+    """Name, share, first step and sentence of every set."""
+    script = "x => x.map(e => [...e.children].map(c => c.textContent))"
+    return page.eval_on_selector_all(".todo li:not([hidden])", script)
+
+
 @needs_browser
 def test_it_opens_with_what_to_do(run: Run, browser: Browser, written: Path) -> None:
     page, _ = open_page(browser, written)
-    shown = page.eval_on_selector_all(".todo li", "x => x.map(e => e.textContent)")
-    assert shown == [f"{name}: {text}." for name, text in summarize_sets(run.info)]
-    assert len(shown) == len(NAMES)
-    order = page.eval_on_selector_all(".todo, #verdict table", "x => x.map(e => e.tagName)")
-    assert order == ["UL", "TABLE"]
+    advice = list(list_advice(run.info))
+    expected = [[each.name, each.share, each.first, f"{each.sentence}."] for each in advice]
+    assert read_opening(page) == expected and len(expected) == len(NAMES)
+    assert [(each.name, each.sentence) for each in advice] == list(summarize_sets(run.info))
+    order = page.eval_on_selector_all(".todo, #accuracy, #verdict table", "x => x.map(e => e.id)")
+    assert order == ["", "accuracy", ""]
+    page.locator("#chips input").nth(1).uncheck()
+    assert len(read_opening(page)) == len(NAMES) - 1
+
+
+@needs_browser
+def test_a_set_without_an_answer_opens_the_page_as_such(
+    run: Run, browser: Browser, tmp_path: Path
+) -> None:
+    row = {"status": "not-compared", "reason": "it moves", "sigma_min": None, "usable": 0.0}
+    first, second, *others = run.info["verdict"]
+    info = run.info | {"verdict": [first, second | row, *others]}
+    page, _ = open_page(browser, write_report(replace(run, info=info), tmp_path / "report.html"))
+    name, share, step, sentence = read_opening(page)[0]
+    assert (name, share) == (second["dataset"], "not usable")
+    assert step == "no sigma_min: not-compared"
+    assert sentence.startswith("do not train on it, not-compared: it moves")
+    assert page.locator(".todo li").first.locator(".share.bad").count() == 1
+    assert "judged as a whole" in (page.text_content("#whole") or "")
+
+
+@needs_browser
+def test_a_panel_without_content_is_a_line(
+    place_small: Callable[..., Run], browser: Browser, tmp_path: Path
+) -> None:
+    small = place_small(tmp_path)
+    shutil.rmtree(tmp_path / "set")
+    page, said = open_page(browser, write_report(small))
+    for id_ in ("histogram", "tilt", "locality", "spectrum", "list"):
+        assert page.locator(f"#{id_}").count() == 0
+    lines = page.eval_on_selector_all("#absent p", "x => x.map(e => e.textContent)")
+    titles = ["\u03c3_min of datasets", "Tilt of the mixture", "Locality", "Spectra", "Episodes"]
+    assert [line.split(":")[0] for line in lines] == titles
+    assert "is not there" in lines[3] and lines[2].endswith("annotate with --locality.")
+    panels = page.locator(".chart").count()
+    for box in page.locator("#chips input").all():
+        box.uncheck()
+    assert page.locator(".none:visible").count() == panels == 4
+    assert page.locator(".chart:visible").count() == 0
+    assert said == []
+
+
+@needs_browser
+def test_the_mode_bar_shows_where_one_points_beside_the_legend(
+    browser: Browser, written: Path
+) -> None:
+    page, _ = open_page(browser, written, viewport={"width": 1280, "height": 900})
+    group = page.locator("#accuracy .modebar-group").first
+    expect(group).to_have_css("opacity", "0")
+    page.hover("#accuracy .nsewdrag")
+    expect(group).to_have_css("opacity", "1")
+    bar, legend = group.bounding_box(), page.locator("#accuracy .legend").bounding_box()
+    assert bar and legend and bar["x"] > legend["x"] + legend["width"]
+    touched, _ = open_page(browser, written, has_touch=True, is_mobile=True)
+    assert touched.locator(".modebar").count() == 0
 
 
 @needs_browser
