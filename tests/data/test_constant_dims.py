@@ -17,6 +17,7 @@ from ambient_curate.data.constant_dims import (
     find_constant_motion,
     list_constant_dims,
 )
+from ambient_curate.data.motion import CONSTANT
 from ambient_curate.data.normalizer import fit_normalizer
 from ambient_curate.data.study import Study
 from ambient_curate.errors import NotEnoughDataError
@@ -141,6 +142,76 @@ def test_no_population_that_moves_where_clean_is_constant_is_ok(
     for population in study.corrupt:
         moves = population.dataset == "a" and bool(moved & set(population.episodes.tolist()))
         assert judge(examine_dimensions(population)) == (NOT_COMPARED if moves else "ok")
+
+
+def list_moved(where: str, study: Study) -> list[int]:
+    """Episodes of a set, of its first fold, or of its group y."""
+    labels = {"set": [True] * len(LENGTHS), "fold": study.corrupt[0].fold == 0}
+    labels["group"] = [task == "y" for task in TASKS]
+    return np.flatnonzero(labels[where]).tolist()
+
+
+def shake(episodes: Sequence[Episode], size: float) -> list[Episode]:
+    """Add to the second dimension what is no more than float32 resolves."""
+    rng = np.random.default_rng(0)
+    for episode in episodes:
+        episode.action[:, 1] += size * rng.uniform(-1.0, 1.0, len(episode.action))
+    return list(episodes)
+
+
+@pytest.mark.parametrize("where", ["set", "fold", "group"])
+@pytest.mark.parametrize("kind", SCALED)
+@pytest.mark.parametrize(
+    ("represent", "nearly"),
+    [*((each, 0.0) for each in get_args(Representation)), ("absolute", 0.8 * CONSTANT)],
+)
+def test_motion_in_one_set_fold_or_group_alone_is_never_ok(
+    tmp_path: Path, where: str, represent: Representation, kind: Normalization, nearly: float
+) -> None:
+    """The clean set is constant there, or but for the noise of float32."""
+    value, options = -300.0, {"represent": represent, "normalize": kind, "granularity": "group"}
+
+    def lay(name: str, moved: Sequence[int]) -> Study:
+        members = {
+            "clean": shake(hold(make_episodes("clean", LENGTHS, task=TASKS), value), nearly * 300),
+            "a": hold(make_episodes("a", LENGTHS, task=TASKS), value, moved),
+        }
+        return make_study(tmp_path / name, members, **options)
+
+    still = lay("still", [])
+    assert set(statuses(still).values()) == {"ok"}
+    moved = list_moved(where, still)
+    study = lay("moved", moved)
+    assert list_constant_dims(study.clean.windows) == {"action": [1]}
+    (whole, *_) = study.corrupt
+    assert judge(examine_dimensions(whole)) == NOT_COMPARED
+    (found,) = find_constant_motion(whole)
+    assert found.dim == 1 and found.furthest == pytest.approx(0.5, abs=1e-3)
+    folds = {int(whole.fold[episode]) for episode in moved}
+    assert len(folds) == 1 or where != "fold"
+    for population in study.corrupt:
+        moves = bool(set(moved) & set(population.episodes.tolist()))
+        assert judge(examine_dimensions(population)) == (NOT_COMPARED if moves else "ok")
+
+
+@pytest.mark.parametrize("kind", SCALED)
+@pytest.mark.parametrize("moved", [[0], [3], list(range(len(LENGTHS)))])
+@pytest.mark.parametrize("size", [3e-6, 1e-3, 1.0])
+def test_what_moves_in_the_clean_set_beyond_float32_has_a_scale(
+    tmp_path: Path, kind: Normalization, moved: list[int], size: float
+) -> None:
+    """In one episode, so in one fold, or hardly: its motion is neither nothing nor lost."""
+    clean = hold(make_episodes("clean", LENGTHS, task=TASKS), 1.0)
+    for episode in moved:
+        clean[episode].action[-1, 1] += 2.0 * size
+    study = make_study(
+        tmp_path, {"clean": clean, "a": hold(make_episodes("a", LENGTHS), 1.0)}, normalize=kind
+    )
+    fitted = study.normalizer
+    assert fitted.constant == [] and list_constant_dims(study.clean.windows) == {}
+    assert np.isfinite(fitted.scale).all() and (fitted.scale > 0.0).all()
+    assert 2.0 * size * fitted.scale[1] >= 1.0  # as far as any noise below the largest hides
+    assert statuses(study)["a", None] == "ok"
 
 
 @pytest.mark.parametrize("represent", get_args(Representation))
