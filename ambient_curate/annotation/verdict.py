@@ -252,7 +252,7 @@ def describe_scale(study: Study) -> str:
     kind, trainer = study.normalizer.kind, study.normalizer.trainer
     if trainer is not None:
         name, file = trainer.source["format"], trainer.source["file"]
-        used = [] if name in SAYS_ALL else [kind]
+        used: list[str] = [] if name in SAYS_ALL else [kind]
         used += ["each dataset by its own"] if study.scaled_apart else []
         return f"normalised as {name} does by {file}" + (f" ({', '.join(used)})" if used else "")
     if study.options.normalize_on == "all":
