@@ -71,7 +71,7 @@ class MemberInspection:
     is_numbered : bool
         Whether the numbers below are the source's own; if not, they are positions.
     names : tuple of EpisodeName
-        Number and id of every readable episode.
+        Id and number of every readable episode, by number.
     hint : str or None
         What to do where nothing of it can be read.
     """
@@ -281,7 +281,7 @@ def _inspect_member(
         problems=tuple(problems),
         notes=(*_note_files(member, tally), *_list_notes(tally)),
         is_numbered=member.dataset.is_numbered,
-        names=tuple(tally.names),
+        names=tuple(sorted(tally.names, key=lambda name: name.number)),
         hint=None if tally.lengths else tally.damages.hint(),
     )
 

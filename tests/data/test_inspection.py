@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import h5py
+import numbered_writer
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ambient_curate.data.collection import open_collection
@@ -237,3 +240,25 @@ def test_real_joint_positions_are_noted_and_a_broken_template_told(shared_data: 
     (member,) = inspect(shared_data / "so101_tape").values()
     assert (member.episodes, member.steps) == (50, 14954)
     assert member.notes[0].endswith("absolute positions: action dimensions 1-4")
+
+
+def test_numbers_and_ids_are_shown_and_a_repeated_index_is_a_problem(tmp_path: Path) -> None:
+    walk = dict.fromkeys((0, 2, 7, 30, 31), noise(0, 6, numbered_writer.DIM))
+    root = numbered_writer.write_lerobot3(tmp_path / "set", walk)
+    member = inspect(root)["set"]
+    assert member.is_numbered
+    assert [(name.number, name.id) for name in member.names] == [(n, str(n)) for n in sorted(walk)]
+    assert member.numbering == (
+        "numbers of its episodes, the source's own: 0 is '0', 2 is '2', 7 is '7', ..., 31 is '31'"
+    )
+    assert not any("index" in problem for problem in member.problems)
+    for file in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(file)
+        place = table.column_names.index("index")
+        frames = pa.array(np.arange(len(table)))  # counted in each file anew
+        pq.write_table(table.set_column(place, "index", frames), file)
+    problems = inspect(root)["set"].problems
+    assert any("dataset_from_index of episode 2 is 6, its rows have index 0" in p for p in problems)
+    assert any(
+        "index repeats (episode 0 begins at 0, episode 2 begins at 0)" in p for p in problems
+    )

@@ -47,3 +47,35 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name in ("b.parquet", "c.parquet", "missing.parquet"):
         with pytest.raises(ManifestError, match="no table of annotated frames"):
             FrameAnnotations(tmp_path / name)
+
+
+def write_repeated(path: Path) -> Path:
+    """Two episodes whose frames have the same global index, as an export writes them."""
+    rows = {
+        "index": [0, 1, 2, 3],
+        "episode_index": [4, 4, 10**15, 10**15],
+        "frame_index": [0, 1, 0, 1],
+        "sigma_min": [0.1, 0.2, 0.3, 0.4],
+        "sigma_max": [0.0] * 4,
+        "weight": [1.0, 2.0, 3.0, 4.0],
+    }
+    table = pa.table(rows).replace_schema_metadata({"joined_by": "episode_index, frame_index"})
+    pq.write_table(table, path)
+    return path
+
+
+def test_where_the_index_repeats_frames_are_found_by_episode_and_frame(tmp_path: Path) -> None:
+    annotations = FrameAnnotations(write_repeated(tmp_path / "a.parquet"))
+    assert annotations.by_frame
+    episode = torch.tensor([[10**15], [4], [10**15], [4], [5], [10**16], [4]])
+    frame = torch.tensor([[0], [1], [1], [2], [0], [0], [-1]])
+    low, _, weight = annotations.of_frames(episode, frame)
+    torch.testing.assert_close(low, torch.tensor([0.3, 0.2, 0.4, 1.0, 1.0, 1.0, 1.0]))
+    assert weight.tolist() == [3.0, 2.0, 4.0, 0.0, 0.0, 0.0, 0.0]
+    with pytest.raises(ManifestError, match=r"index of the dataset of .* repeats"):
+        annotations.of(torch.tensor([1]))
+    with pytest.raises(ManifestError, match="a frame is there twice"):
+        FrameAnnotations(tmp_path / "a.parquet", tmp_path / "a.parquet")
+    alone = FrameAnnotations(write(tmp_path / "b.parquet", [1]))
+    with pytest.raises(ManifestError, match="joined by their global index"):
+        alone.of_frames(episode, frame)
