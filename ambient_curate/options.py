@@ -105,7 +105,8 @@ class AnnotateOptions(Options):
     force: Annotated[bool, COMMAND_ONLY, "Replace a run that is already there."] = False
     on_error: Annotated[
         OnError,
-        "What a damaged file does: fail, or skip (reported, and left out whole).",
+        "What damage does: fail, or skip (the damaged episodes, or of a file that cannot be read "
+        "on the rest, are named and left out).",
     ] = "fail"
     checksums: Annotated[bool, "Verify payload checksums where the format has them."] = True
     workers: Annotated[

@@ -8,7 +8,7 @@ import numpy as np
 
 from ambient_curate.annotation.curves import PopulationCurves
 from ambient_curate.classifier.out_of_fold import C
-from ambient_curate.data.collection import compare_rate
+from ambient_curate.data.collection import compare_rate, compare_rates
 from ambient_curate.data.constant_dims import list_constant_dims
 from ambient_curate.data.motion import Motion, name_dims
 from ambient_curate.data.study import Study
@@ -66,6 +66,11 @@ def list_cautions(
         *_find_outside(outside),
         *list_offsets(populations, study.options.epsilon),
         *_compare_rates(study),
+        *(
+            Caution(name, None, f"{name}: {text}")
+            for name, noted in study.noted.items()
+            for text in noted["contradictions"]
+        ),
     ]
 
 
@@ -178,7 +183,9 @@ def _find_outside(outside: Mapping[str, float | None]) -> list[Caution]:
 
 def _compare_rates(study: Study) -> list[Caution]:
     clean = study.clean.dataset
-    rates = {name: frames.rate_hz for name, frames in study.frames.items()}
+    rates = {name: noted["clock_hz"] for name, noted in study.noted.items()}
+    if rates[clean] is None:
+        return [Caution(None, None, text) for text in compare_rates(rates)]
     return [
         Caution(name, None, f"{name}: {text}", text.partition(":")[0])
         for name in rates

@@ -14,7 +14,9 @@ from ambient_curate.data.selection import (
     MemberOptions,
     Selection,
     SkipReport,
+    check_episode,
     count_skips,
+    read_chosen,
     warn_of_kinds,
 )
 from ambient_curate.data.settings import (
@@ -36,7 +38,6 @@ from ambient_curate.readers.plain_arrays import ArrayDataset
 RATE_TOLERANCE = 0.05  # relative; a classifier reads the clock
 
 REASONS = 3  # kinds of failures in one message
-LARGEST = 1e15  # no robot's unit needs more, and the squares of float32 overflow at 2e19
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def open_collection(
             members.append(Member(name, dataset, options, checksums))
         except DatasetError as error:
             if on_error == "fail":
-                raise
+                raise DatasetError(f"{name}: {error}", error.hint) from error
             broken.append((name, error))
     if not members:
         raise _nothing_opened(path, broken)
@@ -280,13 +281,22 @@ def compare_rate(rate: float | None, clean: str, clean_rate: float | None) -> li
     if clean_rate is None:
         return []
     if rate is None:
-        return [f"its rate is unknown, and that of {clean} is {clean_rate:g} Hz: add rate_hz"]
+        return [f"its rate is unknown, and that of {clean} is {clean_rate:.4g} Hz: add rate_hz"]
     if abs(rate - clean_rate) <= RATE_TOLERANCE * clean_rate:
         return []
     return [
-        f"{rate:g} Hz against {clean_rate:g} Hz of {clean}: a window spans another time, which a "
-        "classifier tells apart"
+        f"{rate:.4g} Hz against {clean_rate:.4g} Hz of {clean}: a window spans another time, which "
+        "a classifier tells apart"
     ]
+
+
+def compare_rates(rates: Mapping[str, float | None]) -> list[str]:
+    """Tell in a sentence whether the rates of members differ, as far as they are known."""
+    known = {name: rate for name, rate in rates.items() if rate is not None}
+    if not known or max(known.values()) <= min(known.values()) * (1 + RATE_TOLERANCE):
+        return []
+    listed = ", ".join(f"{name} {rate:.4g} Hz" for name, rate in known.items())
+    return [f"rates differ: {listed}; a window spans another time in each"]
 
 
 def open_split(member: Member, split: str) -> Member:
@@ -308,6 +318,7 @@ def _reader_options(options: MemberOptions, checksums: bool) -> ReaderOptions:
         state=options.state,
         split=options.split,
         rate_hz=options.rate_hz,
+        transpose=options.transpose,
         checksums=checksums,
     )
 
@@ -331,7 +342,7 @@ def select_by_position(member: Member) -> Member:
     number = {place: each for each, place in position.items()}
     options = member.options
     kept = Selection(options, np.fromiter(number, np.int64))
-    episodes = tuple(number[place] for place in number if kept.keeps(place))
+    episodes = tuple(number[place] for place in number if kept.keeps_number(place))
     exclude = tuple(
         number.get(each, each) if isinstance(each, int) else each for each in options.exclude
     )
@@ -354,9 +365,8 @@ def read_episodes(
 ) -> Iterator[Episode]:
     """Yield the episodes of a member that its options ask for, in source order.
 
-    One episode is in memory at a time, and nothing is read of a shard without a wanted number, nor
-    beyond the last wanted one of another. Under ``on_error="skip"`` a shard is read twice: first to
-    its end, so that a damaged one leaves none of its episodes in.
+    One episode is in memory at a time. Nothing is read of an episode that `episodes` or `exclude`
+    leaves out, nor of a shard beyond its last wanted one, so that damage there is no error.
 
     Parameters
     ----------
@@ -365,13 +375,13 @@ def read_episodes(
     limit : int or None
         Stop after this many episodes, counted after the selection.
     on_error : {"fail", "skip"}
-        Raise at a damaged shard or episode, or leave out the shard, or the one episode that is
-        empty or not finite.
+        Raise at a damaged file or episode, or leave out the one episode that is damaged, empty or
+        not finite; of a file that cannot be read on, those that have not been read.
     progress : Progress
         Told of every shard.
     on_skip : callable or None
-        Called with the file and the error of everything left out; None: `progress` is given a
-        message.
+        Called with the file and the error, which names the episodes, of everything left out;
+        None: `progress` is given a message.
 
     Raises
     ------
@@ -392,7 +402,7 @@ def read_episodes(
         if wanted is None:
             continue
         try:
-            _check_episode(wanted)
+            check_episode(wanted)
         except DatasetError as error:
             if on_error == "fail":
                 raise
@@ -422,55 +432,8 @@ def _read_shards(
     dataset = member.dataset
     with track(progress, f"reading {member.name}", total=len(member.shards)) as advance:
         for shard in member.shards:
-            numbers = {name.number for name in dataset.list_episodes(shard)}
-            wanted = set(filter(selection.keeps, numbers))
-            damage = _find_damage(dataset, shard) if wanted and on_error == "skip" else None
-            if damage is not None:
-                report(shard, damage)
-            elif wanted == numbers:  # to the end, where damage may be found
-                yield from dataset.read_shard(shard)
-            elif wanted:
-                yield from _read_until(dataset, shard, wanted)
+            yield from read_chosen(dataset, shard, selection, on_error, report)
             advance()
-
-
-def _read_until(dataset: Dataset, shard: Path, wanted: set[int]) -> Iterator[Episode]:
-    """Yield the episodes of a shard until those of the wanted numbers have been read."""
-    left = set(wanted)
-    for episode in dataset.read_shard(shard):
-        left.discard(episode.number)
-        yield episode
-        if not left:
-            return
-
-
-def _find_damage(dataset: Dataset, shard: Path) -> DatasetError | None:
-    try:
-        for _ in dataset.read_shard(shard):
-            pass
-    except DatasetError as error:
-        return error
-    return None
-
-
-def _check_episode(episode: Episode) -> None:
-    place = f"episode {episode.id} of {episode.source}"
-    if episode.action.size == 0:
-        raise DatasetError(
-            f"{place} is empty: action of shape {episode.action.shape}",
-            f"exclude = [{episode.id!r}] leaves it out",
-        )
-    for name, values in (("action", episode.action), ("state", episode.state)):
-        if values is None:
-            continue
-        bad = np.flatnonzero(~(np.abs(values) <= LARGEST).all(axis=1))
-        if bad.size:
-            what = "not finite" if not np.isfinite(values).all() else f"beyond {LARGEST:g}"
-            raise DatasetError(
-                f"{place}: {name} is {what} in {write_count(bad.size, 'frame')}, the first is "
-                f"{bad[0]}",
-                f"exclude = [{episode.id!r}] leaves it out",
-            )
 
 
 def _check_excluded(member: Member) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from ambient_curate.data.collection import (
     Member,
     check_action_dims,
     compare_rate,
+    compare_rates,
     open_split,
     read_episodes,
     require_clean,
 )
 from ambient_curate.data.motion import Motion, name_dims
 from ambient_curate.data.settings import SETTINGS_FILE
-from ambient_curate.errors import ConfigError, DatasetError, Failures, name_some
+from ambient_curate.errors import ConfigError, DatasetError, Failures, name_some, write_count
 from ambient_curate.progress import Progress, silent
 from ambient_curate.readers.episodes import Episode, EpisodeName, find_shared_frames
 from ambient_curate.readers.hdf5 import HDF5Dataset
@@ -32,8 +33,11 @@ from ambient_curate.readers.plain_arrays import ArrayDataset
 LISTED = 5  # damages listed one by one
 NAMED = 3  # episodes whose number and id are shown, besides the last one
 EXCLUDED = 100  # episodes that a line of ambient.toml names
+KINDS = 100  # kinds of faults in the episodes of a member
 LARGE_SHARE = 0.1  # of frames or values that is noted
 SLIGHT_SHARE = 0.01  # of values outside the clean set's range that is noted
+
+_WRONG_RATE = "timestamp contradicts the rate"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class MemberInspection:
     state_dim : int or None
         State dimension; None where there is no state.
     rate_hz : float or None
-        Control rate, where known.
+        Control rate that is stated, else by time stamps, where known.
     tasks : int
         Number of different tasks.
     duplicates : int
@@ -157,7 +161,7 @@ def inspect_collection(collection: Collection, *, progress: Progress = silent) -
         If a line of ``ambient.toml`` does not fit its member.
     """
     tallies = _count_members(collection, progress)
-    rates = {name: tally.rate_hz for name, tally in tallies.items()}
+    rates = {name: tally.contradictions.clock_hz for name, tally in tallies.items()}
     reference = collection.clean if collection.clean in tallies else None
     holders = Counter(content for tally in tallies.values() for content in tally.contents)
     repeated = {content for content, count in holders.items() if count > 1}
@@ -166,7 +170,7 @@ def inspect_collection(collection: Collection, *, progress: Progress = silent) -
         for member in collection.members
     )
     problems = [*_check_clean(collection), *collection.unread, *_compare_dims(tallies, reference)]
-    problems += _compare_rates(rates) if reference is None else []
+    problems += compare_rates(rates) if reference is None or rates[reference] is None else []
     return Inspection(
         collection.path,
         reference,
@@ -177,20 +181,115 @@ def inspect_collection(collection: Collection, *, progress: Progress = silent) -
 
 
 @dataclass
+class _Fault:
+    """A kind of fault in the episodes of a member: how many have it, the first ones, one's case."""
+
+    details: str
+    episodes: int = 0
+    first: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Contradictions:
+    """What episodes of one member say against the format, their metadata or each other.
+
+    Memory grows by a number an episode.
+
+    Parameters
+    ----------
+    episodes : int
+        Episodes seen.
+    rates : set of float
+        Control rates that they have.
+    """
+
+    episodes: int = 0
+    rates: set[float] = field(default_factory=set)
+    _faults: dict[str, _Fault] = field(default_factory=dict)
+    _periods: list[float] = field(default_factory=list)
+    _wrong_periods: list[float] = field(default_factory=list)
+    _more: int = 0
+
+    def watch(self, episodes: Iterable[Episode]) -> Iterator[Episode]:
+        """Yield the episodes, and add each."""
+        for episode in episodes:
+            self.add(episode)
+            yield episode
+
+    def add(self, episode: Episode) -> None:
+        """Add an episode."""
+        self.episodes += 1
+        for problem in episode.problems:
+            kind, _, details = problem.partition(": ")
+            self._note(kind, details, episode.id)
+        rate, period = episode.rate_hz, episode.period_s
+        if rate is not None:
+            self.rates.add(rate)
+        if period is None:
+            return
+        self._periods.append(period)
+        if rate is not None and abs(1 / period - rate) > RATE_TOLERANCE * rate:
+            self._wrong_periods.append(period)
+            self._note(_WRONG_RATE, f"{rate:g} Hz", episode.id)
+
+    def _note(self, kind: str, details: str, name: str) -> None:
+        if kind not in self._faults and len(self._faults) == KINDS:
+            self._more += 1
+            return
+        fault = self._faults.setdefault(kind, _Fault(details))
+        fault.episodes += 1
+        if len(fault.first) < LISTED:
+            fault.first.append(name)
+
+    @property
+    def rate_hz(self) -> float | None:
+        """Control rate: the one that is stated, else by the median step of the time stamps."""
+        return min(self.rates) if self.rates else self._measured_hz
+
+    @property
+    def clock_hz(self) -> float | None:
+        """Control rate: by the time stamps where they contradict what is stated."""
+        return self._measured_hz if self._wrong_periods else self.rate_hz
+
+    @property
+    def _measured_hz(self) -> float | None:
+        return 1 / float(np.median(self._periods)) if self._periods else None
+
+    def describe(self) -> list[str]:
+        """Say what is wrong, one sentence a kind of fault, with the first episodes that have it."""
+        sentences = []
+        for kind, fault in self._faults.items():
+            named = ", ".join(fault.first) + ", ..." * (fault.episodes > len(fault.first))
+            where = f"in {fault.episodes} of {write_count(self.episodes, 'episode')} ({named})"
+            details = fault.details
+            if kind == _WRONG_RATE:
+                period = float(np.median(self._wrong_periods))
+                details = (
+                    f"{details} is stated, the median step is {period:.4g} s ({1 / period:.4g} Hz);"
+                    f" rate_hz = {1 / period:.4g} in ambient.toml states the latter"
+                )
+            sentences.append(f"{kind} {where}" + f": {details}" * bool(details))
+        if self._more:
+            sentences.append(f"and {write_count(self._more, 'problem')} of other kinds")
+        if len(self.rates) > 1:
+            sentences.append(f"its episodes have {len(self.rates)} different rates")
+        return sentences
+
+
+@dataclass
 class _Tally:
     """Running sums over the episodes of one member; memory grows by a digest an episode."""
 
     lengths: list[int] = field(default_factory=list)
     contents: Counter[bytes] = field(default_factory=Counter)
     tasks: set[str] = field(default_factory=set)
-    rates: set[float] = field(default_factory=set)
+    contradictions: Contradictions = field(default_factory=Contradictions)
     action_dims: set[int] = field(default_factory=set)
     state_dims: set[int] = field(default_factory=set)
     damages: Failures = field(default_factory=Failures)
     still: list[str] = field(default_factory=list)
     names: list[EpisodeName] = field(default_factory=list)
     first_frames: list[int] = field(default_factory=list)
-    contradictions: list[str] = field(default_factory=list)
     motion: Motion | None = None
     clean: Motion | None = None
 
@@ -199,10 +298,9 @@ class _Tally:
         self.lengths.append(episode.length)
         self.names.append(EpisodeName(episode.id, episode.number))
         self.first_frames.append(-1 if episode.first_frame is None else episode.first_frame)
-        self.contradictions += [episode.problem] if episode.problem is not None else []
         self.contents[hashlib.sha256(repr(action.shape).encode() + action.tobytes()).digest()] += 1
         self.tasks |= {episode.task} if episode.task is not None else set()
-        self.rates |= {episode.rate_hz} if episode.rate_hz is not None else set()
+        self.contradictions.add(episode)
         self.action_dims.add(action.shape[1])
         self.state_dims |= {episode.state.shape[1]} if episode.state is not None else set()
         if self.motion is None:
@@ -216,10 +314,6 @@ class _Tally:
         if self.clean is None or self.clean.low.size != size:
             return None
         return self.clean.low, self.clean.high
-
-    @property
-    def rate_hz(self) -> float | None:
-        return min(self.rates) if self.rates else None
 
 
 def _count_members(collection: Collection, progress: Progress) -> dict[str, _Tally]:
@@ -259,7 +353,8 @@ def _inspect_member(
     tally = tallies[member.name]
     problems = [*member.dataset.problems, *_list_problems(tally)]
     if clean is not None and clean != member.name and tally.lengths:
-        problems += compare_rate(tally.rate_hz, clean, tallies[clean].rate_hz)
+        rates = (each.contradictions.clock_hz for each in (tally, tallies[clean]))
+        problems += compare_rate(next(rates), clean, next(rates))
     problems += _compare_splits(member, tally, progress)
     return MemberInspection(
         name=member.name,
@@ -272,7 +367,7 @@ def _inspect_member(
         longest=max(tally.lengths, default=0),
         action_dim=max(tally.action_dims, default=None),
         state_dim=max(tally.state_dims, default=None),
-        rate_hz=tally.rate_hz,
+        rate_hz=tally.contradictions.rate_hz,
         tasks=len(tally.tasks),
         duplicates=sum(tally.contents.values()) - len(tally.contents),
         duplicates_elsewhere=sum(
@@ -287,10 +382,8 @@ def _inspect_member(
 
 
 def _list_problems(tally: _Tally) -> list[str]:
-    problems = [*tally.damages.sentences(LISTED), *_list_first(tally.contradictions)]
+    problems = [*tally.damages.sentences(LISTED), *tally.contradictions.describe()]
     problems += _find_repeated_index(tally)
-    if len(tally.rates) > 1:
-        problems.append(f"its episodes have {len(tally.rates)} different rates")
     for what, dims in (("action", tally.action_dims), ("state", tally.state_dims)):
         if len(dims) > 1:
             problems.append(f"its episodes differ in {what} dimension: {sorted(dims)}")
@@ -305,11 +398,6 @@ def _list_problems(tally: _Tally) -> list[str]:
     if tally.still:
         problems.append(_describe_still(tally))
     return problems
-
-
-def _list_first(sentences: list[str]) -> list[str]:
-    more = len(sentences) - LISTED
-    return sentences[:LISTED] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _find_repeated_index(tally: _Tally) -> list[str]:
@@ -365,14 +453,6 @@ def _list_notes(tally: _Tally) -> list[str]:
     if (outside := motion.share_outside()) > SLIGHT_SHARE:
         notes.append(f"{outside:.1%} of its action values lie outside the clean set's range")
     return notes
-
-
-def _compare_rates(rates: Mapping[str, float | None]) -> list[str]:
-    known = {name: rate for name, rate in rates.items() if rate is not None}
-    if not known or max(known.values()) <= min(known.values()) * (1 + RATE_TOLERANCE):
-        return []
-    listed = ", ".join(f"{name} {rate:g} Hz" for name, rate in known.items())
-    return [f"rates differ: {listed}; a window spans another time in each"]
 
 
 def _check_clean(collection: Collection) -> list[str]:

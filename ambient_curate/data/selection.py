@@ -1,9 +1,10 @@
 """Selection of episodes: what ``[datasets.NAME]`` of ``ambient.toml`` keeps."""
 
+import json
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +12,21 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Int64
 
-from ambient_curate.errors import ConfigError, DatasetError, Failures
+from ambient_curate.errors import ConfigError, DatasetError, Failures, write_count
 from ambient_curate.option_fields import Options, Rule, above, is_text, is_whole, text
+from ambient_curate.options import OnError
 from ambient_curate.progress import Progress, warn
-from ambient_curate.readers.episodes import Episode, Label
+from ambient_curate.readers.episodes import (
+    Dataset,
+    Episode,
+    EpisodeError,
+    EpisodeName,
+    Label,
+    ReadRequest,
+)
+
+_NAMED = 5  # lost episodes in a message
+LARGEST = 1e15  # no robot's unit needs more, and the squares of float32 overflow at 2e19
 
 SkipReport = Callable[[Path, DatasetError], None]
 
@@ -82,6 +94,11 @@ class MemberOptions(Options):
     rate_hz: Annotated[
         float | None, _RATE, "Control rate in Hz, {range}, overriding the files'."
     ] = None
+    transpose: Annotated[
+        bool | None,
+        "Whether .npy and .npz arrays are stored (value, frame). None: (frame, value), and arrays "
+        "of which that is unlikely are refused.",
+    ] = None
     exclude: Annotated[
         tuple[str | int, ...],
         _EXCLUDE,
@@ -104,17 +121,32 @@ class Selection:
         self._options = options
         self._where = parse_where(options.where) if options.where else ()
         self._kept = _keep_numbers(options.episodes, numbers)
+        self._excluded = frozenset(options.exclude)
         self.left_out: Counter[str] = Counter()
-        left = 0 if options.episodes is None else sum(not self.keeps(n) for n in numbers.tolist())
+        left = 0 if options.episodes is None else sum(n not in self._kept for n in numbers.tolist())
         if left:
             self.left_out[f"episodes = {options.episodes!r}"] = left
 
-    def keeps(self, number: int) -> bool:
-        """Tell whether `episodes` keeps the number; the rest is known when the episode is read."""
+    def keeps_number(self, number: int) -> bool:
+        """Tell whether `episodes` keeps a number."""
         return number in self._kept
 
+    def keeps(self, name: EpisodeName) -> bool:
+        """Tell whether `episodes` and `exclude` keep an episode, before anything of it is read."""
+        return name.number in self._kept and not self._excludes(name)
+
+    def choose(self, names: Sequence[EpisodeName]) -> list[EpisodeName]:
+        """Return those that `keeps` keeps, and count what `exclude` leaves out."""
+        excluded = sum(name.number in self._kept and self._excludes(name) for name in names)
+        if excluded:
+            self.left_out[f"exclude = {list(self._options.exclude)}"] += excluded
+        return list(filter(self.keeps, names))
+
+    def _excludes(self, name: EpisodeName) -> bool:
+        return name.id in self._excluded or name.number in self._excluded
+
     def pick(self, episode: Episode) -> Episode | None:
-        """Return the episode with the wanted action dimensions, or None if it is not wanted.
+        """Return an episode that `keeps` keeps with the wanted dimensions, or None by `where`.
 
         Raises
         ------
@@ -122,15 +154,98 @@ class Selection:
             If `where` names no label of the episode, or `dims` no dimension of its action.
         """
         options = self._options
-        if not self.keeps(episode.number):
-            return None
-        if not {episode.id, episode.number}.isdisjoint(options.exclude):
-            self.left_out[f"exclude = {list(options.exclude)}"] += 1
-        elif not all(term.holds(_label(episode, term.column)) for term in self._where):
+        if not all(term.holds(_label(episode, term.column)) for term in self._where):
             self.left_out[f"where = {options.where!r}"] += 1
         else:
             return _keep_dims(episode, options.dims)
         return None
+
+
+def read_chosen(
+    dataset: Dataset,
+    shard: Path,
+    selection: Selection,
+    on_error: OnError,
+    report: SkipReport,
+) -> Iterator[Episode]:
+    """Yield the chosen episodes of a shard; under "skip" those of them that can be read.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The dataset.
+    shard : Path
+        One of its shards.
+    selection : Selection
+        What is chosen.
+    on_error : {"fail", "skip"}
+        Raise at damage, or report it.
+    report : callable
+        Called with the file and an error that names what is lost.
+
+    Raises
+    ------
+    DatasetError
+        At damage to a chosen episode or to the file before the last of them.
+    """
+    names = dataset.list_episodes(shard)
+    left = {name.id: name for name in selection.choose(names)}
+    if names and not left:
+        return
+    is_partial = len(left) < len(names)  # else read to the end, where damage may be found
+
+    def lose(name: EpisodeName, error: DatasetError) -> None:
+        left.pop(name.id, None)
+        report(shard, error)
+
+    request = ReadRequest(selection.keeps, lose if on_error == "skip" else None)
+    try:
+        for episode in dataset.read_shard(shard, request):
+            left.pop(episode.id, None)
+            yield episode
+            if is_partial and not left:
+                return
+    except EpisodeError:
+        raise
+    except DatasetError as error:
+        damage = _name_lost(error, list(left))
+        if on_error == "fail":
+            raise damage from error
+        report(shard, damage)
+
+
+def _name_lost(error: DatasetError, ids: Sequence[str]) -> DatasetError:
+    """Say which episodes are lost to the damage of their file, and how they are left out."""
+    if not ids:
+        return error
+    if len(ids) > _NAMED:
+        text = f"{', '.join(ids[:_NAMED])} and {len(ids) - _NAMED} more"
+        return DatasetError(f"{error}; not read: {text}", error.hint)
+    excluded = json.dumps(ids, ensure_ascii=False)
+    return DatasetError(
+        f"{error}; not read: {', '.join(ids)}", f"{error.hint}; exclude = {excluded} leaves it out"
+    )
+
+
+def check_episode(episode: Episode) -> None:
+    """Raise `DatasetError` at an episode without frames or with values that cannot be used."""
+    place = f"episode {episode.id} of {episode.source}"
+    if episode.action.size == 0:
+        raise DatasetError(
+            f"{place} is empty: action of shape {episode.action.shape}",
+            f"exclude = [{episode.id!r}] leaves it out",
+        )
+    for name, values in (("action", episode.action), ("state", episode.state)):
+        if values is None:
+            continue
+        bad = np.flatnonzero(~(np.abs(values) <= LARGEST).all(axis=1))
+        if bad.size:
+            what = "not finite" if not np.isfinite(values).all() else f"beyond {LARGEST:g}"
+            raise DatasetError(
+                f"{place}: {name} is {what} in {write_count(bad.size, 'frame')}, the first is "
+                f"{bad[0]}",
+                f"exclude = [{episode.id!r}] leaves it out",
+            )
 
 
 def _keep_numbers(

@@ -22,6 +22,7 @@ from ambient_curate.data.collection import (
     require_clean,
 )
 from ambient_curate.data.folds import assign_folds
+from ambient_curate.data.inspection import Contradictions
 from ambient_curate.data.normalizer import (
     Normalizer,
     Scaling,
@@ -68,6 +69,8 @@ class Study:
         Files left out, each with ``file`` and ``error``.
     sources : dict by member
         What was read: ``format``, and ``problems`` that did not stop the reader.
+    noted : dict by member
+        ``contradictions`` of its episodes, and ``clock_hz``: see `inspection.Contradictions`.
     opened : dict
         ``path`` of the collection and ``clean``, by which it can be opened again.
     """
@@ -84,6 +87,7 @@ class Study:
     reference: str | None
     skipped: tuple[dict[str, str], ...]
     sources: dict[str, dict[str, Any]]
+    noted: dict[str, dict[str, Any]]
     opened: dict[str, str]
 
     @property
@@ -149,7 +153,8 @@ def prepare_study(
     name = require_clean(collection)
     _warn_of_problems(collection, progress)
     _require_corrupt(collection, name)
-    members, skipped = _cache_members(collection, options, folder, progress)
+    members, notes = _cache_members(collection, options, folder, progress)
+    broken = [{"file": name, "error": str(error)} for name, error in collection.broken]
     kept = replace(options, clean=name, out=None, workers=None, normalizer=None)
     content = {
         "options": asdict(replace(kept, shard_index=None, num_shards=None)),
@@ -158,14 +163,15 @@ def prepare_study(
         else {member: scaling.as_dict() for member, scaling in scalings.items()},
         "dims": {member.name: member.options.dims for member in collection.members},
         "members": members,
-        "skipped": skipped,
+        "skipped": broken + [entry for each in notes.values() for entry in each["skipped"]],
         "sources": {
             member.name: {
                 "format": member.dataset.format,
-                "problems": list(member.dataset.problems),
+                "problems": [*member.dataset.problems, *notes[member.name]["contradictions"]],
             }
             for member in collection.members
         },
+        "noted": notes,
         "opened": _name_collection(collection),
     }
     write_json_atomic(folder / STUDY_FILE, content)
@@ -212,6 +218,7 @@ def open_study(folder: Path) -> Study:
         reference=reference,
         skipped=tuple(content["skipped"]),
         sources=content["sources"],
+        noted=content["noted"],
         opened=content["opened"],
     )
 
@@ -236,8 +243,10 @@ def _name_collection(collection: Collection) -> dict[str, str]:
 
 def _require_corrupt(collection: Collection, clean: str) -> None:
     if len(collection.members) < 2:
+        broken = "; ".join(f"{name} was left out: {error}" for name, error in collection.broken)
         raise NotEnoughDataError(
-            f"{collection.path} holds only the clean set {clean!r}: there is nothing to annotate",
+            f"{broken}; " * bool(broken)
+            + f"{collection.path} holds only the clean set {clean!r}: there is nothing to annotate",
             "add a dataset, or split this one in ambient.toml: two [datasets.NAME] with the same "
             "path and different `episodes` or `where`",
         )
@@ -245,27 +254,30 @@ def _require_corrupt(collection: Collection, clean: str) -> None:
 
 def _cache_members(
     collection: Collection, options: AnnotateOptions, folder: Path, progress: Progress
-) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Cache the frames of every member; where each lies in `folder`, and what was skipped."""
+) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Cache the frames of every member; where each lies in `folder`, and what was noted of it."""
     places: dict[str, str] = {}
-    skipped = [{"file": str(name), "error": str(error)} for name, error in collection.broken]
+    noted: dict[str, dict[str, Any]] = {}
+    for name, error in collection.broken:
+        warn(progress, f"skipped {name}: {error}")
     folder.mkdir(parents=True, exist_ok=True)
     for number, member in enumerate(collection.members):
         place = folder / f"{number:04d}"
         notes = place.with_suffix(".json")
         if not (place.exists() and notes.exists()):
-            found = _cache_member(member, place, options, progress)
-            write_json_atomic(notes, {"skipped": found})
-        skipped += json.loads(notes.read_text(encoding="utf-8"))["skipped"]
+            write_json_atomic(notes, _cache_member(member, place, options, progress))
+        noted[member.name] = json.loads(notes.read_text(encoding="utf-8"))
         places[member.name] = place.name
-    return places, skipped
+    return places, noted
 
 
 def _cache_member(
     member: Member, place: Path, options: AnnotateOptions, progress: Progress
-) -> list[dict[str, str]]:
+) -> dict[str, Any]:
+    """Cache the frames of a member, and return what was skipped and what was contradictory."""
     skipped: list[dict[str, str]] = []
     failures = Failures()
+    contradictions = Contradictions()
 
     def note(path: Path, error: DatasetError) -> None:
         skipped.append({"file": str(path), "error": str(error)})
@@ -276,11 +288,15 @@ def _cache_member(
     episodes = read_episodes(
         member, limit=options.limit, on_error=options.on_error, progress=progress, on_skip=note
     )
-    write_frames(episodes, place)
+    write_frames(contradictions.watch(episodes), place)
     for text in failures.sentences(REASONS):
         warn(progress, text)
     memory.trim()  # of millions of episodes the table alone is large
-    return skipped
+    return {
+        "skipped": skipped,
+        "contradictions": contradictions.describe(),
+        "clock_hz": contradictions.clock_hz,
+    }
 
 
 def _lay_windows(

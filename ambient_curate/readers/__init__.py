@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ambient_curate.errors import DatasetError
-from ambient_curate.readers import hdf5, lerobot, plain_arrays, rlds, zarr
+from ambient_curate.readers import hdf5, lerobot, npz, plain_arrays, rlds, zarr
 from ambient_curate.readers.episodes import Dataset, ReaderOptions, natural_key
 
 __all__ = [
@@ -112,8 +112,12 @@ def open_dataset(path: Path, options: ReaderOptions | None = None) -> Dataset:
     options = options or ReaderOptions()
     for reader in _READERS:
         if reader.recognizes(path):
+            if options.transpose is not None and reader is not plain_arrays:
+                raise npz.refuse_transpose(path)
             return reader.open_dataset(path, options)
     if files := find_episode_files(path):
         one = hdf5 if hdf5.recognizes(files[0]) else plain_arrays
+        if options.transpose is not None and one is hdf5:
+            raise npz.refuse_transpose(path)
         return one.open_dataset(path, options, files)
     raise DatasetError(f"{path} holds no dataset of a known format", f"known formats: {FORMATS}")

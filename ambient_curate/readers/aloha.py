@@ -1,6 +1,10 @@
-"""ALOHA's and ACT's layout of HDF5: a file an episode, ``action`` and ``observations/qpos``."""
+"""ALOHA's and ACT's layout of HDF5: a file an episode, ``action`` and ``observations/qpos``.
 
-from collections.abc import Iterator
+So is a file with datasets of other names at its root, which the user then names.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -31,16 +35,14 @@ def describe(file: h5py.File, path: Path) -> Contents:
     return Contents(path, FORMAT, ("",), state)
 
 
-def read_recordings(
+def find_recordings(
     file: h5py.File, contents: Contents, options: ReaderOptions
-) -> Iterator[Recording]:
-    """Yield the one episode of a file.
+) -> Iterator[Callable[[], Recording]]:
+    """Yield what reads the one episode of a file."""
+    yield partial(_read_recording, file, options)
 
-    Raises
-    ------
-    DatasetError
-        If it lacks a chosen dataset, or datasets differ in their number of frames.
-    """
+
+def _read_recording(file: h5py.File, options: ReaderOptions) -> Recording:
     action = options.action or ("action",)
     arrays = read_arrays(file, [*action, *options.state])
-    yield Recording(*join_arrays(file, arrays, action, options.state, {}), read_labels(file))
+    return Recording(*join_arrays(file, arrays, action, options.state, {}), read_labels(file))

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
+
+from ambient_curate.errors import DatasetError
 
 Label = str | int | float | bool
 
@@ -46,8 +48,11 @@ class Episode:
         Global index of the first frame where the source has one (LeRobot ``index``).
     labels : mapping of str to str, int, float or bool
         Episode-level columns, for ``where`` and ``--group-by COLUMN``.
-    problem : str or None
-        What was wrong in the episode and did not stop the reader, as a sentence.
+    problems : sequence of str
+        What was wrong in the episode and did not stop the reader: ``"KIND"`` or
+        ``"KIND: details"``, where episodes with the same fault give the same kind.
+    period_s : float or None
+        Median step between the time stamps of two frames in seconds, where there are stamps.
     """
 
     id: str
@@ -59,7 +64,8 @@ class Episode:
     rate_hz: float | None = None
     first_frame: int | None = None
     labels: Mapping[str, Label] = field(default_factory=dict)
-    problem: str | None = None
+    problems: Sequence[str] = ()
+    period_s: float | None = None
 
     @property
     def length(self) -> int:
@@ -75,11 +81,66 @@ class Episode:
         return digest.digest()
 
 
+class EpisodeError(DatasetError):
+    """One episode cannot be read, while the rest of its file can."""
+
+
 class EpisodeName(NamedTuple):
     """What an episode is called, known before its frames are read: see `Episode`."""
 
     id: str
     number: int
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """Which episodes of a shard are read, and what is done about one that cannot be.
+
+    Parameters
+    ----------
+    keeps : callable
+        Tells of a name whether the episode is wanted; nothing is read of another.
+    on_damage : callable or None
+        Called with the name and the error of an episode that cannot be read, while the rest of
+        its shard can. None: the error is raised.
+    """
+
+    keeps: Callable[[EpisodeName], bool] = lambda name: True
+    on_damage: Callable[[EpisodeName, DatasetError], None] | None = None
+
+    def read(self, name: EpisodeName, read: Callable[[], Episode]) -> Iterator[Episode]:
+        """Yield the episode that `read` returns, or none where it is not wanted or damaged.
+
+        Raises
+        ------
+        EpisodeError
+            What `read` raises, with the name of the episode and the line that leaves it out,
+            where there is no `on_damage`.
+        """
+        if not self.keeps(name):
+            return
+        try:
+            episode = read()
+        except DatasetError as error:
+            damage = _name_damage(name, error)
+            if self.on_damage is None:
+                raise damage from error
+            self.on_damage(name, damage)
+        else:
+            yield episode
+
+
+ALL = ReadRequest()
+
+
+def _name_damage(name: EpisodeName, error: DatasetError) -> EpisodeError:
+    """Say which episode is damaged, and how it is left out."""
+    text = str(error)
+    excluded = json.dumps([name.id], ensure_ascii=False)
+    return EpisodeError(
+        text if name.id in text else f"episode {name.id}: {text}",
+        f"{error.hint}; exclude = {excluded} leaves the episode out",
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +158,9 @@ class ReaderOptions:
         Split to read where the format has splits; None: the format's default (RLDS: ``train``).
     rate_hz : float or None
         Control rate, overriding the files'.
+    transpose : bool or None
+        Whether ``.npy`` and ``.npz`` arrays are (value, frame); None: (frame, value), where that is
+        likely.
     checksums : bool
         Verify payload checksums where the format has them.
     """
@@ -105,6 +169,7 @@ class ReaderOptions:
     state: Sequence[str] = ()
     split: str | None = None
     rate_hz: float | None = None
+    transpose: bool | None = None
     checksums: bool = True
 
 
@@ -113,7 +178,8 @@ class Dataset(Protocol):
     """One opened dataset: its metadata is read and checked, its episodes are read on demand.
 
     Opening raises `DatasetError` where the metadata is missing or damaged; `read_shard` raises it
-    where a data file is. Both name the file, what was expected and what to do.
+    where a data file is. Both name the file, what was expected and what to do. Of several files
+    the damaged ones are no reason not to open the rest.
     """
 
     @property
@@ -143,8 +209,57 @@ class Dataset(Protocol):
     def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
         """List what `read_shard` yields, by name, without reading frames; in any order."""
 
-    def read_shard(self, shard: Path) -> Iterator[Episode]:
-        """Yield the episodes of one shard in source order; low-dimensional data only."""
+    def read_shard(self, shard: Path, request: ReadRequest = ALL) -> Iterator[Episode]:
+        """Yield the wanted episodes of one shard in source order; low-dimensional data only.
+
+        What is wrong in one episode is told to `request`. An error that is raised all the same
+        concerns the file: the episodes that have not been yielded cannot be read.
+        """
+
+
+_LONGEST_STEP = 1.5  # of a median step: above it a frame is missing
+_SECONDS = (1e-5, 10.0)  # that a robot's step may last
+
+
+def measure_clock(
+    times: Float64[np.ndarray, " frame"],
+) -> tuple[float | None, list[str]]:
+    """Measure the median step between an episode's time stamps, and say what is wrong with them.
+
+    Parameters
+    ----------
+    times : ndarray, float64, shape (frame,)
+        Seconds.
+
+    Returns
+    -------
+    float or None
+        The step in seconds; None where there is none above 0.
+    list of str
+        Problems, as in `Episode`.
+    """
+    if not np.isfinite(times).all():
+        return None, ["timestamp is no number: at some frames"]
+    problems = []
+    if len(times) and times.min() < 0:
+        problems.append(f"timestamp is below 0: {times.min():.4g} s at the least")
+    steps = np.diff(times)
+    period = float(np.median(steps)) if len(steps) else 0.0
+    if period > 0 and not _SECONDS[0] <= period <= _SECONDS[1]:
+        return None, [*problems, f"timestamp is not in seconds: its median step is {period:.4g}"]
+    if (steps <= 0).any():
+        place = int(np.flatnonzero(steps <= 0)[0])
+        problems.append(
+            f"timestamp does not rise: {times[place]:.6g} s at frame {place}, "
+            f"{times[place + 1]:.6g} s after it"
+        )
+    elif (steps > _LONGEST_STEP * period).any():
+        place = int(steps.argmax())
+        problems.append(
+            f"timestamp jumps: by {steps[place]:.4g} s after frame {place}, where the median step "
+            f"is {period:.4g} s"
+        )
+    return period if period > 0 else None, problems
 
 
 def find_alike(role: str, names: Iterable[str]) -> list[str]:

@@ -135,13 +135,27 @@ _H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError, Overflow
 @contextmanager
 def open_file(path: Path) -> Iterator[h5py.File]:
     """Open a file; whatever HDF5 says of damaged bytes inside the block is a DatasetError."""
+    with reading(path), h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what HDF5 says of damaged bytes inside the block into a `DatasetError`."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
+        yield
     except _H5PY_ERRORS as error:
         raise find_stand_in(path) or DatasetError(
             f"{path}: HDF5 cannot read it: {error}", COPY_AGAIN
         ) from error
+
+
+def find_item(group: h5py.Group, name: str) -> h5py.HLObject | None:
+    """Look up what a group holds under a name; None where that is nothing, or damaged."""
+    try:
+        return group.get(name)
+    except _H5PY_ERRORS:
+        return None
 
 
 def read_array(group: h5py.Group, name: str) -> Float32[np.ndarray, "frame column"]:
@@ -280,6 +294,8 @@ class Contents:
         What was unusual, one sentence each.
     numbers : tuple of int, or None
         Numbers of the recordings; None: the layout has none.
+    damage : DatasetError or None
+        Why nothing of the file can be read; it then counts as one recording.
     """
 
     path: Path
@@ -290,6 +306,7 @@ class Contents:
     rate_hz: float | None = None
     problems: tuple[str, ...] = ()
     numbers: tuple[int, ...] | None = None
+    damage: DatasetError | None = None
 
 
 class Recording(NamedTuple):

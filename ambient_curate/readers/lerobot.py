@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import isdir, lexists
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import parquet
 from ambient_curate.readers.episodes import (
     ACTIONS,
+    ALL,
     STATES,
     Episode,
     EpisodeName,
     ReaderOptions,
+    ReadRequest,
     report_unread_state,
     suggest_names,
 )
@@ -52,53 +55,61 @@ class LeRobotDataset:
         numbers = [listed.episode_index for listed in self._metadata.shards[shard]]
         return [EpisodeName(str(number), number) for number in numbers]
 
-    def read_shard(self, shard: Path) -> Iterator[Episode]:
+    def read_shard(self, shard: Path, request: ReadRequest = ALL) -> Iterator[Episode]:
         """Yield the episodes of one data file in the order of its rows, one of them in memory.
 
         Raises
         ------
         DatasetError
-            If the file is damaged, lacks a column, or holds other rows than the metadata lists.
+            If the file is damaged or lacks a column; as `request` says, if an episode is damaged
+            or has other rows than the metadata lists.
         ValueError
             If `shard` is not one of `shards`.
         """
         if shard not in self._metadata.shards:
             raise ValueError(f"{shard} is no shard of {self.path}")
+        if shard in self._metadata.absent:
+            raise self._metadata.absent[shard]
         listed = self._metadata.shards[shard]
-        schema, rows = parquet.read_schema(shard)
-        expected = sum(episode.length for episode in listed)
-        if rows != expected:
-            raise DatasetError(
-                f"{shard} holds {write_count(rows, 'frame')}; the metadata lists {expected} for "
-                "its episodes",
-                _MISMATCH,
-            )
+        schema, _ = parquet.read_schema(shard)
         labels = parquet.label_columns(schema, {*self.action, *self.state})
-        kept = [name for name in ("frame_index", "index") if name in schema.names]
+        kept = [name for name in parquet.ORDER if name in schema.names]
         wanted = ["episode_index", *kept, *self.action, *self.state, *labels]
         columns = list(dict.fromkeys(wanted))
         runs = parquet.read_episodes(shard, columns, checksums=self._checksums)
-        for episode, table in _match_runs(runs, listed, shard):
-            yield self._episode(table, episode, shard, labels if episode.length else [])
+        for number, episode, table in _match_runs(runs, listed):
+            name = EpisodeName(str(number), number)
+            yield from request.read(
+                name, partial(self._episode, table, number, episode, shard, labels)
+            )
 
     def _episode(
-        self, table: pa.Table, listed: ListedEpisode, shard: Path, labels: Sequence[str]
+        self,
+        table: pa.Table,
+        number: int,
+        listed: ListedEpisode | None,
+        shard: Path,
+        labels: Sequence[str],
     ) -> Episode:
-        where = f"episode {listed.episode_index} in {shard}"
+        where = f"episode {number} in {shard}"
+        listed = _check_rows(table, number, listed, shard)
         if "frame_index" in table.column_names:
-            parquet.check_frame_index(table, where)
-        first_frame, problem = _first_frame(table, listed, where)
+            parquet.check_order(table, where)
+        first_frame, misnumbered = _first_frame(table, listed, where)
+        task, retasked = self._task(table, listed, where)
+        period_s, unsteady = parquet.read_clock(table)
         return Episode(
             id=str(listed.episode_index),
             number=listed.episode_index,
             action=self._matrix(table, self.action, where),
             source=shard,
             state=self._matrix(table, self.state, where) if self.state else None,
-            task=self._task(table, listed, where),
+            task=task,
             rate_hz=self.rate_hz,
             first_frame=first_frame,
-            labels=parquet.read_labels(table, labels),
-            problem=problem,
+            labels=parquet.read_labels(table, labels if len(table) else ()),
+            problems=[each for each in (misnumbered, *retasked, *unsteady) if each],
+            period_s=period_s,
         )
 
     def _matrix(
@@ -117,11 +128,30 @@ class LeRobotDataset:
                 )
         return np.concatenate(parts, axis=1)
 
-    def _task(self, table: pa.Table, listed: ListedEpisode, where: str) -> str | None:
+    def _task(
+        self, table: pa.Table, listed: ListedEpisode, where: str
+    ) -> tuple[str | None, list[str]]:
+        """Find the task of the first row, and say where the rows and the metadata contradict."""
+        usual = listed.tasks[0] if listed.tasks else None
         if "task_index" not in table.column_names or not len(table):
-            return listed.task
-        indexes = parquet.read_integers(table.column("task_index"), f"task_index of {where}")
-        return self._metadata.tasks.get(int(indexes[0]), listed.task)
+            return usual, []
+        column = parquet.read_integers(table.column("task_index"), f"task_index of {where}")
+        known, indexes = self._metadata.tasks, list(dict.fromkeys(column.tolist()))
+        tasks = [known.get(index) for index in indexes]
+        problems = [
+            f"task_index is not in the list of tasks: {index}; {usual!r:.40} is taken"
+            for index, task in zip(indexes, tasks, strict=True)
+            if known and task is None
+        ][:1]
+        if len(indexes) > 1:
+            problems.append(f"task_index changes inside: from {indexes[0]} to {indexes[1]}")
+        others = [task for task in tasks if task is not None and task not in listed.tasks]
+        if others and listed.tasks:
+            problems.append(
+                f"task of the rows is not one the episode is listed with: {others[0]!r:.40} is "
+                f"read, {usual!r:.40} listed"
+            )
+        return (usual if tasks[0] is None else tasks[0]), problems
 
 
 def recognizes(path: Path) -> bool:
@@ -150,8 +180,8 @@ def open_dataset(path: Path, options: ReaderOptions) -> LeRobotDataset:
     Raises
     ------
     DatasetError
-        If the metadata is missing, damaged or of an unknown version, names data files that are
-        absent, or has no such action or state; if a split is asked for.
+        If the metadata is missing, damaged or of an unknown version, names no data file that is
+        there, or has no such action or state; if a split is asked for.
     """
     if options.split is not None:
         raise DatasetError(
@@ -199,27 +229,37 @@ def _check_features(path: Path, widths: Mapping[str, int], kind: str, names: Seq
 
 
 def _match_runs(
-    runs: Iterator[tuple[int, pa.Table]], listed: Sequence[ListedEpisode], shard: Path
-) -> Iterator[tuple[ListedEpisode, pa.Table]]:
+    runs: Iterator[tuple[int, pa.Table]], listed: Sequence[ListedEpisode]
+) -> Iterator[tuple[int, ListedEpisode | None, pa.Table]]:
     """Give each run of rows its entry of the metadata, in whatever order they lie in the file.
 
-    An episode without frames comes before the next with a larger number.
+    An episode listed without frames comes before the next with a larger number; one whose rows
+    are missing comes last, with none.
     """
     empty = deque(episode for episode in listed if not episode.length)
-    awaited = {episode.episode_index: episode for episode in listed if episode.length}
+    awaited = {episode.episode_index: episode for episode in listed}
     for number, table in runs:
-        episode = awaited.pop(number, None)
-        expected = 0 if episode is None else episode.length
-        if episode is None or len(table) != expected:
-            raise DatasetError(
-                f"{shard} holds {write_count(len(table), 'frame')} of episode {number} in a row; "
-                f"the metadata lists {expected}",
-                _MISMATCH,
-            )
         while empty and empty[0].episode_index < number:
-            yield empty.popleft(), pa.table({})
-        yield episode, table
-    yield from ((episode, pa.table({})) for episode in empty)
+            before = empty.popleft().episode_index
+            if before in awaited:
+                yield before, awaited.pop(before), pa.table({})
+        yield number, awaited.pop(number, None), table
+    for number, episode in awaited.items():
+        yield number, episode, pa.table({})
+
+
+def _check_rows(
+    table: pa.Table, number: int, listed: ListedEpisode | None, shard: Path
+) -> ListedEpisode:
+    """Return the entry of the metadata for a run of rows, which must have as many."""
+    expected = 0 if listed is None else listed.length
+    if listed is None or len(table) != expected:
+        raise DatasetError(
+            f"{shard} holds {write_count(len(table), 'frame')} of episode {number} in a row; the "
+            f"metadata lists {expected}",
+            _MISMATCH,
+        )
+    return listed
 
 
 def _first_frame(
@@ -239,10 +279,10 @@ def _first_frame(
             raise DatasetError(
                 f"frames of {where} are out of order: {problem}", "sort the rows by index"
             )
-        return None, f"{problem} in episode {listed.episode_index}; frame_index is read"
+        return None, f"index does not count the frames, frame_index is read: {problem}"
     if listed.first_frame in (None, first):
         return first, None
     return first, (
-        f"dataset_from_index of episode {listed.episode_index} is {listed.first_frame}, its rows "
-        f"have index {first}, which is read"
+        f"dataset_from_index contradicts index, which is read: {listed.first_frame} is listed, "
+        f"{first} is the index of the first row"
     )

@@ -36,8 +36,8 @@ class ListedEpisode:
         The dataset's own number of it.
     length : int
         Number of frames.
-    task : str or None
-        First of its tasks.
+    tasks : tuple of str
+        Its tasks.
     chunk, file : int
         Numbers of its data file.
     first_frame : int or None
@@ -46,7 +46,7 @@ class ListedEpisode:
 
     episode_index: int
     length: int
-    task: str | None
+    tasks: tuple[str, ...]
     chunk: int
     file: int
     first_frame: int | None = None
@@ -72,6 +72,8 @@ class Metadata:
         The metadata files read.
     problems : sequence of str
         Deviations from the format, one sentence each.
+    absent : mapping of Path to DatasetError
+        Why a data file cannot be read: it is not there.
     """
 
     version: str
@@ -81,6 +83,7 @@ class Metadata:
     shards: Mapping[Path, Sequence[ListedEpisode]]
     files: Sequence[Path]
     problems: Sequence[str]
+    absent: Mapping[Path, DatasetError]
 
 
 def read_metadata(root: Path) -> Metadata:
@@ -89,8 +92,8 @@ def read_metadata(root: Path) -> Metadata:
     Raises
     ------
     DatasetError
-        If a metadata file is missing or damaged, the version is unknown, or a data file that the
-        metadata names is absent.
+        If a metadata file is missing or damaged, the version is unknown, or all data files that
+        the metadata names are absent.
     """
     info_file = root / "meta" / "info.json"
     info = _read_info(info_file)
@@ -114,7 +117,7 @@ def read_metadata(root: Path) -> Metadata:
         how = "names no tasks" if isfile(tasks_file) else "is missing"
         problems.append(f"{tasks_file} {how}; each episode's own first task is used.")
     widths = _widths(info_file, info.get("features"))
-    shards, misses = _locate(root, info_file, info.get("data_path"), major, episodes)
+    shards, misses, absent = _locate(root, info_file, info.get("data_path"), major, episodes)
     return Metadata(
         version=info["codebase_version"],
         fps=_fps(info.get("fps")),
@@ -128,6 +131,7 @@ def read_metadata(root: Path) -> Metadata:
             *_disagreements(info, episodes),
             *_list_unlisted(root, shards),
         ],
+        absent=absent,
     )
 
 
@@ -231,8 +235,8 @@ def _episodes_v2(path: Path, chunks_size: int) -> Iterator[ListedEpisode]:
     for where, line in _read_lines(path):
         episode = _whole(line.get("episode_index"), f"episode_index in {where}")
         length = _whole(line.get("length"), f"length in {where}")
-        task = _first_task(line.get("tasks"))
-        yield ListedEpisode(episode, length, task, chunk=episode // chunks_size, file=episode)
+        tasks = _list_tasks(line.get("tasks"))
+        yield ListedEpisode(episode, length, tasks, chunk=episode // chunks_size, file=episode)
 
 
 def _episodes_v3(paths: Sequence[Path]) -> Iterator[ListedEpisode]:
@@ -252,11 +256,12 @@ def _episodes_v3(paths: Sequence[Path]) -> Iterator[ListedEpisode]:
                 if min(row) < 0:
                     raise DatasetError(f"{path} holds a negative number in {row}", _DAMAGED)
                 episode, length, chunk, file, start = row
-                yield ListedEpisode(episode, length, _first_task(names), chunk, file, start)
+                yield ListedEpisode(episode, length, _list_tasks(names), chunk, file, start)
 
 
-def _first_task(tasks: object) -> str | None:
-    return _text(tasks[0]) if isinstance(tasks, list) and tasks else None
+def _list_tasks(tasks: object) -> tuple[str, ...]:
+    texts = map(_text, tasks) if isinstance(tasks, list) else ()
+    return tuple(text for text in texts if text is not None)
 
 
 def _sort(episodes: Iterator[ListedEpisode], where: Path) -> list[ListedEpisode]:
@@ -299,8 +304,11 @@ def _tasks_v3(path: Path) -> dict[int, str] | None:
 
 def _locate(
     root: Path, info_file: Path, template: object, major: int, episodes: Sequence[ListedEpisode]
-) -> tuple[dict[Path, list[ListedEpisode]], list[str]]:
-    """Find the data file of every episode: by the template, the standard path, or its name."""
+) -> tuple[dict[Path, list[ListedEpisode]], list[str], dict[Path, DatasetError]]:
+    """Find the data file of every episode: by the template, the standard path, or its name.
+
+    An absent file stands where the template has it, as long as another one is there.
+    """
     if not isinstance(template, str):
         raise DatasetError(
             f"data_path of {info_file} is {_SHOWN.repr(template)}, not text", _DAMAGED
@@ -308,18 +316,25 @@ def _locate(
     shards: dict[Path, list[ListedEpisode]] = {}
     located: dict[str, Path] = {}  # data file by what the template calls it
     by_name: dict[str, list[Path]] = {}  # every file under data/, filled when first needed
+    absent: dict[Path, DatasetError] = {}
     for episode in episodes:
         name = _fill(template, episode, info_file)
         if name not in located:
             standard = _fill(_STANDARD_PATH[major], episode, info_file)
-            located[name] = _find(root, name, standard, by_name)
+            try:
+                located[name] = _find(root, name, standard, by_name)
+            except DatasetError as error:
+                located[name] = root / name
+                absent[root / name] = error
         shards.setdefault(located[name], []).append(episode)
+    if len(absent) == len(located):
+        raise next(iter(absent.values()))
     missed = sum(root / name != path for name, path in located.items())
     problem = (
         f"data_path {_SHOWN.repr(template)} of meta/info.json misses {missed} of {len(located)} "
         "data files; they were found by the standard layout or by name."
     )
-    return shards, [problem] if missed else []
+    return shards, [problem] if missed else [], absent
 
 
 def _fill(template: str, episode: ListedEpisode, info_file: Path) -> str:

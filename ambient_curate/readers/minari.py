@@ -5,7 +5,8 @@ out.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ambient_curate.readers.hdf5_files import (
     COPY_AGAIN,
     Contents,
     Recording,
+    find_item,
     join_arrays,
     parse_object,
     read_arrays,
@@ -58,7 +60,8 @@ def describe(file: h5py.File, path: Path) -> Contents:
     total = metadata.get("total_episodes", len(episodes))
     if total != len(episodes):
         problems.append(f"{METADATA} tells {total!r:.20} episodes, {path.name} has {len(episodes)}")
-    first = _find_episode(file, episodes[0]).get("observations")
+    groups = (each for name in episodes if isinstance(each := find_item(file, name), h5py.Group))
+    first = next((find_item(each, "observations") for each in groups), None)
     is_state = isinstance(first, h5py.Dataset) and first.ndim == 2 and first.dtype.kind == "f"
     task = to_task(parse_object(metadata.get("env_spec")).get("id"))
     return Contents(
@@ -72,27 +75,26 @@ def describe(file: h5py.File, path: Path) -> Contents:
     )
 
 
-def read_recordings(
+def find_recordings(
     file: h5py.File, contents: Contents, options: ReaderOptions
-) -> Iterator[Recording]:
-    """Yield the episodes in the order of their numbers.
-
-    Raises
-    ------
-    DatasetError
-        If one lacks a chosen dataset or has a number of frames other than it says.
-    """
-    action = options.action or ("actions",)
+) -> Iterator[Callable[[], Recording]]:
+    """Yield what reads an episode, in the order of their numbers."""
     for name in contents.names:
-        episode = _find_episode(file, name)
-        promised = {
-            "the attribute total_steps": read_count(episode, "total_steps"),
-            "rewards": _count_rows(episode, "rewards"),
-        }
-        arrays = read_arrays(episode, [*action, *options.state])
-        longer = [key for key in arrays if key.partition("/")[0] in _ONE_MORE]
-        frames = join_arrays(episode, arrays, action, options.state, promised, longer=longer)
-        yield Recording(*frames, read_labels(episode))
+        yield partial(_read_recording, file, name, options)
+
+
+def _read_recording(file: h5py.File, name: str, options: ReaderOptions) -> Recording:
+    """Read an episode, which must have as many frames as it says."""
+    action = options.action or ("actions",)
+    episode = _find_episode(file, name)
+    promised = {
+        "the attribute total_steps": read_count(episode, "total_steps"),
+        "rewards": _count_rows(episode, "rewards"),
+    }
+    arrays = read_arrays(episode, [*action, *options.state])
+    longer = [key for key in arrays if key.partition("/")[0] in _ONE_MORE]
+    frames = join_arrays(episode, arrays, action, options.state, promised, longer=longer)
+    return Recording(*frames, read_labels(episode))
 
 
 def _find_episode(file: h5py.File, name: str) -> h5py.Group:

@@ -13,7 +13,7 @@ from tokenize import TokenError
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from numpy.lib import format as npy_format
 
 from ambient_curate.errors import DatasetError
@@ -202,3 +202,82 @@ def check_size(path: Path, name: str, header: Header) -> None:
             f"shape {header.shape} of {header.dtype}",
             "the file is cut short or damaged: write it again",
         )
+
+
+def orient(shape: tuple[int, ...], transpose: bool | None) -> tuple[int, ...]:
+    """Give the shape with frames before values, of an array that may be stored (value, frame)."""
+    return (*shape[:-2], shape[-1], shape[-2]) if transpose else shape
+
+
+def find_ends(
+    path: Path, header: Header, shape: tuple[int, ...], transpose: bool | None
+) -> Int64[np.ndarray, " episode"]:
+    """Read ``episode_ends`` of an action; ask where they fit its other axis.
+
+    Raises
+    ------
+    DatasetError
+        If they fit no axis, or the other one while `transpose` is None.
+    """
+    try:
+        return read_ends(path, header, shape[:-1])
+    except DatasetError as error:
+        if transpose is None and _fit_ends(path, header, shape[1:]):
+            raise ask_transposed(path, f"{shape[0]} frames of {shape[1]} values") from error
+        raise
+
+
+def _fit_ends(path: Path, header: Header, shape: tuple[int, ...]) -> bool:
+    try:
+        read_ends(path, header, shape)
+    except DatasetError:
+        return False
+    return True
+
+
+def refuse_transpose(path: Path) -> DatasetError:
+    """Make the error of an option that is set for another format."""
+    return DatasetError(
+        f"transpose is set for {path}, and only .npy and .npz arrays are transposed",
+        "drop transpose",
+    )
+
+
+def ask_transposed(file: Path, read_as: str) -> DatasetError:
+    """Make the error of an action that is probably stored (value, frame), and asks about it."""
+    return DatasetError(
+        f"the action of {file} would be {read_as}: transposed?",
+        "add to ambient.toml, under [datasets.NAME]: transpose = true if it is stored (value, "
+        "frame), transpose = false if it is not",
+    )
+
+
+def check_frames(path: Path, name: str, header: Header) -> None:
+    """Raise `DatasetError` unless the array holds numbers, frames along its last axis but one."""
+    shape, dtype, _ = header
+    if dtype.kind not in "fiub":
+        raise DatasetError(
+            f"{name} of {path} is of type {dtype}, expected real numbers", "write it as float32"
+        )
+    # episodes without frames have no bytes, so that a small file may claim billions of them
+    if len(shape) not in (2, 3) or shape[-1] < 1 or (len(shape) == 3 and shape[1] < 1):
+        raise DatasetError(
+            f"{name} of {path} has shape {shape}, expected (frame, value) or "
+            "(episode, frame, value)",
+            "reshape it; one value a frame is (frame, 1)",
+        )
+    check_size(path, name, header)
+
+
+def cut_episode(
+    array: np.ndarray, number: int, ends: Int64[np.ndarray, " episode"] | None
+) -> Float32[np.ndarray, "frame column"]:
+    """Cut one episode out of an array, by its own axis or by the episodes' ends."""
+    if array.ndim == 3:
+        frames = array[number]
+    elif ends is None:
+        frames = array
+    else:
+        frames = array[ends[number - 1] if number else 0 : ends[number]]
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is reported as such
+        return frames.astype(np.float32, order="C")

@@ -1,5 +1,6 @@
 """Parquet files with one row a frame: cut into episodes, turned into matrices and labels."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,13 +14,19 @@ from jaxtyping import Float32, Int64
 
 from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.files import find_stand_in
-from ambient_curate.readers.episodes import Label
+from ambient_curate.readers.episodes import Label, measure_clock
 
 _BATCH_ROWS = 4096
 _LARGE_BYTES = 1 << 26
 _BUFFER_BYTES = 1 << 20
 _DAMAGED = "the file is missing, damaged or cut short: copy or download it again"
+_HINTS = {
+    "episode_index": "add a column episode_index with the number of each row's episode, such as 0",
+    "task_index": "the dataset is damaged or of another version: copy or download it again",
+}
+_TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of Arrow's times in a second
 _SUCCESS = ("success", "next.success")
+ORDER = ("frame_index", "index", "timestamp")  # what tells the order of an episode's rows
 PER_FRAME = ("timestamp", "frame_index", "episode_index", "index", "next.done", "next.reward")
 
 
@@ -95,7 +102,7 @@ def _check_columns(path: Path, columns: Sequence[str], names: Sequence[str]) -> 
             raise DatasetError(
                 f"{path} has {names.count(column)} columns {column!r}, expected one; "
                 f"its columns: {', '.join(map(repr, names))}",
-                "name other columns in ambient.toml, or repair the file",
+                _HINTS.get(column, "name other columns in ambient.toml, or repair the file"),
             )
 
 
@@ -140,6 +147,38 @@ def read_episodes(
             pieces.append(batch.slice(start, stop - start))
     if pieces:
         yield current, pa.Table.from_batches(pieces)
+
+
+def find_widths(path: Path, columns: Sequence[str], *, checksums: bool = True) -> dict[str, int]:
+    """Find how many values a row has in each column, in lists of variable length: most rows.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing or damaged, or lacks one of the columns.
+    """
+    schema, _ = read_schema(path)
+    _check_columns(path, columns, schema.names)
+    kinds = {name: schema.field(name).type for name in columns}
+    for name, kind in kinds.items():
+        _check_kind(kind, f"{name} of {path}")
+    widths = {
+        name: kind.list_size if pa.types.is_fixed_size_list(kind) else 1
+        for name, kind in kinds.items()
+    }
+    lengths: dict[str, Counter[int]] = {
+        name: Counter()
+        for name, kind in kinds.items()
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    }
+    if lengths:
+        for batch in read_batches(path, list(lengths), checksums=checksums):
+            for name, counts in lengths.items():
+                counted = pc.value_counts(pc.list_value_length(batch.column(name)).drop_null())
+                counts.update({each["values"]: each["counts"] for each in counted.to_pylist()})
+    return widths | {
+        name: counts.most_common(1)[0][0] if counts else 0 for name, counts in lengths.items()
+    }
 
 
 def read_integers(column: pa.Array | pa.ChunkedArray, where: str) -> Int64[np.ndarray, " frame"]:
@@ -202,13 +241,17 @@ def _read_column(column: pa.ChunkedArray, where: str) -> Float32[np.ndarray, "fr
             )
         fixed = column.type.list_size if pa.types.is_fixed_size_list(column.type) else 0
         values, width = values.flatten(), lengths[0] if lengths else fixed
-    if not _is_number(values.type):
-        raise DatasetError(
-            f"{where} is of type {column.type}, expected numbers or lists of numbers",
-            "name another column in ambient.toml",
-        )
+    _check_kind(column.type, where)
     frames = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return np.asarray(frames).reshape(len(column), width)
+
+
+def _check_kind(kind: pa.DataType, where: str) -> None:
+    if not _is_number(kind.value_type if _is_list(kind) else kind):
+        raise DatasetError(
+            f"{where} is of type {kind}, expected numbers or lists of numbers",
+            "name another column in ambient.toml",
+        )
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -255,8 +298,61 @@ def read_labels(table: pa.Table, columns: Sequence[str]) -> dict[str, Label]:
     return labels
 
 
-def check_frame_index(table: pa.Table, where: str) -> None:
-    """Raise `DatasetError` unless ``frame_index`` counts 0, 1, 2, ... in the episode."""
+def read_task(table: pa.Table, where: str) -> tuple[str | None, list[str]]:
+    """Read the task of the first row, and say whether it changes.
+
+    Raises
+    ------
+    DatasetError
+        If it is no text.
+    """
+    if "task" not in table.column_names:
+        return None, []
+    tasks = pc.unique(table.column("task")).to_pylist()
+    if not (tasks[0] is None or isinstance(tasks[0], str)):
+        raise DatasetError(
+            f"task of {where} is {tasks[0]!r:.80}, expected text", "write it as text"
+        )
+    if len(tasks) == 1:
+        return tasks[0], []
+    return tasks[0], [f"task changes inside: {tasks[0]!r:.40} is read, then {tasks[1]!r:.40}"]
+
+
+def read_clock(table: pa.Table) -> tuple[float | None, list[str]]:
+    """Measure the clock of an episode by its ``timestamp``, numbers of seconds or Arrow's times.
+
+    Returns
+    -------
+    float or None, list of str
+        Of `measure_clock`; None and nothing wrong where there are no stamps.
+    """
+    if "timestamp" not in table.column_names or not len(table):
+        return None, []
+    stamps, ticks = table.column("timestamp"), 1
+    if pa.types.is_timestamp(stamps.type):
+        stamps, ticks = stamps.cast(pa.int64()), _TICKS[stamps.type.unit]
+    if not (pa.types.is_integer(stamps.type) or pa.types.is_floating(stamps.type)):
+        return None, []
+    return measure_clock(stamps.to_numpy().astype(np.float64) / ticks)
+
+
+def check_order(table: pa.Table, where: str) -> None:
+    """Raise `DatasetError` unless ``frame_index`` counts 0, 1, 2, ... in the episode.
+
+    Where there is none, ``index``, if any, must rise by 1.
+    """
+    if "frame_index" in table.column_names:
+        _check_frame_index(table, where)
+    elif "index" in table.column_names:
+        frames = read_integers(table.column("index"), f"index of {where}")
+        if (np.diff(frames) != 1).any():
+            raise DatasetError(
+                f"frames of {where} are out of order: index does not rise by 1 from {frames[0]}",
+                "sort the rows by index",
+            )
+
+
+def _check_frame_index(table: pa.Table, where: str) -> None:
     frames = read_integers(table.column("frame_index"), f"frame_index of {where}")
     wrong = np.flatnonzero(frames != np.arange(len(frames)))
     if len(wrong):

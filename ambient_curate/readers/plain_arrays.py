@@ -6,13 +6,15 @@ and ``episode_ends`` (exclusive ends of episodes concatenated along the first ax
 of one value, for all or for each episode, become labels. A Parquet file
 has a row a frame: ``episode_index``, ``frame_index``, ``action`` (lists) or ``action_0``, ...,
 and optional ``state`` or ``state_0``, ..., ``task`` and other columns, which become labels.
+Without a ``frame_index`` the rows of an episode are its frames in their order.
 """
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count, islice
 from os.path import isdir, isfile
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +23,17 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
 
-from ambient_curate.errors import DatasetError
+from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import npz, parquet
 from ambient_curate.readers.episodes import (
     ACTIONS,
+    ALL,
     STATES,
     Episode,
     EpisodeName,
     Label,
     ReaderOptions,
+    ReadRequest,
     distinct_numbers,
     name_file,
     natural_key,
@@ -38,6 +42,7 @@ from ambient_curate.readers.episodes import (
     suggest_names,
 )
 
+_MANY_VALUES = 32  # a frame's action of more, in fewer frames, is probably (value, frame)
 _FORMATS = {".npy": "npy", ".npz": "npz", ".parquet": "Parquet"}
 
 
@@ -46,6 +51,8 @@ class _Frames(NamedTuple):
     state: Float32[np.ndarray, "frame state"] | None
     task: str | None
     labels: Mapping[str, Label]
+    problems: Sequence[str] = ()
+    period_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,16 @@ class _Contents:
         The same of the labels.
     problems : sequence of str
         What was unusual, one sentence each.
+    frames : int or None
+        Frames an episode, of arrays that nothing else tells of.
+    is_transposed : bool
+        Whether arrays are stored (value, frame).
+    runs : mapping of str to int
+        Runs of rows of each ``episode_index`` of a table, in the order of `ids`.
+    is_ordered : bool
+        Whether ``frame_index`` says that the rows are in order.
+    damage : DatasetError or None
+        Why nothing of the file can be read; it then counts as one episode.
     """
 
     action: tuple[str, ...]
@@ -78,6 +95,11 @@ class _Contents:
     tasks: Sequence[str] | None = None
     labels: Sequence[Mapping[str, Label]] = ()
     problems: Sequence[str] = ()
+    frames: int | None = None
+    is_transposed: bool = False
+    runs: Mapping[str, int] = field(default_factory=dict)
+    is_ordered: bool = True
+    damage: DatasetError | None = None
 
 
 @dataclass(frozen=True)
@@ -98,34 +120,45 @@ class ArrayDataset:
         """List the episodes of one file, in its order."""
         return list(map(EpisodeName, self._contents[shard].ids, self._numbers[shard]))
 
-    def read_shard(self, shard: Path) -> Iterator[Episode]:
+    def read_shard(self, shard: Path, request: ReadRequest = ALL) -> Iterator[Episode]:
         """Yield the episodes of one file; one of them is in memory (of an ``.npz``: all).
 
         Raises
         ------
         DatasetError
-            If the file is damaged or its frames are out of order.
+            If the file is damaged; as `request` says, if an episode is, or its frames are out of
+            order.
         ValueError
             If `shard` is not one of `shards`.
         """
         if shard not in self._contents:
             raise ValueError(f"{shard} is no shard of {self.path}")
         contents = self._contents[shard]
+        if contents.damage:
+            raise contents.damage
+        names = self.list_episodes(shard)
         if _is_table(shard):
-            episodes = _read_table(shard, contents, self._options.checksums)
+            episodes = _find_rows(shard, contents, self._options.checksums)
         else:
-            episodes = _read_arrays(shard, contents)
-        for name, frames in zip(self.list_episodes(shard), episodes, strict=True):
-            yield Episode(
-                id=name.id,
-                number=name.number,
-                action=frames.action,
-                source=shard,
-                state=frames.state,
-                task=frames.task,
-                rate_hz=self._options.rate_hz,
-                labels=frames.labels,
-            )
+            episodes = _find_arrays(shard, contents)
+        for place, read in episodes:
+            name = names[place]
+            yield from request.read(name, partial(self._episode, shard, name, read))
+
+    def _episode(self, shard: Path, name: EpisodeName, read: Callable[[], _Frames]) -> Episode:
+        frames = read()
+        return Episode(
+            id=name.id,
+            number=name.number,
+            action=frames.action,
+            source=shard,
+            state=frames.state,
+            task=frames.task,
+            rate_hz=self._options.rate_hz,
+            labels=frames.labels,
+            problems=frames.problems,
+            period_s=frames.period_s,
+        )
 
 
 def recognizes(path: Path) -> bool:
@@ -159,15 +192,15 @@ def open_dataset(path: Path, options: ReaderOptions, files: Sequence[Path] = ())
     Raises
     ------
     DatasetError
-        If a file is damaged or does not follow the module's contract, the files differ in
-        dimension, or two episodes have one name; if a split is asked for.
+        If no file can be read and follows the module's contract, the files differ in dimension,
+        or two episodes have one name; if a split is asked for.
     """
     if options.split is not None:
         raise DatasetError(
             f"split = {options.split!r} is set for {path}, and arrays have no splits",
             'drop split, or pick episodes in ambient.toml, such as episodes = "0:30"',
         )
-    contents = {file: _describe(file, options) for file in files or list_files(path)}
+    contents = {file: _try_describe(file, options) for file in files or list_files(path)}
     if files:  # of one episode each
         contents = {
             file: replace(each, ids=[name_file(path, file)]) for file, each in contents.items()
@@ -176,6 +209,8 @@ def open_dataset(path: Path, options: ReaderOptions, files: Sequence[Path] = ())
         raise DatasetError(
             f"{path} holds no .npy, .npz or .parquet file", "check the path in ambient.toml"
         )
+    if options.transpose is None:
+        _ask_transposed(contents)
     _check_alike(path, contents)
     _check_ids(path, contents)
     own = _own_numbers(path, contents)
@@ -189,8 +224,17 @@ def open_dataset(path: Path, options: ReaderOptions, files: Sequence[Path] = ())
         _contents=contents,
         _numbers={file: list(islice(numbers, len(each.ids))) for file, each in contents.items()},
         _options=options,
-        problems=tuple(dict.fromkeys(text for each in contents.values() for text in each.problems)),
+        problems=[
+            *dict.fromkeys(text for each in contents.values() for text in each.problems),
+            *_report_unordered(contents),
+        ],
     )
+
+
+def _report_unordered(contents: Mapping[Path, _Contents]) -> list[str]:
+    unordered = sum(not each.is_ordered for each in contents.values())
+    files = f"{write_count(unordered, 'file')} of {len(contents)} without frame_index"
+    return [f"{files}: the rows of an episode are read in their order"] if unordered else []
 
 
 def _own_numbers(path: Path, contents: Mapping[Path, _Contents]) -> list[int] | None:
@@ -198,7 +242,13 @@ def _own_numbers(path: Path, contents: Mapping[Path, _Contents]) -> list[int] | 
     names = [name_file(path, file) for file in contents]
     nested = names != [file.stem for file in contents]  # the ids are of directories
     if all(map(_is_table, contents)) and not nested:
-        numbers = [int(each) for file in contents.values() for each in file.ids]
+        known = [int(each) for file in contents.values() for each in file.runs]
+        spare = count(max(known, default=-1) + 1)  # for files whose numbers are not known
+        numbers = [
+            next(spare) if file.damage else int(each)
+            for file in contents.values()
+            for each in file.ids
+        ]
         return numbers if distinct_numbers(numbers) else None
     single = all(len(each.ids) == 1 for each in contents.values())
     return numbers_in_names(names) if single else None
@@ -217,18 +267,14 @@ def members(path: Path, options: ReaderOptions | None = None) -> list[Path]:
     Returns
     -------
     list of Path
-        All array files, sorted by name, where they differ in dimension; else none: the directory
-        is one dataset.
-
-    Raises
-    ------
-    DatasetError
-        If a file is damaged or does not follow the module's contract.
+        All array files, sorted by name, where those that can be read differ in dimension; else
+        none: the directory is one dataset.
     """
     if not isdir(path):
         return []
     files = list_files(path)
-    widths = {_describe(file, options or ReaderOptions()).widths for file in files}
+    contents = [_try_describe(file, options or ReaderOptions()) for file in files]
+    widths = {each.widths for each in contents if not each.damage}
     return files if len(widths) > 1 else []
 
 
@@ -255,8 +301,21 @@ def _is_table(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
 
+def _ask_transposed(contents: Mapping[Path, _Contents]) -> None:
+    """Refuse files in all of which a frame has more values than there are frames, and many."""
+    sound = [(file, each) for file, each in contents.items() if not each.damage]
+    if sound and all(
+        each.frames and each.widths[0] > max(each.frames, _MANY_VALUES) for _, each in sound
+    ):
+        file, first = sound[0]
+        raise npz.ask_transposed(file, f"{first.frames} frames of {first.widths[0]} values")
+
+
 def _check_alike(path: Path, contents: Mapping[Path, _Contents]) -> None:
-    widths = {each.widths: file for file, each in contents.items()}
+    sound = {file: each for file, each in contents.items() if not each.damage}
+    if not sound:
+        raise next(each.damage for each in contents.values() if each.damage)
+    widths = {each.widths: file for file, each in sound.items()}
     if len(widths) > 1:
         differing = "; ".join(
             f"{file.name} has {action} action and {state} state values a frame"
@@ -273,9 +332,17 @@ def _check_ids(path: Path, contents: Mapping[Path, _Contents]) -> None:
     repeated = [each for each, count in counts.items() if count > 1]
     if repeated:
         raise DatasetError(
-            f"{path} holds two episodes, or two runs of rows, named {repeated[0]!r}",
-            "rename one of the files, or sort the rows by episode",
+            f"{path} holds two episodes named {repeated[0]!r}",
+            "rename one of the files, or number the episodes of all of them differently",
         )
+
+
+def _try_describe(path: Path, options: ReaderOptions) -> _Contents:
+    """Describe a file; a damaged one counts as one episode that cannot be read."""
+    try:
+        return _describe(path, options)
+    except DatasetError as error:
+        return _Contents((), (), (0, 0), (path.stem,), damage=error)
 
 
 def _describe(path: Path, options: ReaderOptions) -> _Contents:
@@ -310,125 +377,123 @@ def _pick(names: Collection[str], given: Sequence[str], usual: Sequence[str]) ->
 
 
 def _describe_table(path: Path, options: ReaderOptions) -> _Contents:
-    schema, _ = parquet.read_schema(path)
+    if options.transpose is not None:
+        raise npz.refuse_transpose(path)
+    schema, rows = parquet.read_schema(path)
     action, state = _choose(path, schema.names, options)
-    columns = list(dict.fromkeys([*action, *state]))
-    batches = parquet.read_batches(path, columns, checksums=options.checksums)
-    start = next((batch for batch in batches if len(batch)), None)
-    if start is None:
+    if not rows:
         raise DatasetError(f"{path} holds no rows", "remove the file, or write it again")
-    frames = _table_matrices(pa.Table.from_batches([start]), action, state, str(path))
+    widths = parquet.find_widths(path, [*action, *state], checksums=options.checksums)
     runs = parquet.read_episodes(path, ["episode_index"], checksums=options.checksums)
-    ids = tuple(str(number) for number, _ in runs)
-    problems = report_unread_state(state, schema.names)
-    return _Contents(action, state, _widths(*frames), ids, problems=problems)
-
-
-def _table_matrices(
-    table: pa.Table, action: Sequence[str], state: Sequence[str], where: str
-) -> tuple[Float32[np.ndarray, "frame action"], Float32[np.ndarray, "frame state"] | None]:
-    return (
-        parquet.read_matrix(table, action, where),
-        parquet.read_matrix(table, state, where) if state else None,
+    counts = Counter(str(number) for number, _ in runs)
+    return _Contents(
+        action,
+        state,
+        (sum(widths[name] for name in action), sum(widths[name] for name in state)),
+        tuple(counts),
+        problems=report_unread_state(state, schema.names),
+        runs=counts,
+        is_ordered="frame_index" in schema.names,
     )
 
 
-def _widths(action: np.ndarray, state: np.ndarray | None) -> tuple[int, int]:
-    return action.shape[1], 0 if state is None else state.shape[1]
-
-
-def _read_table(path: Path, contents: _Contents, checksums: bool) -> Iterator[_Frames]:
+def _find_rows(
+    path: Path, contents: _Contents, checksums: bool
+) -> Iterator[tuple[int, Callable[[], _Frames]]]:
+    """Yield place and what reads the episode, of each run of rows with one ``episode_index``."""
     schema, _ = parquet.read_schema(path)
     labels = parquet.label_columns(schema, {"task", *contents.action, *contents.state})
-    task = ["task"] if "task" in schema.names else []
-    wanted = ["episode_index", "frame_index", *contents.action, *contents.state, *task, *labels]
+    kept = [name for name in (*parquet.ORDER, "task") if name in schema.names]
+    wanted = ["episode_index", *kept, *contents.action, *contents.state, *labels]
     runs = parquet.read_episodes(path, list(dict.fromkeys(wanted)), checksums=checksums)
+    places = {number: place for place, number in enumerate(contents.runs)}
     for number, table in runs:
-        where = f"episode {number} in {path}"
-        parquet.check_frame_index(table, where)
-        action, state = _table_matrices(table, contents.action, contents.state, where)
-        if _widths(action, state) != contents.widths:
-            raise DatasetError(
-                f"{where} has {_widths(action, state)} action and state values a frame, "
-                f"expected {contents.widths} as in the rest",
-                "every frame of a dataset needs the same number of values",
-            )
-        text = table.column("task")[0].as_py() if task else None
-        yield _Frames(action, state, _check_task(text, where), parquet.read_labels(table, labels))
+        where, place = f"episode {number} in {path}", places.pop(str(number), None)
+        if place is not None:  # else a later run of one that was refused
+            together = contents.runs[str(number)] == 1
+            yield place, partial(_read_rows, contents, table, labels, where, together)
 
 
-def _check_task(task: object, where: str) -> str | None:
-    if task is None or isinstance(task, str):
-        return task
-    raise DatasetError(f"task of {where} is {task!r:.80}, expected text", "write it as text")
+def _read_rows(
+    contents: _Contents, table: pa.Table, labels: Sequence[str], where: str, together: bool
+) -> _Frames:
+    if not together:
+        raise DatasetError(
+            f"the rows of {where} do not lie together", "sort the rows by episode and frame"
+        )
+    parquet.check_order(table, where)
+    action = parquet.read_matrix(table, contents.action, where)
+    state = parquet.read_matrix(table, contents.state, where) if contents.state else None
+    widths = action.shape[1], 0 if state is None else state.shape[1]
+    if widths != contents.widths:
+        raise DatasetError(
+            f"{where} has {widths} action and state values a frame, expected {contents.widths} as "
+            "in the rest",
+            "every frame of a dataset needs the same number of values",
+        )
+    task, retasked = parquet.read_task(table, where)
+    period_s, unsteady = parquet.read_clock(table)
+    labels_read = parquet.read_labels(table, labels)
+    return _Frames(action, state, task, labels_read, retasked + unsteady, period_s)
 
 
 def _describe_arrays(path: Path, options: ReaderOptions) -> _Contents:
     headers = npz.read_headers(path)
     action, state = _choose(path, headers, options)
     for name in (*action, *state):
-        _check_frames(path, name, headers[name])
-    leading = {name: headers[name].shape[:-1] for name in (*action, *state)}
+        npz.check_frames(path, name, headers[name])
+    shapes = {
+        name: npz.orient(headers[name].shape, options.transpose) for name in (*action, *state)
+    }
+    leading = {name: shape[:-1] for name, shape in shapes.items()}
     shape = leading[action[0]]
     if len(set(leading.values())) > 1:
         raise DatasetError(
             f"arrays of {path} differ in their leading axes: {leading}",
             "action and state need the same episodes and frames",
         )
-    ends = (
-        npz.read_ends(path, headers["episode_ends"], shape) if "episode_ends" in headers else None
-    )
+    ends = None
+    if "episode_ends" in headers:
+        ends = npz.find_ends(path, headers["episode_ends"], shapes[action[0]], options.transpose)
     if ends is None and len(shape) == 1:
         ids = [path.stem]
     else:
         ids = [f"{path.stem}__{i}" for i in range(shape[0] if ends is None else len(ends))]
     tasks = npz.read_tasks(path, headers["task"], len(ids)) if "task" in headers else None
-    widths = [sum(headers[name].shape[-1] for name in names) for names in (action, state)]
+    widths = [sum(shapes[name][-1] for name in names) for names in (action, state)]
     used = {*action, *state, "episode_ends", "task"}
     labels = npz.read_labels(path, headers, used, len(ids))
     others = [name for name in headers if not any(name in own for own in labels[:1])]
-    problems = report_unread_state(state, others)
-    return _Contents(action, state, (widths[0], widths[1]), ids, ends, tasks, labels, problems)
+    return _Contents(
+        action,
+        state,
+        (widths[0], widths[1]),
+        ids,
+        ends,
+        tasks,
+        labels,
+        report_unread_state(state, others),
+        frames=shape[-1] if ends is None else None,
+        is_transposed=bool(options.transpose),
+    )
 
 
-def _check_frames(path: Path, name: str, header: npz.Header) -> None:
-    shape, dtype, _ = header
-    if dtype.kind not in "fiub":
-        raise DatasetError(
-            f"{name} of {path} is of type {dtype}, expected real numbers", "write it as float32"
-        )
-    # episodes without frames have no bytes, so that a small file may claim billions of them
-    if len(shape) not in (2, 3) or shape[-1] < 1 or (len(shape) == 3 and shape[1] < 1):
-        raise DatasetError(
-            f"{name} of {path} has shape {shape}, expected (frame, value) or "
-            "(episode, frame, value)",
-            "reshape it; one value a frame is (frame, 1)",
-        )
-    npz.check_size(path, name, header)
-
-
-def _read_arrays(path: Path, contents: _Contents) -> Iterator[_Frames]:
+def _find_arrays(path: Path, contents: _Contents) -> Iterator[tuple[int, Callable[[], _Frames]]]:
+    """Yield place and what reads the episode, in file order."""
     names = (*contents.action, *contents.state)
     arrays = {name: npz.read_array(path, name) for name in dict.fromkeys(names)}
+    if contents.is_transposed:
+        arrays = {name: array.swapaxes(-2, -1) for name, array in arrays.items()}
     for number in range(len(contents.ids)):
-        frames = {name: _cut(array, number, contents.ends) for name, array in arrays.items()}
-        state = [frames[name] for name in contents.state]
-        yield _Frames(
-            action=np.concatenate([frames[name] for name in contents.action], axis=1),
-            state=np.concatenate(state, axis=1) if state else None,
-            task=contents.tasks[number] if contents.tasks is not None else None,
-            labels=contents.labels[number],
-        )
+        yield number, partial(_read_frames, contents, arrays, number)
 
 
-def _cut(
-    array: np.ndarray, number: int, ends: Int64[np.ndarray, " episode"] | None
-) -> Float32[np.ndarray, "frame column"]:
-    if array.ndim == 3:
-        frames = array[number]
-    elif ends is None:
-        frames = array
-    else:
-        frames = array[ends[number - 1] if number else 0 : ends[number]]
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is reported as such
-        return frames.astype(np.float32, order="C")
+def _read_frames(contents: _Contents, arrays: Mapping[str, np.ndarray], number: int) -> _Frames:
+    frames = {name: npz.cut_episode(array, number, contents.ends) for name, array in arrays.items()}
+    state = [frames[name] for name in contents.state]
+    return _Frames(
+        action=np.concatenate([frames[name] for name in contents.action], axis=1),
+        state=np.concatenate(state, axis=1) if state else None,
+        task=contents.tasks[number] if contents.tasks is not None else None,
+        labels=contents.labels[number],
+    )

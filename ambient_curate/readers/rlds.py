@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from jaxtyping import Float32, Int64
 from ambient_curate.errors import DatasetError, write_count
 from ambient_curate.readers import tfds
 from ambient_curate.readers.episodes import (
+    ALL,
     LONGEST_LABEL,
     Episode,
     EpisodeName,
     Label,
     ReaderOptions,
+    ReadRequest,
     distinct_numbers,
     suggest_names,
 )
@@ -31,6 +33,7 @@ from ambient_curate.readers.tfrecord import (
     Span,
     bytes_entries,
     decode_numbers,
+    find_records,
     locate_features,
     read_feature,
     read_records,
@@ -119,20 +122,22 @@ class RLDSDataset:
         ids = [f"{shard.name}__{place}" for place in range(len(numbers))]
         return list(map(EpisodeName, ids, numbers if own is None else own[first : numbers.stop]))
 
-    def read_shard(self, shard: Path) -> Iterator[Episode]:
+    def read_shard(self, shard: Path, request: ReadRequest = ALL) -> Iterator[Episode]:
         """Yield the episodes of one shard in source order; images are never read.
 
         Raises
         ------
         DatasetError
-            If the shard is damaged, an episode lacks a chosen feature or has a wrong number of
-            its values, or the number of episodes is not the one in ``dataset_info.json``.
+            If the shard is damaged, or the number of episodes is not the one in
+            ``dataset_info.json``; as `request` says, if an episode is damaged, lacks a chosen
+            feature or has a wrong number of its values.
         """
         names = self.list_episodes(shard)
         length, found = len(names), 0
-        for record in read_records(shard, checksums=self.options.checksums):
+        for record in find_records(shard, sequential=self.options.checksums):
             if found < length:
-                yield self._read_episode(record, names[found])
+                name = names[found]
+                yield from request.read(name, partial(self._read_episode, record, name))
             found += 1
         if found != length:
             raise DatasetError(
@@ -141,17 +146,21 @@ class RLDSDataset:
             )
 
     def _read_episode(self, record: Record, name: EpisodeName) -> Episode:
+        if self.options.checksums:
+            record.verify()
         located = locate_features(record)
         steps = self._count_steps(record, located)
+        task, problems = _read_task(record, located)
         return Episode(
             id=name.id,
             number=name.number,
             action=self._concatenate(record, located, self.action, steps),
             source=record.path,
             state=self._concatenate(record, located, self.state, steps) if self.state else None,
-            task=_read_task(record, located),
+            task=task,
             rate_hz=self.options.rate_hz,
             labels=self._read_labels(record, located),
+            problems=problems,
         )
 
     def _count_steps(self, record: Record, located: _Located) -> int:
@@ -219,26 +228,39 @@ def open_dataset(path: Path, options: ReaderOptions) -> RLDSDataset:
     """
     layout = tfds.read_layout(path, options.split)
     if not any(name.startswith(_STEPS) for name in layout.tensors):
-        layout = _without_shapes(layout)
+        layout = _without_shapes(layout, options.action or ("action",))
     action = _choose_features(layout, "action", options.action or ("action",))
     state = _choose_features(layout, "state", options.state or _default_state(layout))
     return RLDSDataset(layout, action, state, options)
 
 
-def _without_shapes(layout: tfds.Layout) -> tfds.Layout:
-    """Take the numeric features from the first record where ``features.json`` tells none."""
-    tensors = {}
+def _without_shapes(layout: tfds.Layout, action: Sequence[str]) -> tfds.Layout:
+    """Take the numeric features from records where ``features.json`` tells none.
+
+    The first record is enough unless it is damaged or lacks the action.
+    """
+    tensors: dict[str, tfds.Tensor] = {}
+    needed = {_STEPS + name.removeprefix(_STEPS) for name in action}
     for shard in layout.shards:
-        for record in islice(read_records(shard, checksums=False), 1):
-            tensors = {
-                name: tfds.Tensor(None, feature.kind)
-                for name, pieces in locate_features(record).items()
-                if (feature := read_feature(record, pieces)).kind in _NUMERIC
-            }
-        if tensors:
+        with suppress(DatasetError):  # reading the episodes tells of it
+            for record in find_records(shard, sequential=False):
+                with suppress(DatasetError):
+                    tensors |= _list_numbers(record)
+                if needed <= tensors.keys():
+                    break
+        if needed <= tensors.keys():
             break
     problem = f"{tfds.FEATURES} describes no steps: shapes are taken from the number of values"
     return replace(layout, tensors=tensors, problems=(*layout.problems, problem))
+
+
+def _list_numbers(record: Record) -> dict[str, tfds.Tensor]:
+    """List the numeric features of a record."""
+    return {
+        name: tfds.Tensor(None, feature.kind)
+        for name, pieces in locate_features(record).items()
+        if (feature := read_feature(record, pieces)).kind in _NUMERIC
+    }
 
 
 def _read_own_numbers(layout: tfds.Layout, name: str) -> list[int]:
@@ -312,14 +334,18 @@ def _read_numbers(
     return decode_numbers(record, feature)
 
 
-def _read_task(record: Record, located: _Located) -> str | None:
-    """Read the first step's instruction; None where it is absent or empty."""
+def _read_task(record: Record, located: _Located) -> tuple[str | None, list[str]]:
+    """Read the first step's instruction, and say whether it stays; None: absent or empty."""
     for name in _TASKS:
         feature = read_feature(record, located.get(name, ()))
         if feature.kind == "bytes":
-            for span in islice(bytes_entries(record, feature), 1):
-                return _decode_text(record, span) or None
-    return None
+            spans = bytes_entries(record, feature)
+            texts = dict.fromkeys(record.buffer[start:stop] for start, stop in spans)
+            if texts:
+                first, *others = (text.decode(errors="replace") for text in texts)
+                problem = f"instruction changes inside: from {first!r:.40} to "
+                return first or None, [problem + f"{others[0]!r:.40}"] if others else []
+    return None, []
 
 
 def _decode_text(record: Record, span: tuple[int, int]) -> str:

@@ -4,7 +4,9 @@ LIBERO has one file a task, and tells the task in the attribute ``problem_info``
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import h5py
@@ -16,6 +18,7 @@ from ambient_curate.readers.hdf5_files import (
     COPY_AGAIN,
     Contents,
     Recording,
+    find_item,
     join_arrays,
     list_members,
     parse_object,
@@ -23,6 +26,7 @@ from ambient_curate.readers.hdf5_files import (
     read_attribute,
     read_count,
     read_labels,
+    reading,
     require_stored,
     to_task,
     to_text,
@@ -38,22 +42,24 @@ def fits(file: h5py.File) -> bool:
 
 
 def describe(file: h5py.File, path: Path) -> Contents:
-    """List the demonstrations of a file and read what holds for all of them.
+    """List the demonstrations of a file, perhaps none, and read what holds for all of them.
 
     Raises
     ------
     DatasetError
-        If there are none.
+        If there are none but something else.
     """
     data = file["data"]
     names = list(map(to_text, data))
     numbers = {name: int(match[1]) for name in names if (match := _DEMO.fullmatch(name))}
     demos = tuple(sorted(numbers, key=lambda name: (numbers[name], name)))
-    if not demos:
+    if names and not demos:
         raise DatasetError(
             f"{path}: data holds no demonstrations named demo_<number>, but {list_members(data)}",
             "robomimic's layout is data/demo_0/actions, data/demo_1/actions, ...",
         )
+    if not names:
+        return Contents(path, FORMAT, (), problems=(f"{path.name} holds no demonstration",))
     problems = [f"{path.name}: {problem}" for problem in _find_problems(file, names, demos)]
     task, rate_hz = _read_task(data)
     return Contents(
@@ -67,25 +73,34 @@ def describe(file: h5py.File, path: Path) -> Contents:
     )
 
 
-def read_recordings(
+def find_recordings(
     file: h5py.File, contents: Contents, options: ReaderOptions
-) -> Iterator[Recording]:
-    """Yield the demonstrations in the order of their numbers.
+) -> Iterator[Callable[[], Recording]]:
+    """Yield what reads a demonstration, in the order of their numbers.
 
     Raises
     ------
     DatasetError
-        If one lacks a chosen dataset or has a number of frames other than it says.
+        If the filter keys cannot be read.
     """
-    action = options.action or ("actions",)
     masks = _read_masks(file)
     for name in contents.names:
-        demo = _find_demo(file, name)
-        arrays = read_arrays(demo, [*action, *options.state])
-        promised = {"the attribute num_samples": read_count(demo, "num_samples")}
-        frames = join_arrays(demo, arrays, action, options.state, promised)
         members = {f"mask/{key}": name in members for key, members in masks.items()}
-        yield Recording(*frames, read_labels(demo) | members)
+        yield partial(_read_recording, file, name, options, members)
+
+
+def _read_recording(
+    file: h5py.File, name: str, options: ReaderOptions, members: dict[str, bool]
+) -> Recording:
+    """Read a demonstration, which must have as many frames as it says."""
+    action = options.action or ("actions",)
+    demo = file["data"][name]
+    if not isinstance(demo, h5py.Group):
+        raise DatasetError(f"{file.filename}: data/{name} is no group", COPY_AGAIN)
+    arrays = read_arrays(demo, [*action, *options.state])
+    promised = {"the attribute num_samples": read_count(demo, "num_samples")}
+    frames = join_arrays(demo, arrays, action, options.state, promised)
+    return Recording(*frames, {**read_labels(demo), **members})
 
 
 def _find_problems(file: h5py.File, names: list[str], demos: tuple[str, ...]) -> list[str]:
@@ -100,7 +115,7 @@ def _find_problems(file: h5py.File, names: list[str], demos: tuple[str, ...]) ->
             "length (dtype S) and is not read"
         )
     total = read_count(file["data"], "total")
-    frames = [read_count(_find_demo(file, name), "num_samples") for name in demos]
+    frames = [_count_samples(file, name) for name in demos]
     known = [count for count in frames if count is not None]
     if total is not None and len(known) == len(demos) and total != sum(known):
         problems.append(
@@ -110,11 +125,12 @@ def _find_problems(file: h5py.File, names: list[str], demos: tuple[str, ...]) ->
     return problems
 
 
-def _find_demo(file: h5py.File, name: str) -> h5py.Group:
-    demo = file["data"][name]
-    if not isinstance(demo, h5py.Group):
-        raise DatasetError(f"{file.filename}: data/{name} is no group", COPY_AGAIN)
-    return demo
+def _count_samples(file: h5py.File, name: str) -> int | None:
+    """Read how many frames a demonstration says it has; None where it does not or is damaged."""
+    demo = find_item(file["data"], name)
+    with suppress(DatasetError), reading(Path(file.filename)):
+        return read_count(demo, "num_samples") if isinstance(demo, h5py.Group) else None
+    return None
 
 
 def _read_task(data: h5py.Group) -> tuple[str | None, float | None]:

@@ -59,6 +59,14 @@ class Record(NamedTuple):
         """Make the error that says where in the file a record is damaged, and why."""
         return _damage(self.path, self.number, offset, reason)
 
+    def verify(self) -> None:
+        """Raise `DatasetError` unless the payload fits its checksum; all of it is read."""
+        start, stop = self.span
+        with memoryview(self.buffer) as view:
+            checksum = _masked_crc(view[start:stop])
+        if checksum != _FOOTER.unpack_from(self.buffer, stop)[0]:
+            raise self.damage(start - _HEADER.size, "checksum of the record does not match")
+
 
 class Feature(NamedTuple):
     """Where the values of one feature lie in the file.
@@ -95,11 +103,32 @@ def read_records(path: Path, *, checksums: bool) -> Iterator[Record]:
     DatasetError
         If the file cannot be opened, ends inside a record, or fails a checksum.
     """
+    for record in find_records(path, sequential=checksums):
+        if checksums:
+            record.verify()
+        yield record
+
+
+def find_records(path: Path, *, sequential: bool) -> Iterator[Record]:
+    """Yield the records of a file in order, their payloads not verified.
+
+    Parameters
+    ----------
+    path : Path
+        A regular file.
+    sequential : bool
+        Whether the whole of it will be read, or a few pages of each record.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be opened or ends inside a record, or the checksum of a length fails.
+    """
     buffer = _map_file(path)
     if buffer is None:
         return
-    # Without checksums a few pages of each record are wanted: reading ahead would fetch its images.
-    buffer.madvise(mmap.MADV_SEQUENTIAL if checksums else mmap.MADV_RANDOM)
+    # Where a few pages of each record are wanted, reading ahead would fetch its images.
+    buffer.madvise(mmap.MADV_SEQUENTIAL if sequential else mmap.MADV_RANDOM)
     offset = number = 0
     while offset < len(buffer):
         start = offset + _HEADER.size
@@ -113,11 +142,6 @@ def read_records(path: Path, *, checksums: bool) -> Iterator[Record]:
             raise _damage(
                 path, number, offset, f"the file ends inside this record of {length} bytes"
             )
-        if checksums:
-            with memoryview(buffer) as view:
-                checksum = _masked_crc(view[start:stop])
-            if checksum != _FOOTER.unpack_from(buffer, stop)[0]:
-                raise _damage(path, number, offset, "checksum of the record does not match")
         yield Record(path, number, buffer, (start, stop))
         offset = stop + _FOOTER.size
         number += 1

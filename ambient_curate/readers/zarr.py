@@ -5,9 +5,10 @@ exclusive end of each. Only the arrays that make up the action and the state are
 images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, pairwise
 from os.path import isdir, isfile
 from pathlib import Path
@@ -17,7 +18,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from ambient_curate.errors import DatasetError, write_count
-from ambient_curate.readers.episodes import Episode, EpisodeName, ReaderOptions
+from ambient_curate.readers.episodes import (
+    ALL,
+    Episode,
+    EpisodeName,
+    ReaderOptions,
+    ReadRequest,
+)
 from ambient_curate.readers.zarr_arrays import (
     FrameReader,
     ZarrArray,
@@ -79,13 +86,13 @@ class ZarrDataset:
         """List the episodes of the buffer."""
         return [EpisodeName(f"episode_{number}", number) for number in range(len(self.ends))]
 
-    def read_shard(self, shard: Path) -> Iterator[Episode]:
+    def read_shard(self, shard: Path, request: ReadRequest = ALL) -> Iterator[Episode]:
         """Yield the episodes; one of them and a chunk of each array are in memory.
 
         Raises
         ------
         DatasetError
-            If a chunk is damaged.
+            As `request` says, if a chunk with frames of an episode is damaged or missing.
         ValueError
             If `shard` is not `path`.
         """
@@ -97,17 +104,24 @@ class ZarrDataset:
             readers = {name: FrameReader(open_array(zarr, store, files, name)) for name in names}
             edges = pairwise([0, *self.ends.tolist()])
             for name, (start, stop) in zip(self.list_episodes(shard), edges, strict=True):
-                frames = {name: reader.read(start, stop) for name, reader in readers.items()}
-                state = [frames[name] for name in self.state]
-                yield Episode(
-                    id=name.id,
-                    number=name.number,
-                    action=np.concatenate([frames[name] for name in self.action], axis=1),
-                    source=shard,
-                    state=np.concatenate(state, axis=1) if state else None,
-                    rate_hz=self.rate_hz,
-                    first_frame=start,
+                yield from request.read(
+                    name, partial(self._read_episode, readers, name, start, stop)
                 )
+
+    def _read_episode(
+        self, readers: Mapping[str, FrameReader], name: EpisodeName, start: int, stop: int
+    ) -> Episode:
+        frames = {name: reader.read(start, stop) for name, reader in readers.items()}
+        state = [frames[name] for name in self.state]
+        return Episode(
+            id=name.id,
+            number=name.number,
+            action=np.concatenate([frames[name] for name in self.action], axis=1),
+            source=self.path,
+            state=np.concatenate(state, axis=1) if state else None,
+            rate_hz=self.rate_hz,
+            first_frame=start,
+        )
 
 
 def recognizes(path: Path) -> bool:

@@ -144,6 +144,7 @@ _CODECS = (
 )
 _LARGEST_BLOCK = 1 << 31  # bytes in memory at once
 _POINTER_BYTES = 200  # that a Git LFS pointer never has
+_FEW_CHUNKS = 8  # that an array may lack before any is found
 _OVERHEAD = 1 << 16  # bytes by which data that cannot be compressed may grow
 
 
@@ -167,7 +168,7 @@ def import_zarr(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class ZarrArray:
-    """An array of numbers all of whose chunks are there.
+    """An array of numbers.
 
     Parameters
     ----------
@@ -177,11 +178,14 @@ class ZarrArray:
         Open for reading.
     files : tuple of str
         Keys of its metadata and its chunks.
+    damage : mapping of int to DatasetError
+        Why a chunk cannot be read, by its position along the first axis.
     """
 
     place: str
     array: Any
     files: tuple[str, ...]
+    damage: Mapping[int, DatasetError]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -202,6 +206,8 @@ class ZarrArray:
                 "list of whole numbers",
                 "write the exclusive end of each episode as int64",
             )
+        for damage in self.damage.values():
+            raise damage
         with _decoding(self.place):
             ends = np.asarray(self.array[:])
         edges = np.concatenate([np.zeros(1, np.int64), ends])  # uint64 becomes float64
@@ -241,6 +247,8 @@ class FrameReader:
         return np.concatenate(parts)
 
     def _read_block(self, number: int) -> np.ndarray:
+        if number in self._array.damage:
+            raise self._array.damage[number]
         if number != self._number:
             first = number * self._step
             with _decoding(self._array.place):
@@ -266,7 +274,7 @@ def open_array(zarr: Any, store: Any, files: ZarrFiles, name: str) -> ZarrArray:
     Raises
     ------
     DatasetError
-        If it is missing, holds no numbers, is not wholly stored, or needs a codec that is not
+        If it is missing, holds no numbers, has none of its chunks, or needs a codec that is not
         known to be safe.
     """
     key, place = files.metadata_key(name), f"{files.root}: {name}"
@@ -293,33 +301,49 @@ def open_array(zarr: Any, store: Any, files: ZarrFiles, name: str) -> ZarrArray:
             f"{_LARGEST_BLOCK} bytes at once",
             "write it again in smaller chunks",
         )
-    chunk_keys = _find_chunks(files, name, array)
-    return ZarrArray(place, array, (key, *chunk_keys))
+    chunk_keys, damage = _find_chunks(files, name, array)
+    if damage and not chunk_keys:
+        raise damage[0]
+    return ZarrArray(place, array, (key, *chunk_keys), damage)
 
 
-def _find_chunks(files: ZarrFiles, name: str, array: Any) -> list[str]:
-    """List the keys of all chunks, each of which must be there and of a likely size."""
+def _find_chunks(
+    files: ZarrFiles, name: str, array: Any
+) -> tuple[list[str], dict[int, DatasetError]]:
+    """List the keys of the chunks that are there and of a likely size, and what the others lack.
+
+    The latter by the position along the first axis. An array that lacks more than it has is
+    refused: a damaged shape asks for more chunks than could ever be looked for.
+    """
     place = f"{files.root}: {name}"
     counts = [-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
     most = 2 * prod(array.chunks) * array.dtype.itemsize + _OVERHEAD
-    keys = []
+    keys: list[str] = []
+    damage: dict[int, DatasetError] = {}
+    lacking = 0
     for position in _count_up(counts):
         key = f"{name}/{array.metadata.encode_chunk_key(position)}"
         size = files.size(key)
         if size is None:
-            raise DatasetError(
+            lack = DatasetError(
                 f"{place} has no chunk {key}, expected {prod(counts)} chunks",
                 "copy the data again from its source; where the program that wrote it left out "
                 "chunks of one value, write it again with write_empty_chunks=True",
             )
-        if size < _POINTER_BYTES and (stand_in := files.find_stand_in(key)):
-            raise stand_in
-        if size > most:
-            raise DatasetError(
+        elif size < _POINTER_BYTES and (stand_in := files.find_stand_in(key)):
+            lack = stand_in
+        elif size > most:
+            lack = DatasetError(
                 f"{place}: chunk {key} has {size} bytes, expected at most {most}", REPAIR
             )
-        keys.append(key)
-    return keys
+        else:
+            keys.append(key)
+            continue
+        damage.setdefault(position[0], lack)
+        lacking += 1
+        if lacking > len(keys) + _FEW_CHUNKS:
+            raise next(iter(damage.values()))
+    return keys, damage
 
 
 def _count_up(counts: list[int]) -> Iterator[tuple[int, ...]]:

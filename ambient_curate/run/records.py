@@ -136,24 +136,27 @@ def fingerprint(member: Member) -> list[dict[str, Any]]:
     -------
     list of dict
         ``path`` relative to the dataset, ``size`` in bytes and ``mtime_ns`` of every shard and
-        metadata file, sorted by path.
+        metadata file, sorted by path; None and None of one that is absent.
 
     Raises
     ------
     DatasetError
-        If one of them is gone.
+        If the status of one of them cannot be read.
     """
     dataset = member.dataset
     root = dataset.path.parent if dataset.path.is_file() else dataset.path
-    entries = []
+    entries: list[dict[str, Any]] = []
     for file in {*dataset.shards, *dataset.metadata_files}:
+        relative = Path(os.path.relpath(file, root)).as_posix()
         try:
             status = file.stat()
+        except FileNotFoundError:
+            entries.append({"path": relative, "size": None, "mtime_ns": None})
+            continue
         except OSError as error:
             raise DatasetError(
                 f"{file} cannot be read: {error.strerror}", "check the path"
             ) from error
-        relative = Path(os.path.relpath(file, root)).as_posix()
         entries.append({"path": relative, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
     return sorted(entries, key=lambda entry: str(entry["path"]))
 
@@ -161,7 +164,9 @@ def fingerprint(member: Member) -> list[dict[str, Any]]:
 def describe_files(member: Member) -> dict[str, str]:
     """Say what `fingerprint` finds in words, by path, as ``run.json`` keeps it."""
     return {
-        entry["path"]: f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
+        entry["path"]: "absent"
+        if entry["size"] is None
+        else f"{entry['size']} bytes, mtime_ns {entry['mtime_ns']}"
         for entry in fingerprint(member)
     }
 

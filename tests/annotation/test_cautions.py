@@ -134,6 +134,33 @@ def test_rates_are_compared_set_by_set(tmp_path: Path) -> None:
     }
 
 
+def test_rates_that_differ_are_told_where_the_clean_rate_is_unknown(tmp_path: Path) -> None:
+    rates = {"clean": None, "a": 20.0, "b": 10.0}
+    members = {
+        name: [replace(e, rate_hz=rate) for e in make_episodes(name, LENGTHS)]
+        for name, rate in rates.items()
+    }
+    found = list_cautions(make_study(tmp_path, members), [], [], {})
+    assert [each.text for each in found if "Hz" in each.text] == [
+        "rates differ: a 20 Hz, b 10 Hz; a window spans another time in each"
+    ]
+
+
+def test_contradictions_of_episodes_are_told_of_their_set(tmp_path: Path) -> None:
+    clean, other = make_episodes("clean", LENGTHS), make_episodes("a", LENGTHS)
+    other = [replace(e, rate_hz=10.0, period_s=1 / 30, problems=["odd: 3"]) for e in other]
+    study = make_study(tmp_path, {"clean": clean, "a": other})
+    found = [each for each in list_cautions(study, [], [], {}) if each.dataset == "a"]
+    assert [each.text for each in found][-2:] == [
+        "a: odd in 5 of 5 episodes (demo_0, demo_1, demo_2, demo_3, demo_4): 3",
+        "a: timestamp contradicts the rate in 5 of 5 episodes (demo_0, demo_1, demo_2, demo_3, "
+        "demo_4): 10 Hz is stated, the median step is 0.03333 s (30 Hz); rate_hz = 30 in "
+        "ambient.toml states the latter",
+    ]
+    assert study.noted["a"]["clock_hz"] == pytest.approx(30)
+    assert study.sources["a"]["problems"] == study.noted["a"]["contradictions"]
+
+
 def test_nothing_is_said_of_a_set_that_is_large_and_inside_the_clean_range(tmp_path: Path) -> None:
     lengths = [4] * 20
     clean = make_episodes("clean", lengths)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,18 @@ from ambient_curate.data.collection import (
 from ambient_curate.data.selection import MemberOptions
 from ambient_curate.errors import ConfigError, DatasetError
 from ambient_curate.progress import Update
-from ambient_curate.readers.episodes import Episode, EpisodeName
+from ambient_curate.readers.episodes import ALL, Episode, EpisodeName, ReadRequest
 
 
 @dataclass
 class FakeDataset:
-    """Shards of given episodes; a shard in `damaged` fails after its first episode."""
+    """Shards of given episodes; one in `damaged` ends after its first, those in `bad` are bad."""
 
     content: dict[str, list[Episode]]
     damaged: set[str] = field(default_factory=set)
+    bad: set[str] = field(default_factory=set)
     opened: list[str] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
     path: Path = Path("fake")
     format: str = "fake"
     metadata_files: Sequence[Path] = ()
@@ -43,12 +46,19 @@ class FakeDataset:
     def list_episodes(self, shard: Path) -> list[EpisodeName]:
         return [EpisodeName(each.id, each.number) for each in self.content[shard.name]]
 
-    def read_shard(self, shard: Path) -> Iterator[Episode]:
+    def read_shard(self, shard: Path, request: ReadRequest = ALL) -> Iterator[Episode]:
         self.opened.append(shard.name)
         for episode in self.content[shard.name]:
-            yield episode
+            name = EpisodeName(episode.id, episode.number)
+            yield from request.read(name, partial(self.read_episode, episode))
             if shard.name in self.damaged:
                 raise DatasetError(f"{shard} is damaged", "copy it again")
+
+    def read_episode(self, episode: Episode) -> Episode:
+        self.read.append(episode.id)
+        if episode.id in self.bad:
+            raise DatasetError("no action", "record one")
+        return episode
 
 
 def episode(index: int, *, frames: int = 3, bad: tuple[int, ...] = ()) -> Episode:
@@ -147,7 +157,7 @@ def test_dims_choose_and_order_the_action() -> None:
         ids(member(MemberOptions(dims=(2,))))
 
 
-def test_a_damaged_shard_fails_or_is_left_out_whole() -> None:
+def test_a_shard_that_cannot_be_read_on_fails_or_costs_the_rest_of_it() -> None:
     broken = member()
     fake(broken).damaged.add("b")
     with pytest.raises(DatasetError, match="b is damaged"):
@@ -158,17 +168,47 @@ def test_a_damaged_shard_fails_or_is_left_out_whole() -> None:
         on_error="skip",
         on_skip=lambda path, error: reports.append((str(path), str(error))),
     )
-    assert kept == ["e0", "e1", "e4", "e5"]
-    assert reports == [("b", "b is damaged")]
+    assert kept == ["e0", "e1", "e2", "e4", "e5"]
+    assert reports == [("b", "b is damaged; not read: e3")]
+
+
+def test_a_damaged_episode_fails_or_is_left_out_alone() -> None:
+    broken = member()
+    fake(broken).bad |= {"e2", "e5"}
+    with pytest.raises(DatasetError, match=r"^episode e2: no action$") as caught:
+        ids(broken)
+    assert caught.value.hint == 'record one; exclude = ["e2"] leaves the episode out'
+    reports: list[tuple[str, str]] = []
+    kept = ids(broken, on_error="skip", on_skip=lambda p, e: reports.append((str(p), str(e))))
+    assert kept == ["e0", "e1", "e3", "e4"]
+    assert reports == [("b", "episode e2: no action"), ("c", "episode e5: no action")]
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+@pytest.mark.parametrize("options", [{"exclude": ("e2", 5)}, {"episodes": (0, 1, 3, 4)}])
+def test_an_episode_that_is_left_out_is_not_read(on_error: str, options: dict[str, Any]) -> None:
+    broken = member(MemberOptions(**options))
+    fake(broken).bad |= {"e2", "e5"}
+    reports: list[DatasetError] = []
+    kept = ids(broken, on_error=on_error, on_skip=lambda path, error: reports.append(error))
+    assert kept == fake(broken).read == ["e0", "e1", "e3", "e4"]
+    assert reports == []
+
+
+def test_a_shard_of_excluded_episodes_is_not_opened() -> None:
+    broken = member(MemberOptions(exclude=("e2", "e3")))
+    fake(broken).damaged.add("b")
+    assert ids(broken) == ["e0", "e1", "e4", "e5"]
+    assert fake(broken).opened == ["a", "c"]
 
 
 def test_a_skip_nobody_listens_to_is_a_warning() -> None:
     updates: list[Update] = []
     broken = member()
     fake(broken).damaged.add("b")
-    assert len(ids(broken, on_error="skip", progress=updates.append)) == 4
+    assert len(ids(broken, on_error="skip", progress=updates.append)) == 5
     warnings = [each.note for each in updates if each.state == "warning"]
-    assert warnings == ["left out b: b is damaged"]
+    assert warnings == ["left out b: b is damaged; not read: e3"]
 
 
 @pytest.mark.parametrize(
@@ -204,8 +244,8 @@ def test_an_emptied_member_says_what_emptied_it() -> None:
     reasons = str(caught.value).partition(": ")[2].split("; ")
     assert sorted(reasons) == ["exclude = [1, 3, 5] left out 3", "where = 'odd == true' left out 3"]
     broken = member(MemberOptions(episodes="2:4"))
-    fake(broken).damaged.add("b")
-    with pytest.raises(DatasetError, match="damage left out 1"):
+    fake(broken).bad |= {"e2", "e3"}
+    with pytest.raises(DatasetError, match="damage left out 2"):
         ids(broken, on_error="skip")
     empty = Member("fake", FakeDataset({}), MemberOptions())
     with pytest.raises(DatasetError, match="gives no episode: it holds none"):
@@ -255,7 +295,7 @@ def test_the_clean_set_must_be_named_and_a_member(folder: Path) -> None:
 def test_a_broken_member_fails_or_is_recorded(folder: Path) -> None:
     (folder / "robot" / "meta").mkdir(parents=True)
     (folder / "robot" / "meta" / "info.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"info\.json"):
+    with pytest.raises(DatasetError, match=r"^robot: .*info\.json"):
         open_collection(folder)
     collection = open_collection(folder, clean="robot", on_error="skip")
     assert [one.name for one in collection.members] == ["failed", "human"]

@@ -18,7 +18,7 @@ from ambient_curate.data.selection import (
     parse_where,
 )
 from ambient_curate.errors import ConfigError
-from ambient_curate.readers.episodes import Episode, Label
+from ambient_curate.readers.episodes import Episode, EpisodeName, Label
 
 OPERATORS = {
     "==": operator.eq,
@@ -31,7 +31,12 @@ OPERATORS = {
 
 
 def pick(options: dict[str, Any], one: Episode) -> Episode | None:
-    return Selection(MemberOptions(**options), np.array([one.number])).pick(one)
+    return choose(Selection(MemberOptions(**options), np.array([one.number])), one)
+
+
+def choose(selection: Selection, one: Episode) -> Episode | None:
+    """Pick an episode as it is read: by its name, then by the rest."""
+    return selection.pick(one) if selection.choose([EpisodeName(one.id, one.number)]) else None
 
 
 def episode(index: int, **labels: Label) -> Episode:
@@ -107,7 +112,7 @@ def test_a_slice_picks_what_python_s_picks(
     assert parse_slice(text) == slice(start, stop, step)
     options = MemberOptions(episodes=text)
     selection = Selection(options, np.arange(total))
-    picked = [i for i in range(total) if selection.pick(episode(i))]
+    picked = [i for i in range(total) if choose(selection, episode(i))]
     assert picked == list(range(total))[start:stop:step]
     assert selection.left_out.total() == total - len(picked)
 
@@ -117,7 +122,7 @@ def test_a_slice_is_of_numbers_and_an_end_below_0_counts_episodes() -> None:
 
     def picked(text: str) -> list[int]:
         selection = Selection(MemberOptions(episodes=text), numbers)
-        return [number for number in numbers.tolist() if selection.keeps(number)]
+        return [number for number in numbers.tolist() if selection.keeps(EpisodeName("e", number))]
 
     assert picked("0:3") == [0, 1]
     assert picked("5:") == [7, 6]
@@ -138,7 +143,7 @@ def test_reasons_are_counted() -> None:
         episodes=(0, 1, 2, 3), where="good == true", exclude=("e1", 2, "e9", 77), dims=(2, 0)
     )
     selection = Selection(options, np.arange(6))
-    picked = [selection.pick(episode(i, good=i % 2 == 1)) for i in range(6)]
+    picked = [choose(selection, episode(i, good=i % 2 == 1)) for i in range(6)]
     kept = [e for e in picked if e is not None]
     assert [e.id for e in kept] == ["e3"]
     np.testing.assert_array_equal(kept[0].action, [[5, 3], [8, 6]])

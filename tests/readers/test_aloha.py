@@ -160,3 +160,32 @@ def test_a_value_that_is_not_finite_is_told(tmp_path: Path) -> None:
     (member,) = open_collection(path).members
     with pytest.raises(DatasetError, match="action is not finite in 1 frame, the first is 2"):
         list(read_episodes(member))
+
+
+def test_the_named_action_at_the_root_makes_a_file_an_episode(tmp_path: Path) -> None:
+    written = []
+    for number in range(3):
+        values = RNG.standard_normal((5, 2)), RNG.standard_normal(5)
+        with h5py.File(tmp_path / f"run_{number}.h5", "w") as file:
+            file["pose/end"], file["gripper"], file["step"] = *values, np.arange(5)
+        written.append(np.column_stack(values).astype(np.float32))
+    with pytest.raises(DatasetError, match="it holds gripper, pose, step") as caught:
+        read(tmp_path)
+    assert "action = [" in str(caught.value.hint)
+    episodes = read(tmp_path, action=["pose/end", "gripper"], state=["step"])
+    assert [each.id for each in episodes] == ["run_0", "run_1", "run_2"]
+    for episode, action in zip(episodes, written, strict=True):
+        np.testing.assert_array_equal(episode.action, action)
+        np.testing.assert_array_equal(episode.state, np.arange(5)[:, None])
+
+
+def test_a_file_without_the_named_action_costs_itself(tmp_path: Path) -> None:
+    for number, name in enumerate(("end", "end", "other")):
+        with h5py.File(tmp_path / f"run_{number}.h5", "w") as file:
+            file[name] = np.ones((5, 2))
+    (tmp_path / "ambient.toml").write_text(f'[datasets.{tmp_path.name}]\naction = ["end"]')
+    (member,) = open_collection(tmp_path).members
+    reports: list[str] = []
+    kept = list(read_episodes(member, on_error="skip", on_skip=lambda p, _: reports.append(p.name)))
+    assert [each.id for each in kept] == ["run_0", "run_1"]
+    assert reports == ["run_2.h5"]

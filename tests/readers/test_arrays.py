@@ -348,3 +348,57 @@ def test_the_real_demonstrations_are_eleven_members(shared_data: Path) -> None:
     for file in files:
         stored = np.load(file).astype(np.float32)
         np.testing.assert_array_equal([e.action for e in read_all(file)], stored)
+
+
+WIDE = np.random.default_rng(0).normal(size=(14, 40)).astype(np.float32)  # (value, frame)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("lengths", [(40,), (40, 40), (40, 55)])
+def test_arrays_that_are_probably_transposed_are_asked_about(
+    tmp_path: Path, suffix: str, lengths: tuple[int, ...]
+) -> None:
+    arrays = [np.resize(WIDE, (14, length)) for length in lengths]
+    for number, array in enumerate(arrays):
+        path = tmp_path / f"{number}{suffix}"
+        save(path, array) if suffix == ".npy" else save(path, action=array, state=array)
+    with pytest.raises(DatasetError, match="14 frames of 40 values: transposed") as caught:
+        read_all(tmp_path)
+    assert "transpose = true" in str(caught.value.hint)
+    for read, array in zip(read_all(tmp_path, transpose=True), arrays, strict=True):
+        np.testing.assert_array_equal(read.action, array.T)
+        assert read.state is None or np.array_equal(read.state, array.T)
+    if len(set(lengths)) == 1:
+        for read, array in zip(read_all(tmp_path, transpose=False), arrays, strict=True):
+            np.testing.assert_array_equal(read.action, array)
+
+
+def test_ends_tell_which_axis_is_time(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", action=WIDE, episode_ends=[15, 40])
+    with pytest.raises(DatasetError, match="transposed"):
+        read_all(path)
+    first, second = read_all(path, transpose=True)
+    np.testing.assert_array_equal(first.action, WIDE.T[:15])
+    np.testing.assert_array_equal(second.action, WIDE.T[15:])
+    wide = save(tmp_path / "b.npz", action=WIDE, episode_ends=[5, 14])
+    assert [each.action.shape for each in read_all(wide)] == [(5, 40), (9, 40)]
+
+
+def test_episodes_of_one_array_are_transposed_one_by_one(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npy", np.stack([WIDE, 2 * WIDE]))
+    with pytest.raises(DatasetError, match="transposed"):
+        read_all(path)
+    for factor, read in zip((1, 2), read_all(path, transpose=True), strict=True):
+        np.testing.assert_array_equal(read.action, factor * WIDE.T)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (1, 30), (41, 40), (60, 40)])
+def test_likely_shapes_are_not_asked_about(tmp_path: Path, shape: tuple[int, int]) -> None:
+    path = save(tmp_path / "a.npy", np.ones(shape))
+    assert read_all(path)[0].action.shape == shape
+
+
+def test_only_arrays_are_transposed(tmp_path: Path) -> None:
+    write_any(tmp_path / "x.parquet")
+    with pytest.raises(DatasetError, match=r"only \.npy and \.npz"):
+        read_all(tmp_path, transpose=True)

@@ -207,7 +207,7 @@ def test_a_data_file_is_found_by_its_name_if_that_is_unique(tmp_path: Path) -> N
     copy.parent.mkdir()
     copy.write_bytes(moved.read_bytes())
     with pytest.raises(DatasetError, match="2 other files"):
-        lerobot.open_dataset(root, ReaderOptions())
+        read_all(root)
 
 
 def test_a_split_and_a_strange_shard_are_refused(tmp_path: Path) -> None:
@@ -263,3 +263,29 @@ def test_real_datasets_are_read_whole(
         assert "splits" in dataset.problems[1]
     else:
         assert dataset.problems == ()
+
+
+def retasked(root: Path, indexes: list[list[int]]) -> Path:
+    """Give the rows of the episodes other tasks than the metadata does."""
+    for number, values_ in enumerate(indexes):
+        table = pq.read_table(data_file(root, number))
+        place = table.column_names.index("task_index")
+        pq.write_table(
+            table.set_column(place, "task_index", pa.array(values_)), data_file(root, number)
+        )
+    return root
+
+
+def test_tasks_that_contradict_the_metadata_are_told(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "set", "v2.1", make_frames((4, 3, 2)))
+    assert [each.problems for each in read_all(root)] == [[], [], []]
+    retasked(root, [[1, 1, 1, 1], [5, 5, 5], [0, 1]])
+    other, unknown, changing = read_all(root)
+    assert other.task == "place"
+    assert other.problems == [
+        "task of the rows is not one the episode is listed with: 'place' is read, 'pick' listed"
+    ]
+    assert unknown.task == "place"
+    assert unknown.problems == ["task_index is not in the list of tasks: 5; 'place' is taken"]
+    assert changing.task == "pick"
+    assert changing.problems[0] == "task_index changes inside: from 0 to 1"

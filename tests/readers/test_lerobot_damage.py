@@ -225,9 +225,10 @@ def test_a_global_index_is_read_from_the_rows_where_the_list_contradicts_it(
     root = write_dataset(tmp_path / "set", "v3.0", make_frames(LENGTHS, first=3))
     episodes = read_all(root)
     assert [e.first_frame for e in episodes] == [3, 7, 8]
-    assert episodes[1].problem == (
-        "dataset_from_index of episode 1 is 4, its rows have index 7, which is read"
-    )
+    assert episodes[1].problems == [
+        "dataset_from_index contradicts index, which is read: 4 is listed, 7 is the index of the "
+        "first row"
+    ]
 
 
 @pytest.mark.parametrize("index", [[0, 1, 3, 4], [2, 2, 2, 2], [-1, 0, 1, 2]])
@@ -238,9 +239,10 @@ def test_frames_are_counted_by_frame_index_where_index_does_not_count(
     root = write_dataset(tmp_path / "set", "v2.1", [replaced("index", index)(table)])
     (episode,) = read_all(root)
     assert (episode.length, episode.first_frame) == (4, None)
-    assert episode.problem == (
-        f"index does not rise by 1 from {index[0]} in episode 0; frame_index is read"
-    )
+    assert episode.problems == [
+        f"index does not count the frames, frame_index is read: index does not rise by 1 from "
+        f"{index[0]}"
+    ]
 
 
 def test_episodes_of_a_file_may_be_in_any_order(tmp_path: Path) -> None:
