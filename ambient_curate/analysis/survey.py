@@ -36,7 +36,7 @@ from ambient_curate.noise import grid
 from ambient_curate.policy.checkpoints import POLICY, build_from_card, load_weights
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.options import PolicyOptions
-from ambient_curate.policy.training_data import Curriculum, build_curriculum
+from ambient_curate.policy.training_data import Curriculum, Kept, build_curriculum
 from ambient_curate.progress import Progress, silent, warn
 from ambient_curate.readers.episodes import Episode
 from ambient_curate.run.records import open_run_results, read_run
@@ -140,20 +140,20 @@ def sense_policy(
         raise ManifestError(
             f"{policy} was trained on another run than {run}", "give the run it was trained on"
         )
-    denoiser, _ = build_from_card(card)
+    denoiser, interface = build_from_card(card)
     load_weights(denoiser, policy / POLICY.results[0])
     denoiser.eval().requires_grad_(False)
     with tempfile.TemporaryDirectory(prefix="ambient-curate-") as folder:
         _, study = reopen_study(results, Path(folder), progress)
         options = _trained_options(card["options"])
-        curriculum = build_curriculum(study, read_own_manifest(results), options)
+        kept = Kept.from_card(card, interface)
+        curriculum = build_curriculum(study, read_own_manifest(results), options, kept)
         return Field(policy.name, "Jacobian", _sense(denoiser, curriculum, levels))
 
 
 def _trained_options(stored: dict[str, Any]) -> PolicyOptions:
     known = {field.name for field in fields(PolicyOptions)}
-    options = {key: value for key, value in stored.items() if key in known}
-    return PolicyOptions(**{k: v for k, v in options.items() if k != "init"})
+    return PolicyOptions(**{key: value for key, value in stored.items() if key in known})
 
 
 def _sense(denoiser: Denoiser, curriculum: Curriculum, count: int) -> Any:

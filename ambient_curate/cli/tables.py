@@ -399,7 +399,8 @@ def policy_table(info: Mapping[str, Any]) -> Table:
     -------
     tuple of list of str and list of list of str
         A row for each of some levels: the share of every dataset's windows that was admitted, and
-        the mean squared error on held-out clean windows, where there are any.
+        the mean squared error on held-out clean windows, where there are any, before too if the
+        training went on from a policy.
     """
     measured, sigma = info["held_out"], info["sigma"]
     levels = range(len(sigma)) if measured is None else measured["levels"]
@@ -409,9 +410,10 @@ def policy_table(info: Mapping[str, Any]) -> Table:
         + [f"{100 * share[level]:.0f} %" for share in info["coverage"].values()]
         for level in levels
     ]
-    if measured is not None:
-        columns.append("held-out error")
-        rows = [[*row, f"{error:.2e}"] for row, error in zip(rows, measured["error"], strict=True)]
+    for key, head in (("error_before", "error before"), ("error", "held-out error")):
+        if measured is not None and key in measured:
+            columns.append(head)
+            rows = [[*row, f"{error:.2e}"] for row, error in zip(rows, measured[key], strict=True)]
     return columns, rows
 
 

@@ -17,7 +17,12 @@ from ambient_curate.policy.preconditioning import PerMode
 from ambient_curate.run.records import Kind
 from ambient_curate.training import Training
 
-POLICY = Kind("policy", "train", ("policy.safetensors", "log.csv", "validation.csv"))
+POLICY = Kind(
+    "policy",
+    "train",
+    ("policy.safetensors", "log.csv", "validation.csv"),
+    beside=("tensorboard", "wandb"),
+)
 
 
 def find_levels(schedule: str) -> np.ndarray:

@@ -3,16 +3,20 @@
 import copy
 import csv
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from torch import Tensor, distributed, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ambient_curate.errors import ConfigError, TrainingError
@@ -21,12 +25,13 @@ from ambient_curate.policy.checkpoints import load_training, save_training
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.level_sampler import BatchSampler, LevelSampler, share_of
 from ambient_curate.policy.losses import Noised, find_added, noise_further, noise_windows
-from ambient_curate.policy.options import PolicyOptions
+from ambient_curate.policy.options import Log, PolicyOptions
 from ambient_curate.policy.training_data import Batch, Demonstrations, keep_batch
 from ambient_curate.progress import Progress, track
-from ambient_curate.training import Training, TrainOptions, learning_rate_at
+from ambient_curate.training import Ranks, Training, TrainOptions, learning_rate_at
 
 LOG, ERRORS = "log.csv", "validation.csv"
+HELD_OUT = "held-out error"  # in logs elsewhere, the mean over levels
 _HEADS = {
     LOG: ("step", "loss", "learning_rate"),
     ERRORS: ("step", "level", "sigma", "error"),
@@ -42,20 +47,18 @@ class Journal:
         Where ``log.csv`` and ``validation.csv`` lie.
     step : int
         Steps that are done.
-    tensorboard : bool
-        Also write events for TensorBoard.
-
-    Raises
-    ------
-    ConfigError
-        If TensorBoard is asked for and not installed.
+    tracker : Tracker or None
+        Is given the same numbers, first those that are there, and closed with the journal.
     """
 
-    def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
-        self._events = _open_events(folder, step) if tensorboard else None
+    def __init__(self, folder: Path, step: int, tracker: "Tracker | None" = None) -> None:
+        self._tracker = tracker
         self._files = {name: _reopen(folder / name, step) for name in _HEADS}
         self._losses: list[float] = []
         self._last = (step, 0.0)
+        if tracker is not None:
+            for done, values in _read_back(folder):
+                tracker.write(done, values)
 
     def __enter__(self) -> "Journal":
         return self
@@ -63,8 +66,8 @@ class Journal:
     def __exit__(self, *error: Any) -> None:
         for file in self._files.values():
             file.close()
-        if self._events is not None:
-            self._events.close()
+        if self._tracker is not None:
+            self._tracker.close(failed=any(error))
 
     def add_loss(self, step: int, loss: float, learning_rate: float) -> None:
         """Remember the loss of a step."""
@@ -77,9 +80,8 @@ class Journal:
         loss = float(np.mean(self._losses))
         self._losses = []
         self._write(LOG, [(step, repr(loss), repr(rate))])
-        if self._events is not None:
-            self._events.add_scalar("loss", loss, step)
-            self._events.add_scalar("learning_rate", rate, step)
+        if self._tracker is not None:
+            self._tracker.write(step, {"loss": loss, "learning_rate": rate})
 
     def write_errors(
         self,
@@ -92,8 +94,8 @@ class Journal:
         places = levels.tolist()
         triples = zip(places, sigma[levels].tolist(), errors.tolist(), strict=True)
         self._write(ERRORS, [(step, level, repr(s), repr(error)) for level, s, error in triples])
-        if self._events is not None:
-            self._events.add_scalar("held-out error", float(errors.mean()), step)
+        if self._tracker is not None:
+            self._tracker.write(step, {HELD_OUT: float(errors.mean())})
 
     def flush(self) -> None:
         """Hand all rows to the operating system."""
@@ -120,70 +122,153 @@ def _reopen(path: Path, step: int) -> Any:
     return path.open("a", newline="", encoding="utf-8")
 
 
-def _open_events(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "tensorboard is not installed", "pip install 'ambient-curate[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder / "events"), purge_step=step + 1)
+def _read_back(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """Read what the logs hold of every step, as a `Tracker` takes it."""
+    found: dict[int, dict[str, float]] = {}
+    for row in _read_rows(folder / LOG):
+        values = {name: float(row[name]) for name in ("loss", "learning_rate")}
+        found.setdefault(int(row["step"]), {}).update(values)
+    for step, rows in groupby(_read_rows(folder / ERRORS), lambda row: int(row["step"])):
+        errors = np.array([float(row["error"]) for row in rows])
+        found.setdefault(step, {})[HELD_OUT] = float(errors.mean())
+    return sorted(found.items())
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """One process among those that train together.
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """A log in another program.
+
+    What it held when a process was killed is not known to us, so a resumed training gives it all
+    numbers again; it takes those that it lacks.
+    """
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add numbers of a step; steps never fall."""
+
+    def close(self, *, failed: bool) -> None:
+        """Hand over all that is written; `failed`: by an error."""
+
+
+PROJECT = "ambient-curate"
+
+
+def check_tracker(log: Log | None) -> None:
+    """Refuse a log whose package is not installed.
+
+    Raises
+    ------
+    ConfigError
+        With the extra that brings it.
+    """
+    if log is not None and find_spec(log) is None:
+        raise ConfigError(f"{log} is not installed", f"pip install 'ambient-curate[{log}]'")
+
+
+def open_tracker(log: Log, folder: Path, *, identity: str, config: Mapping[str, Any]) -> Tracker:
+    """Open the log of a training, new or as the interrupted process left it.
 
     Parameters
     ----------
-    rank, count : int
-        Its number, from 0, and how many there are.
-    device : torch.device
-        Where it computes: a GPU where there is one.
+    log : {"tensorboard", "wandb", "trackio"}
+        Whose package is installed.
+    folder : Path
+        Of the policy: there TensorBoard and Weights & Biases write a folder of their names, and
+        runs have its name.
+    identity : str
+        Of this training, in Weights & Biases and Trackio: resumed it has the same.
+    config : mapping
+        The options, as JSON values.
+
+    Raises
+    ------
+    ConfigError
+        If Weights & Biases refuses, such as one who is not logged in.
     """
-
-    rank: int
-    count: int
-    device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it is the one that writes."""
-        return self.rank == 0
-
-    def wait(self) -> None:
-        """Wait for the others."""
-        if self.count > 1:
-            distributed.barrier()
-
-    def mean(self, value: Tensor) -> float:
-        """Average a scalar over all processes."""
-        whole = value.detach().clone()
-        if self.count > 1:
-            distributed.all_reduce(whole)
-        return whole.item() / self.count
-
-    def share(self, network: nn.Module) -> nn.Module:
-        """Wrap a network so that its gradients are averaged over all processes."""
-        if self.count == 1:
-            return network
-        return nn.parallel.DistributedDataParallel(network)
+    name = folder.resolve().name
+    match log:
+        case "tensorboard":
+            return _TensorBoard(folder / log)
+        case "wandb":
+            return _open_wandb(folder, name, identity, config)
+        case "trackio":
+            return _open_trackio(f"{name}-{identity}", config)
 
 
-@contextmanager
-def join_ranks() -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started, or be the only one."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    if count == 1:
-        yield Ranks(0, 1, device)
-        return
-    distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # it then shows nothing of the files that earlier processes wrote
+        self._writer = SummaryWriter(str(folder), purge_step=0)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
+
+
+@dataclass(frozen=True)
+class _Hosted:
+    """A run of Weights & Biases or of Trackio, which has steps before `first` already."""
+
+    run: Any
+    first: int
+    finish: Callable[[bool], None]
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if step >= self.first:
+            self.run.log(dict(values), step=step)
+
+    def close(self, *, failed: bool) -> None:
+        with redirect_stdout(sys.stderr):  # Trackio prints; stdout is for the command's table
+            self.finish(failed)
+
+
+def _open_wandb(folder: Path, name: str, identity: str, config: Mapping[str, Any]) -> Tracker:
+    import wandb
+
     try:
-        yield Ranks(rank, count, device)
-    finally:
-        distributed.destroy_process_group()
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=str(folder),
+            id=identity,
+            name=name,
+            config=dict(config),
+            resume="allow",
+            reinit="create_new",  # a caller may have a run of their own open
+            settings=wandb.Settings(console="off"),
+        )
+    except wandb.Error as error:
+        raise ConfigError(
+            f"Weights & Biases does not take the log: {error}",
+            "wandb login, or set WANDB_MODE=offline and wandb sync later",
+        ) from error
+    return _Hosted(run, run.step, lambda failed: run.finish(exit_code=int(failed)))
+
+
+def _open_trackio(name: str, config: Mapping[str, Any]) -> Tracker:
+    import trackio
+
+    with redirect_stdout(sys.stderr):
+        run = trackio.init(PROJECT, name=name, config=dict(config), resume="allow")
+    first = getattr(run, "_next_step", 0)  # it has no public name; without it rows come twice
+    return _Hosted(run, first, lambda _: trackio.finish())
+
+
+def _identify(work: Path) -> str:
+    """Name of this training in logs elsewhere; begun anew, a policy has another."""
+    file = work / "log_id"
+    if not file.exists():
+        with replace_whole(file) as temporary:
+            temporary.write_text(secrets.token_hex(4), encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 LOGGED = 10  # steps whose mean loss is a row of the log
@@ -219,6 +304,7 @@ def fit_policy(
     work: Path,
     ranks: Ranks,
     progress: Progress,
+    out: Path | None = None,
 ) -> Denoiser:
     """Train a denoiser, or go on where an interrupted process stopped.
 
@@ -236,6 +322,8 @@ def fit_policy(
         The processes that train together; each has the same arguments.
     progress : Progress
         Told of every step.
+    out : Path or None
+        Folder of the policy, for logs of other programs. None: `work`.
 
     Returns
     -------
@@ -248,7 +336,7 @@ def fit_policy(
         load_training(fit.training, path)
     ranks.wait()  # nobody writes a checkpoint before all have read it
     with (
-        _open_journal(work, fit, ranks) as journal,
+        _open_journal(work, fit, out or work) as journal,
         track(progress, "training", options.steps) as advance,
     ):
         advance(fit.training.step)
@@ -259,10 +347,18 @@ def fit_policy(
     return fit.average
 
 
-def _open_journal(work: Path, fit: "Fit", ranks: Ranks) -> AbstractContextManager[Journal | None]:
-    if not ranks.is_first:
+def _open_journal(work: Path, fit: "Fit", out: Path) -> AbstractContextManager[Journal | None]:
+    if not fit.ranks.is_first:
         return nullcontext()
-    return Journal(work, fit.training.step, tensorboard=fit.options.tensorboard)
+    step, log, tracker = fit.training.step, fit.options.log, None
+    if log is not None:
+        config = {name: _as_json(value) for name, value in asdict(fit.options).items()}
+        tracker = open_tracker(log, out, identity=_identify(work), config=config)
+    return Journal(work, step, tracker)
+
+
+def _as_json(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _keep(fit: "Fit", log: Journal, path: Path, loss: float) -> None:

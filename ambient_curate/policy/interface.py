@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -86,5 +86,10 @@ class Interface:
         return np.array(values, dtype=np.float32)
 
 
+def kind_of(known: Sequence[Any]) -> Literal["texts", "numbers"]:
+    """Say what a column holds, by what is known of it."""
+    return "texts" if not known or isinstance(known[0], str) else "numbers"
+
+
 def _is_text(known: Sequence[Any]) -> bool:
-    return not known or isinstance(known[0], str)
+    return kind_of(known) == "texts"

@@ -4,13 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ambient_curate.option_fields import Options, Rule, above, is_text, number_in, whole
+from ambient_curate.option_fields import (
+    Options,
+    Rule,
+    above,
+    is_text,
+    number_in,
+    raise_problems,
+    whole,
+)
 
 Mode = Literal["ambient", "weighted", "cotrain", "clean"]
 Loss = Literal["denoise", "ambient"]
 Prediction = Literal["wiener", "sample", "epsilon", "v", "flow"]
 Network = Literal["mlp", "unet", "unet-small"]
 Precision = Literal["float32", "bfloat16"]
+Log = Literal["tensorboard", "wandb", "trackio"]
 
 
 _COLUMNS = Rule(lambda value: value == "" or is_text(value), "names with commas between")
@@ -83,7 +92,7 @@ class PolicyOptions(Options):
         "observes and is conditioned on, so that it distinguishes near places, {range}. 0: "
         "numbers alone, which less data suffices for.",
     ] = 0
-    steps: Annotated[int, whole(1), "Steps of training, {range}."] = 6000
+    steps: Annotated[int, whole(0), "Steps of training, {range}; 0 only with init."] = 6000
     epochs: Annotated[
         float | None,
         above(0),
@@ -117,16 +126,23 @@ class PolicyOptions(Options):
     workers: Annotated[int, whole(0), "Processes that read ahead; 0: none."] = 0
     init: Annotated[
         Path | None,
-        "A policy to start from, such as an ambient one to be fine-tuned on the clean set.",
+        "A policy to go on from, on another run or in another mode. It decides what the network "
+        "is and observes: what is given of that must agree.",
     ] = None
     allow_unannotated: Annotated[bool, "Train although no corrupt window has a sigma_min."] = False
     data: Annotated[Path | None, "The collection. None: where the run found it."] = None
-    tensorboard: Annotated[
-        bool,
-        "Also log for TensorBoard, which needs the extra of that name.",
-    ] = False
+    log: Annotated[
+        Log | None,
+        "Also log to tensorboard, wandb or trackio, which needs the extra of that name. None: "
+        "to CSV files alone.",
+    ] = None
     out: Annotated[Path | None, "Directory of the policy. None: ./<run>_policy."] = None
     force: Annotated[bool, "Replace a policy that is already there."] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps == 0 and self.epochs is None and self.init is None:
+            raise_problems(["steps = 0 without init: there is nothing to keep as it is"])
 
     @property
     def peak_rate(self) -> float:

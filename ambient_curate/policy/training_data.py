@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,7 +16,7 @@ from ambient_curate.data.normalizer import Normalizer, fit_normalizer
 from ambient_curate.data.study import Study
 from ambient_curate.data.windows import Windows, nearest_windows
 from ambient_curate.errors import ConfigError, NotEnoughDataError, write_count
-from ambient_curate.policy.interface import Interface
+from ambient_curate.policy.interface import Interface, kind_of
 from ambient_curate.policy.level_sampler import Admission, Item
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.run.source_data import place_values
@@ -196,7 +196,31 @@ class Curriculum:
     unannotated: dict[str, int]
 
 
-def build_curriculum(study: Study, manifest: pa.Table, options: PolicyOptions) -> Curriculum:
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a training takes over from the policy that it goes on from.
+
+    Parameters
+    ----------
+    interface : Interface
+        Its own: the network has learnt in the units of these scales and the places of these texts.
+    held_out : ndarray, 32 bytes, shape (episode,)
+        `Frames.digest` of the clean episodes that were kept apart, and still are.
+    """
+
+    interface: Interface
+    held_out: Shaped[np.ndarray, " episode"]
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any], interface: Interface) -> "Kept":
+        """Read it from ``policy.json``."""
+        digests = (card["held_out"] or {}).get("episodes", [])
+        return cls(interface, np.array([bytes.fromhex(text) for text in digests], dtype="S32"))
+
+
+def build_curriculum(
+    study: Study, manifest: pa.Table, options: PolicyOptions, kept: Kept | None = None
+) -> Curriculum:
     """Lay out the data of a run as its manifest and the options say.
 
     Parameters
@@ -207,30 +231,37 @@ def build_curriculum(study: Study, manifest: pa.Table, options: PolicyOptions) -
         Of the run.
     options : PolicyOptions
         How.
+    kept : Kept or None
+        Of the policy that a training goes on from.
 
     Raises
     ------
     ConfigError
         If the window is too short for what is observed and executed, or a column to condition on
-        does not exist.
+        does not exist or holds what the policy that is gone on from does not know.
     NotEnoughDataError
         If no corrupt window is annotated, unless that is allowed; if weights are asked for and
         there are none.
     """
     _check_lengths(study, options)
-    kept = {name: np.flatnonzero(study.windows[name].counts) for name in study.frames}
-    apart = _hold_out(study, kept[study.clean.dataset], options)
+    rows = {name: np.flatnonzero(study.windows[name].counts) for name in study.frames}
     names = [study.clean.dataset]
     if options.mode != "clean":
         names += [name for name in sorted(study.frames) if name not in names]
-    copies = study.frames[study.clean.dataset].digest[apart]
-    kept = {
-        name: kept[name][~np.isin(study.frames[name].digest[kept[name]], copies)] for name in names
+    apart = _hold_out(study, rows[names[0]], options, kept)
+    copies = study.frames[names[0]].digest[apart]
+    if kept is not None:
+        copies = np.concatenate([copies, kept.held_out])
+    rows = {
+        name: rows[name][~np.isin(study.frames[name].digest[rows[name]], copies)] for name in names
     }
     interface = _describe_interface(study, names, options)
-    data = _demonstrate(study, kept, interface)
+    if kept is not None:
+        _check_columns(interface, kept.interface)
+        interface = kept.interface
+    data = _demonstrate(study, rows, interface)
     held_out = _demonstrate(study, {names[0]: apart}, interface) if apart.size else None
-    values = [place_values(study, manifest, name, kept[name], COLUMNS) for name in names]
+    values = [place_values(study, manifest, name, rows[name], COLUMNS) for name in names]
     admission = _admit(data, values, options)
     unannotated = {
         name: int(np.isnan(admission.sigma_min[span]).sum()) for name, span in admission.spans()
@@ -250,11 +281,36 @@ def _check_lengths(study: Study, options: PolicyOptions) -> None:
         )
 
 
-def _hold_out(study: Study, kept: np.ndarray, options: PolicyOptions) -> np.ndarray:
-    """Choose the clean episodes that are kept apart."""
-    count = round(options.validation * kept.size)
-    order = np.random.default_rng([options.seed, 2]).permutation(kept)
+def _hold_out(
+    study: Study, rows: np.ndarray, options: PolicyOptions, kept: Kept | None
+) -> np.ndarray:
+    """Choose the clean episodes that are kept apart: those that were, if any is here."""
+    if kept is not None:
+        found = np.isin(study.frames[study.clean.dataset].digest[rows], kept.held_out)
+        if found.any():
+            return rows[found]
+    count = round(options.validation * rows.size)
+    order = np.random.default_rng([options.seed, 2]).permutation(rows)
     return np.sort(order[:count])
+
+
+def _check_columns(here: Interface, kept: Interface) -> None:
+    """Refuse texts that a policy has no place for; numbers may leave their range as actions may."""
+    for name, values in here.columns.items():
+        known = kept.columns[name]
+        if kind_of(values) != kind_of(known):
+            raise ConfigError(
+                f"the column {name} holds {kind_of(values)}, and {kind_of(known)} where the policy "
+                "to start from was trained",
+                "start from a policy that is conditioned on the same column",
+            )
+        unknown = sorted(set(values) - set(known)) if kind_of(values) == "texts" else []
+        if unknown:
+            raise ConfigError(
+                f"the policy to start from does not know {name} = {unknown[0]!r}; it knows "
+                f"{', '.join(map(repr, known))}",
+                "leave these episodes out of the collection, or train without init",
+            )
 
 
 def _describe_interface(study: Study, names: Sequence[str], options: PolicyOptions) -> Interface:

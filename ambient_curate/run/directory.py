@@ -36,7 +36,6 @@ NUMERIC_STACK = (
     "torch",
 )
 
-_REPORT = "report.html"  # written from a finished run, so it goes when the run goes
 _LOCK = ".lock"
 _READY = "ready.json"  # in .work: what several jobs have in common is there
 _DISCARDED = ".work-discarded"
@@ -184,7 +183,7 @@ class RunDirectory:
         self.work.mkdir(exist_ok=True)
         if self.complete:
             (self.path / self.kind.record).rename(self.work / "options.json")
-        for name in (*self.kind.results, _REPORT):
+        for name in (*self.kind.results, *self.kind.beside):
             if (self.path / name).exists():
                 (self.path / name).rename(self.work / name)
         self.work.rename(self.path / _DISCARDED)

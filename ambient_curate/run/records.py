@@ -31,11 +31,14 @@ class Kind:
         What it is called, and the command that writes it.
     results : tuple of str
         What is moved out of ``.work`` at the end.
+    beside : tuple of str
+        What else may lie there, and goes when the results go.
     """
 
     noun: str
     command: str
     results: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def schema(self) -> str:
@@ -48,7 +51,12 @@ class Kind:
         return f"{self.noun}.json"
 
 
-RUN = Kind("run", "annotate", ("manifest", "curves.parquet", "reliability.parquet", "classifier"))
+RUN = Kind(
+    "run",
+    "annotate",
+    ("manifest", "curves.parquet", "reliability.parquet", "classifier"),
+    beside=("report.html",),
+)
 
 
 def read_run(path: Path | str, kind: Kind = RUN) -> dict[str, Any]:

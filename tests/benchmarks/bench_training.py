@@ -24,12 +24,13 @@ from ambient_curate.data.windows import Windows
 from ambient_curate.noise import schedule_levels
 from ambient_curate.policy.checkpoints import find_levels
 from ambient_curate.policy.denoiser import Shape, build_denoiser
-from ambient_curate.policy.fitting import Fit, Lesson, Ranks
+from ambient_curate.policy.fitting import Fit, Lesson
 from ambient_curate.policy.level_sampler import Admission, LevelSampler
 from ambient_curate.policy.networks import PUBLISHED, SMALL, ConditionalUnet1d
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.preconditioning import fit_modes
 from ambient_curate.policy.training_data import Demonstrations, Part
+from ambient_curate.training import Ranks
 
 SCHEDULE, HORIZON, ACTION, STATE = "squaredcos_cap_v2:100", 16, 7, 7
 EPISODES, LENGTH = 200, 150

@@ -7,9 +7,10 @@ import torch
 from test_fitting import OPTIONS, make_denoiser, make_lesson
 
 from ambient_curate.policy.checkpoints import save_weights
-from ambient_curate.policy.fitting import fit_policy, join_ranks
+from ambient_curate.policy.fitting import fit_policy
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.progress import silent
+from ambient_curate.training import join_ranks
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -12,13 +12,13 @@ from test_demonstrations import make, make_part
 from ambient_curate.errors import TrainingError
 from ambient_curate.policy import fitting
 from ambient_curate.policy.denoiser import Denoiser, Shape, build_denoiser
-from ambient_curate.policy.fitting import Lesson, Ranks, fit_policy, measure_errors
+from ambient_curate.policy.fitting import Lesson, fit_policy, measure_errors
 from ambient_curate.policy.level_sampler import Admission, LevelSampler
 from ambient_curate.policy.losses import noise_further
 from ambient_curate.policy.options import PolicyOptions
 from ambient_curate.policy.training_data import Demonstrations
 from ambient_curate.progress import silent
-from ambient_curate.training import TrainOptions, train
+from ambient_curate.training import Ranks, TrainOptions, train
 
 SIGMA = np.array([0.05, 0.2, 0.5, 0.8, 0.99])
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -1,8 +1,11 @@
 """The journal: means of losses, and the same bytes with and without a stop."""
 
 import csv
+import json
+import os
+import subprocess
 import sys
-import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import numpy as np
 import pytest
 
 from ambient_curate.errors import ConfigError
-from ambient_curate.policy.fitting import ERRORS, LOG, Journal
+from ambient_curate.policy import fitting
+from ambient_curate.policy.fitting import ERRORS, LOG, Journal, check_tracker, open_tracker
+from ambient_curate.policy.options import Log
 
 SIGMA = np.array([0.1, 1.0 / 3.0, 0.9])
 LEVELS = np.array([0, 2])
@@ -114,57 +119,148 @@ def test_flushed_rows_are_in_the_file(tmp_path: Path) -> None:
         assert (tmp_path / ERRORS).read_text().count("\n") == 3
 
 
-def test_missing_tensorboard_is_told_with_its_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match="tensorboard is not installed") as error:
-        Journal(tmp_path, 0, tensorboard=True)
-    assert error.value.hint == "pip install 'ambient-curate[tensorboard]'"
-    assert list(tmp_path.iterdir()) == []
+UNNAMED: dict[str, Any] = {"identity": "", "config": {}}
 
 
-def test_without_tensorboard_it_is_not_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    write_whole(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LOG, ERRORS]
+class Remembered:
+    """A tracker that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.closed: list[bool] = []
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(values)))
+
+    def close(self, *, failed: bool) -> None:
+        self.closed.append(failed)
 
 
-class Events:
-    """What TensorBoard's writer is told."""
-
-    def __init__(self, folder: str, purge_step: int) -> None:
-        self.folder, self.purge_step, self.closed = folder, purge_step, False
-        self.scalars: list[tuple[str, float, int]] = []
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.scalars.append((name, value, step))
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def test_tensorboard_is_told_the_same_and_forgets_what_is_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Events] = []
-
-    def open_events(*values: Any, **named: Any) -> Events:
-        opened.append(Events(*values, **named))
-        return opened[-1]
-
-    module = types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = open_events  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    with Journal(tmp_path, 10, tensorboard=True) as journal:
+def test_a_tracker_gets_the_numbers_of_the_files(tmp_path: Path) -> None:
+    tracker = Remembered()
+    with Journal(tmp_path, 10, tracker) as journal:
         write(journal, 10, 20)
-    (events,) = opened
-    assert (events.folder, events.purge_step, events.closed) == (str(tmp_path / "events"), 11, True)
     loss = float(np.mean([loss_of(step) for step in range(11, 21)]))
-    assert events.scalars == [
-        ("loss", loss, 20),
-        ("learning_rate", 1e-3 / 20, 20),
-        ("held-out error", (20 / 7.0 + 0.25) / 2, 20),
+    assert tracker.rows == [
+        (20, {"loss": loss, "learning_rate": 1e-3 / 20}),
+        (20, {"held-out error": (20 / 7.0 + 0.25) / 2}),
     ]
+    assert tracker.closed == [False]
+
+
+@pytest.mark.parametrize("stop", [0, 10, 30, 60])
+def test_a_tracker_of_a_resumed_training_gets_all_there_is(tmp_path: Path, stop: int) -> None:
+    """Also one that the interrupted process did not have."""
+    expected, tracker = Remembered(), Remembered()
+    for folder in ("whole", "stopped"):
+        (tmp_path / folder).mkdir()
+    with Journal(tmp_path / "whole", 0, expected) as journal:
+        write(journal, 0, ROWS * EVERY)
+    with Journal(tmp_path / "stopped", 0) as journal:
+        write(journal, 0, ROWS * EVERY)
+    with Journal(tmp_path / "stopped", stop, tracker) as journal:
+        write(journal, stop, ROWS * EVERY)
+    assert joined(tracker) == joined(expected)
+    steps = [step for step, _ in tracker.rows]
+    assert steps == sorted(steps)
+
+
+def joined(tracker: Remembered) -> dict[int, dict[str, float]]:
+    found: dict[int, dict[str, float]] = {}
+    for step, values in tracker.rows:
+        found.setdefault(step, {}).update(values)
+    return found
+
+
+def test_a_tracker_learns_that_a_training_failed(tmp_path: Path) -> None:
+    tracker = Remembered()
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path, 0, tracker):
+        raise KeyboardInterrupt
+    assert tracker.closed == [True]
+
+
+@pytest.mark.parametrize("log", ["tensorboard", "wandb", "trackio"])
+def test_a_log_whose_package_is_missing_is_refused_with_its_extra(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"{log} is not installed") as error:
+        check_tracker(log)
+    assert error.value.hint == f"pip install 'ambient-curate[{log}]'"
+    check_tracker(None)
+
+
+@pytest.mark.filterwarnings("default")  # theirs
+def test_tensorboard_shows_a_resumed_training_as_an_undisturbed_one(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    stages = {"whole": [(0, 60)], "closed": [(0, 40), (20, 60)], "killed": [(0, 40), (20, 60)]}
+    for name, parts in stages.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for first, last in parts:
+            journal = Journal(folder, first, open_tracker("tensorboard", folder, **UNNAMED))
+            write(journal, first, last)
+            journal.flush()
+            if name != "killed" or last == 60:  # else its last events reach no file
+                journal.__exit__()
+    shown = [read_tensorboard(tmp_path / name) for name in stages]
+    assert shown[1:] == shown[:1] * 2
+    assert [step for step, _ in shown[0]["loss"]] == [10, 20, 30, 40, 50, 60]
+    assert [step for step, _ in shown[0]["held-out error"]] == [20, 40, 60]
+
+
+def read_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    names = events.Tags()["scalars"]
+    return {name: [(row.step, row.value) for row in events.Scalars(name)] for name in names}
+
+
+@pytest.mark.parametrize("log", ["wandb", "trackio"])
+def test_a_resumed_training_goes_on_in_the_same_log(tmp_path: Path, log: str) -> None:
+    """Killed after step 40, resumed from 20; nothing but the local disk is written to."""
+    pytest.importorskip(log)
+    place = {
+        "WANDB_MODE": "offline",
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    paths = os.pathsep.join(["tests", "tests/policy", os.environ.get("PYTHONPATH", "")])
+    program = [sys.executable, str(Path(__file__).with_name("log_program.py")), log]
+    done = [
+        subprocess.run(
+            [*program, stage, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | place | {"PYTHONPATH": paths},
+        )
+        for stage in ("begin", "resume")
+    ]
+    assert [each.returncode for each in done] == [9, 0], done[0].stderr + done[1].stderr
+    (line,) = done[1].stdout.splitlines()  # of what it prints itself, nothing is on stdout
+    logs = json.loads(line.removeprefix("ROWS "))
+    whole = [by_step(rows) for rows in (logs["whole"], logs["stopped"])]
+    assert whole[0] == whole[1]
+    assert sorted(whole[0]) == [10, 20, 30, 40, 50, 60]
+    assert whole[0][30] == {"loss": mean_loss(30), "learning_rate": 1e-3 / 30}
+    assert whole[0][40]["held-out error"] == (40 / 7.0 + 0.25) / 2
+    if log == "trackio":  # offline, Weights & Biases has a file a process, which it joins by id
+        assert len(logs["stopped"]) == len(logs["whole"])
+
+
+def mean_loss(step: int) -> float:
+    return float(np.mean([loss_of(each) for each in range(step - 9, step + 1)]))
+
+
+def by_step(rows: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    """What a log holds of each step; a step that is there twice has the same numbers."""
+    names, found = ("loss", "learning_rate", "held-out error"), dict[int, dict[str, float]]()
+    for row in rows:
+        own = found.setdefault(row["step"], {})
+        for name in names:
+            if name in row:
+                assert own.setdefault(name, row[name]) == row[name]
+    return found

@@ -26,7 +26,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "n_action_steps": [1, 100, None],
     "condition": ["", "task", "task, goal_x"],
     "octaves": [0, 4, 10],
-    "steps": [1, 10**6],
+    "steps": [0, 1, 10**6],
     "epochs": [None, 0.5, 10],
     "batch_size": [1, 4096],
     "learning_rate": [None, 1e-6, 1],
@@ -41,7 +41,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "init": [None, Path("policy")],
     "allow_unannotated": [True, False],
     "data": [None, Path("data")],
-    "tensorboard": [True, False],
+    "log": [None, "tensorboard", "wandb", "trackio"],
     "out": [None, Path("here")],
     "force": [True, False],
 }
@@ -65,7 +65,7 @@ REFUSED: dict[str, list[Any]] = {
     "n_action_steps": [value for value in NO_COUNT if value is not None],
     "condition": [" ", None, 3, ["task"]],
     "octaves": [*NO_WHOLE, 11],
-    "steps": NO_COUNT,
+    "steps": NO_WHOLE,
     "epochs": NO_POSITIVE,
     "batch_size": NO_COUNT,
     "learning_rate": NO_POSITIVE,
@@ -80,7 +80,7 @@ REFUSED: dict[str, list[Any]] = {
     "init": NO_PATH,
     "allow_unannotated": NO_FLAG,
     "data": NO_PATH,
-    "tensorboard": NO_FLAG,
+    "log": [name for name in NO_NAME if name is not None],
     "out": NO_PATH,
     "force": NO_FLAG,
 }
@@ -129,9 +129,16 @@ def test_building_options_names_value_and_expectation(name: str, value: Any, exp
 
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as error:
-        PolicyOptions(steps=0, batch_size=-3, buffer=0.5)
+        PolicyOptions(steps=-1, batch_size=-3, buffer=0.5)
     told = f"{error.value} {error.value.hint}"
-    assert all(text in told for text in ("steps = 0", "batch_size = -3", "buffer = 0.5"))
+    assert all(text in told for text in ("steps = -1", "batch_size = -3", "buffer = 0.5"))
+
+
+def test_no_steps_keep_a_policy_and_nothing_else() -> None:
+    assert PolicyOptions(steps=0, init=Path("policy")).steps == 0
+    assert PolicyOptions(steps=0, epochs=2.0).epochs == 2.0
+    with pytest.raises(ConfigError, match="steps = 0 without init"):
+        PolicyOptions(steps=0)
 
 
 def test_peak_rate_is_what_was_given_or_the_networks() -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from test_fitting import read_losses
 
-from ambient_curate.policy.fitting import join_ranks
+from ambient_curate.training import join_ranks
 
 PROGRAM = Path(__file__).with_name("ranks_program.py")
 
