@@ -165,7 +165,9 @@ def check_tracker(log: Log | None) -> None:
     ConfigError
         With the extra that brings it.
     """
-    if log is not None and find_spec(log) is None:
+    spec = None if log is None else find_spec(log)
+    # Weights & Biases leaves folders of its name about, which Python would import as well
+    if log is not None and (spec is None or spec.origin is None):
         raise ConfigError(f"{log} is not installed", f"pip install 'ambient-curate[{log}]'")
 
 

@@ -1,6 +1,7 @@
 """The curriculum: every window gets what the manifest says of it, whatever speaks for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,9 +15,10 @@ from ambient_curate.data.collection import open_collection
 from ambient_curate.data.study import Study, prepare_study
 from ambient_curate.errors import ConfigError, NotEnoughDataError
 from ambient_curate.options import AnnotateOptions
+from ambient_curate.policy.interface import Interface
 from ambient_curate.policy.level_sampler import LevelSampler
 from ambient_curate.policy.options import PolicyOptions
-from ambient_curate.policy.training_data import Curriculum, build_curriculum
+from ambient_curate.policy.training_data import Curriculum, Kept, build_curriculum
 from ambient_curate.progress import silent
 from ambient_curate.run.records import Run
 
@@ -211,3 +213,46 @@ def test_what_is_told_is_encoded_by_episode(make: Callable[..., Made]) -> None:
 def test_a_window_too_short_for_what_is_executed_is_refused(make: Callable[..., Made]) -> None:
     with pytest.raises(ConfigError, match="need windows of 9 frames; the run has 4"):
         build(make("dataset"), n_action_steps=8)
+
+
+def keep(interface: Interface, *apart: bytes, **changes: Any) -> Kept:
+    return Kept(replace(interface, **changes), np.array(apart, dtype="S32"))
+
+
+def test_what_a_policy_has_no_place_for_is_refused(make: Callable[..., Made]) -> None:
+    run, study = make("dataset")
+    options = PolicyOptions(condition="goal,task", n_action_steps=3)
+    own = build((run, study), condition="goal,task", n_action_steps=3).interface
+    goal, task = own.columns["goal"], own.columns["task"]
+    for columns, expected in (
+        ({"goal": goal, "task": ["push"]}, "does not know task = 'reach'; it knows 'push'"),
+        ({"goal": ["far"], "task": task}, "goal holds numbers, and texts where the policy"),
+        ({"goal": goal, "task": [0.0, 1.0]}, "task holds texts, and numbers where the policy"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            build_curriculum(study, run.manifest(), options, keep(own, columns=columns))
+    wider = keep(own, columns={"goal": [-9.0, 9.0], "task": ["lift", *task]})
+    made = build_curriculum(study, run.manifest(), options, wider)
+    assert made.interface is wider.interface
+    goals = [labels["goal"] / 9.0 for labels in study.frames["clean"].labels()]
+    np.testing.assert_allclose(made.data.parts[0].condition[:, 0].numpy(), goals, atol=1e-6)
+    assert not made.data.parts[0].condition[:, 1].any()  # no episode is of the task "lift"
+
+
+def test_what_another_policy_held_out_is_left_out_wherever_it_is(
+    make: Callable[..., Made],
+) -> None:
+    run, study = make("dataset")
+    own = build((run, study), n_action_steps=3).interface
+    options = PolicyOptions(n_action_steps=3, mode="cotrain", validation=0.3)
+    clean, far = (study.frames[name].digest for name in ("clean", "far"))
+    made = build_curriculum(study, run.manifest(), options, keep(own, clean[4], far[2]))
+    assert made.held_out is not None
+    assert made.held_out.parts[0].episodes.tolist() == [4]
+    left = [part.episodes.tolist() for part in made.data.parts]
+    assert left[0] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert left[1] == [0, 1, 3, 4, 5]
+    other = build_curriculum(study, run.manifest(), options, keep(own, far[2]))
+    assert other.held_out is not None
+    assert other.held_out.parts[0].episodes.size == 3  # none of the clean set: chosen anew
+    assert other.data.parts[1].episodes.tolist() == [0, 1, 3, 4, 5]

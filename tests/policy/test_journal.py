@@ -1,6 +1,7 @@
 """The journal: means of losses, and the same bytes with and without a stop."""
 
 import csv
+import importlib
 import json
 import os
 import subprocess
@@ -188,6 +189,17 @@ def test_a_log_whose_package_is_missing_is_refused_with_its_extra(
         check_tracker(log)
     assert error.value.hint == f"pip install 'ambient-curate[{log}]'"
     check_tracker(None)
+
+
+def test_a_folder_of_that_name_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="wandb is not installed"):
+        check_tracker("wandb")
 
 
 @pytest.mark.filterwarnings("default")  # theirs
