@@ -1,20 +1,23 @@
 """The request of an annotation: data, options, output, and a digest of its inputs."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ambient_curate import noise
 from ambient_curate.data.collection import (
     Collection,
-    change_collection,
+    check_opening,
     open_collection,
+    reopen_member,
     require_clean,
 )
 from ambient_curate.data.normalizer import Scaling
 from ambient_curate.data.trainer_scales import read_trainer_scales
-from ambient_curate.options import AnnotateOptions, check_options, resolve_options
+from ambient_curate.errors import ConfigError
+from ambient_curate.options import AnnotateOptions, OnError, check_options, resolve_options
 from ambient_curate.run.directory import package_versions
 from ambient_curate.run.records import describe_files
 from ambient_curate.run.schema import SCHEMA_VERSION
@@ -102,6 +105,50 @@ def make_request(
         source = scalings[clean].source
         inputs["statistics"] = {key: source[key] for key in ("format", "sha256")}
     return AnnotationRequest(collection, options, path, inputs, scalings)
+
+
+def change_collection(
+    collection: Collection,
+    *,
+    clean: Path | str | None = None,
+    checksums: bool | None = None,
+    on_error: OnError | None = None,
+) -> Collection:
+    """Give an opened collection as `open_collection` would with these; None: as it was opened.
+
+    Raises
+    ------
+    DatasetError
+        If ``on_error="fail"`` comes after a member was left out as broken.
+    ConfigError
+        If an argument is wrong, or `clean` is neither the name nor the path of a member.
+    """
+    given = check_opening(clean=clean, checksums=checksums, on_error=on_error)
+    if "clean" in given:
+        given["clean"] = _find_member(collection, given["clean"])
+    changed = replace(collection, **given)
+    if changed.on_error == "fail" and collection.broken:
+        raise collection.broken[0][1]
+    if changed.checksums != collection.checksums:
+        members = tuple(reopen_member(member, changed.checksums) for member in collection.members)
+        changed = replace(changed, members=members)
+    return changed
+
+
+def _find_member(collection: Collection, clean: str) -> str:
+    """Find the member of an opened collection that is called so, or lies there."""
+    names = [member.name for member in collection.members]
+    place = os.path.realpath(os.path.expanduser(clean))
+    found = [clean] if clean in names else []
+    found += [m.name for m in collection.members if os.path.realpath(m.dataset.path) == place]
+    if not found or (collection.clean_elsewhere and found[0] != collection.clean):
+        raise ConfigError(
+            f"clean = {clean!r}: expected a member of the opened collection {collection.path}: "
+            f"{', '.join(names)}",
+            "a clean set elsewhere is a member only of a collection that is opened with it: "
+            f"open_collection(path, clean={clean!r})",
+        )
+    return found[0]
 
 
 def _inputs(collection: Collection, options: AnnotateOptions, clean: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A collection: its datasets, which one is clean, and the episodes selected of each."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +124,7 @@ def open_collection(
         If ``ambient.toml`` or an argument is wrong.
     """
     path = check_path("path", path)
-    given = _check_given(clean=clean, checksums=checksums, on_error=on_error)
+    given = check_opening(clean=clean, checksums=checksums, on_error=on_error)
     sources = find_sources(path, given.get("clean"))
     checksums, on_error = (
         given.get(name, sources.settings.options.get(name, ANNOTATE_OPTIONS[name].default))
@@ -156,59 +155,16 @@ def open_collection(
     )
 
 
-def _check_given(**given: Any) -> dict[str, Any]:
-    """Give options that are not None in their own types; `ConfigError` lists the wrong ones."""
+def check_opening(**given: Any) -> dict[str, Any]:
+    """Give the options of an opening that are not None; `ConfigError` lists the wrong ones."""
     present = {name: value for name, value in given.items() if value is not None}
     taken, problems = check_given(present, ANNOTATE_OPTIONS)
     raise_problems(problems)
     return taken
 
 
-def change_collection(
-    collection: Collection,
-    *,
-    clean: Path | str | None = None,
-    checksums: bool | None = None,
-    on_error: OnError | None = None,
-) -> Collection:
-    """Give an opened collection as `open_collection` would with these; None: as it was opened.
-
-    Raises
-    ------
-    DatasetError
-        If ``on_error="fail"`` comes after a member was left out as broken.
-    ConfigError
-        If an argument is wrong, or `clean` is neither the name nor the path of a member.
-    """
-    given = _check_given(clean=clean, checksums=checksums, on_error=on_error)
-    if "clean" in given:
-        given["clean"] = _find_member(collection, given["clean"])
-    changed = replace(collection, **given)
-    if changed.on_error == "fail" and collection.broken:
-        raise collection.broken[0][1]
-    if changed.checksums != collection.checksums:
-        members = tuple(_reopen(member, changed.checksums) for member in collection.members)
-        changed = replace(changed, members=members)
-    return changed
-
-
-def _find_member(collection: Collection, clean: str) -> str:
-    """Find the member of an opened collection that is called so, or lies there."""
-    names = [member.name for member in collection.members]
-    place = os.path.realpath(os.path.expanduser(clean))
-    found = [clean] if clean in names else []
-    found += [m.name for m in collection.members if os.path.realpath(m.dataset.path) == place]
-    if not found or (collection.clean_elsewhere and found[0] != collection.clean):
-        raise ConfigError(
-            f"clean = {clean!r}: expected a member of the opened collection {collection.path}: "
-            f"{', '.join(names)}",
-            "a clean set elsewhere is a member only of a collection that is opened with it: "
-            f"open_collection(path, clean={clean!r})",
-        )
-    return found[0]
-
-
-def _reopen(member: Member, checksums: bool) -> Member:
+def reopen_member(member: Member, checksums: bool) -> Member:
+    """Open a member again, verifying payload checksums or not."""
     options = _reader_options(member.options, checksums)
     dataset = readers.open_dataset(member.dataset.path, options)
     return replace(member, dataset=dataset, checksums=checksums)
