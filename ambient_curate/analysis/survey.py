@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ambient_curate.data.windows import clean_values
 from ambient_curate.errors import ManifestError, NotEnoughDataError
 from ambient_curate.files import replace_whole, to_json
 from ambient_curate.noise import grid
+from ambient_curate.option_fields import check_values
 from ambient_curate.policy.checkpoints import POLICY, build_from_card, load_weights
 from ambient_curate.policy.denoiser import Denoiser
 from ambient_curate.policy.options import PolicyOptions
@@ -152,8 +153,8 @@ def sense_policy(
 
 
 def _trained_options(stored: dict[str, Any]) -> PolicyOptions:
-    known = {field.name for field in fields(PolicyOptions)}
-    return PolicyOptions(**{key: value for key, value in stored.items() if key in known})
+    known = {name: value for name, value in stored.items() if name in PolicyOptions.declared}
+    return PolicyOptions(**check_values(known, PolicyOptions.declared)[0])
 
 
 def _sense(denoiser: Denoiser, curriculum: Curriculum, count: int) -> Any:

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from ambient_curate.data.normalizer import Normalizer
 from ambient_curate.data.study import Study, open_study
 from ambient_curate.errors import CheckpointError, ConfigError
+from ambient_curate.option_fields import spell_keys
 from ambient_curate.options import digest, options_or_changes
 from ambient_curate.policy.checkpoints import (
     POLICY,
@@ -159,7 +160,8 @@ def _settle(options: PolicyOptions | None, changes: Mapping[str, Any]) -> Policy
     if options is not None or chosen.init is None:
         return chosen
     stored = read_run(chosen.init, POLICY)["options"]
-    return replace(chosen, **{name: stored[name] for name in DECIDED if changes.get(name) is None})
+    given, _ = spell_keys(changes, PolicyOptions.declared)
+    return replace(chosen, **{name: stored[name] for name in DECIDED if given.get(name) is None})
 
 
 def _inputs(run: Run, options: PolicyOptions) -> dict[str, Any]:
@@ -307,8 +309,8 @@ def _read_start(path: Path, study: Study, options: PolicyOptions) -> _Start:
     if differing := [f"{name} is {old}, here {new}" for name, old, new in pairs if old != new]:
         raise CheckpointError(
             f"the policy {path} does not suit this training: its {'; '.join(differing)}",
-            "leave out the options that it decides; a run has its normaliser if annotated with "
-            "--clean naming the clean set that it was trained on",
+            "leave out the options that it decides; other data is scaled as its own was by "
+            "annotate --normalizer and the run.json of the run that it was trained on",
         )
     named = {"path": str(path), "seal": card["seal"], "run": card["run"]}
     record = named | {name: card["options"][name] for name in ("mode", "steps")}
@@ -336,14 +338,30 @@ def _pair_interfaces(
     old, new = there.scale_action, study.normalizer
     yield "number of action dimensions", old.scale.size, new.scale.size
     if old.scale.size == new.scale.size:
-        differs = (old.offset != new.offset) | (old.scale != new.scale)
-        first = int(differs.argmax())
-        yield "normaliser", _name_scale(old, first), _name_scale(new, first)
+        yield from _pair_scales(old, new)
 
 
-def _name_scale(normalizer: Normalizer, dim: int) -> str:
-    scaled = f"(x - {normalizer.offset[dim]!r}) * {normalizer.scale[dim]!r}"
-    return f"{scaled} in dimension {dim}"
+def _pair_scales(old: Normalizer, new: Normalizer) -> Iterator[tuple[str, object, object]]:
+    """Yield what decides of the units of sigma_min: each scale, and what is cut off."""
+    first = int((old.scale != new.scale).argmax())
+    scale, scale_here = float(old.scale[first]), float(new.scale[first])
+    yield f"normaliser's scale in dimension {first}", scale, scale_here
+    cut, cut_here = _list_clipped(old), _list_clipped(new)
+    yield "normaliser's list of dimensions that are cut off", cut, cut_here
+    for dim in cut if cut == cut_here else []:
+        lower, lower_here = _find_lower_end(old, dim), _find_lower_end(new, dim)
+        yield f"normaliser's cut-off in dimension {dim}", lower, lower_here
+
+
+def _list_clipped(normalizer: Normalizer) -> list[int]:
+    trainer = normalizer.trainer
+    return [] if trainer is None else np.flatnonzero(trainer.clipped).tolist()
+
+
+def _find_lower_end(normalizer: Normalizer, dim: int) -> float:
+    """Value that becomes -1."""
+    shift = 0.0 if normalizer.trainer is None else normalizer.trainer.shift[dim]
+    return float(normalizer.offset[dim] - (1.0 + shift) * normalizer.spread[dim])
 
 
 def _describe_training(

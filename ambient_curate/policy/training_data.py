@@ -1,7 +1,7 @@
 """Training data of a policy: windows with observations, and the levels each may be used at."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -367,7 +367,8 @@ def _demonstrate(
     for name, rows in episodes.items():
         frames = study.frames[name]
         state = None if interface.scale_state is None else frames.data["state"]
-        parts.append(Part(name, study.windows[name], rows, state, _tell(frames, interface)))
+        windows = replace(study.windows[name], normalizer=interface.scale_action)
+        parts.append(Part(name, windows, rows, state, _tell(frames, interface)))
     return Demonstrations(
         parts,
         interface.scale_state,

@@ -256,3 +256,17 @@ def test_what_another_policy_held_out_is_left_out_wherever_it_is(
     assert other.held_out is not None
     assert other.held_out.parts[0].episodes.size == 3  # none of the clean set: chosen anew
     assert other.data.parts[1].episodes.tolist() == [0, 1, 3, 4, 5]
+
+
+def test_windows_are_scaled_as_a_policy_that_is_gone_on_from_scales_them(
+    make: Callable[..., Made],
+) -> None:
+    run, study = make("dataset")
+    options = PolicyOptions(n_action_steps=3, validation=0.0)
+    own = build((run, study), n_action_steps=3, validation=0.0)
+    scale = own.interface.scale_action
+    other = keep(own.interface, scale_action=replace(scale, offset=scale.offset + 0.5))
+    made = build_curriculum(study, run.manifest(), options, other)
+    every = np.arange(len(own.data))
+    moved = own.data.read(every)["action"].numpy() - 0.5 * scale.scale
+    np.testing.assert_allclose(made.data.read(every)["action"].numpy(), moved, atol=1e-5)
