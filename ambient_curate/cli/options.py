@@ -39,8 +39,8 @@ def take_options(
 
 def _parameter(name: str, option: Option, in_file: bool) -> inspect.Parameter:
     (kind,) = option.types
-    flag = f"--{name.replace('_', '-')}"
-    names = [flag] if kind is bool and not in_file else []  # else typer adds a --no-
+    flag = f"--{name.rstrip('_').replace('_', '-')}"  # as_, since "as" is a word of Python
+    names = [] if kind is bool and in_file else [flag]  # typer adds a --no-
     shown: Any = typer.Option(*names, help=help_text(flag, option))
     return inspect.Parameter(
         name,

@@ -268,6 +268,19 @@ def open_split(member: Member, split: str) -> Member:
     return Member(f"{member.name}, split {split}", dataset, options, member.checksums)
 
 
+def open_another(member: Member, path: Path) -> Member:
+    """Open another dataset, all its episodes with the columns and dimensions of a member's.
+
+    Raises
+    ------
+    DatasetError
+        If there is none at `path`, or it is damaged.
+    """
+    options = replace(member.options, split=None, episodes=None, where=None, exclude=())
+    dataset = readers.open_dataset(path, _reader_options(options, member.checksums))
+    return Member(str(path), dataset, options, member.checksums)
+
+
 def _reader_options(options: MemberOptions, checksums: bool) -> ReaderOptions:
     return ReaderOptions(
         action=options.action,

@@ -48,7 +48,10 @@ WRITERS: dict[str, Callable[[Job], None]] = {
     "csv": plain_tables.write_csv,
     "jsonl": plain_tables.write_jsonl,
 }
-CHECKS: dict[str, Callable[[Collection], None]] = {"robomimic": robomimic.check}
+CHECKS: dict[str, Callable[[Collection, ExportOptions], None]] = {
+    "lerobot": lerobot.check,
+    "robomimic": robomimic.check,
+}
 
 EXPORT = Kind("export", "export", ("data",))
 COLUMNS = ("sigma_min", "sigma_max", "weight")
@@ -139,7 +142,7 @@ def _check_data(run: Run, chosen: ExportOptions) -> None:
     """Refuse data that is not what was annotated, or that the trainer cannot take."""
     collection = reopen_data(run, chosen.data)
     if chosen.to in CHECKS:
-        CHECKS[chosen.to](collection)
+        CHECKS[chosen.to](collection, chosen)
 
 
 def _note_limit(run: Run) -> list[str]:
@@ -222,11 +225,20 @@ def _find_factor(run: Run, chosen: ExportOptions) -> tuple[float, list[str]]:
 
 
 def _inputs(run: Run, chosen: ExportOptions, factor: float) -> dict[str, Any]:
-    left_out = ("normalizer", "normalize", "data", "out", "force", "schedule")
+    left_out = ("normalizer", "normalize", "data", "merged", "out", "force", "schedule")
     options = {key: value for key, value in asdict(chosen).items() if key not in left_out}
     options |= {"schedule": chosen.clock.schedule, "factor": factor}
+    options |= {"merged": _describe_merged(chosen.merged)}
     versions = package_versions() | {"schema": str(SCHEMA_VERSION)}
     return {"options": options, "run": run.info["digest"], "versions": versions}
+
+
+def _describe_merged(path: Path | None) -> str | None:
+    """Identify the files of a merged dataset, videos left out, without reading them."""
+    if path is None:
+        return None
+    files = sorted(file for file in path.rglob("*") if file.suffix in (".json", ".parquet"))
+    return digest({str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in files})
 
 
 def _lay_job(
@@ -239,22 +251,21 @@ def _lay_job(
 ) -> Job:
     out.mkdir(exist_ok=True)
     trainer, clock, manifest = chosen.trainer, chosen.clock, read_own_manifest(run)
-    datasets = {member.name: member.dataset for member in collection.members}
+    sources = {member.name: member for member in collection.members}
     members = []
     for name, frames in study.frames.items():
         rows = manifest.filter(pc.equal(manifest["dataset"], name))
         values = place_values(study, rows, name, np.arange(frames.n_episodes), COLUMNS)
         for column in ("sigma_min", "sigma_max"):
             values[column] = rescale(values[column], factor)
-        numbers = np.sort(list_numbers(datasets[name]))
+        numbers = np.sort(list_numbers(sources[name].dataset))
         member = AnnotatedMember(
             name=name,
             is_clean=name == study.clean.dataset,
             frames=frames,
             windows=study.windows[name],
             values=values,
-            format=study.sources[name]["format"],
-            files=tuple(datasets[name].shards),
+            source=sources[name],
             position=np.searchsorted(numbers, frames.number),
         )
         members.append(member)
@@ -268,7 +279,7 @@ def _lay_job(
     }
     n_action_steps = chosen.n_action_steps or trainer.n_action_steps
     horizon = study.options.horizon
-    return Job(tuple(members), out, clock, horizon, n_obs_steps, n_action_steps, metadata)
+    return Job(tuple(members), out, clock, horizon, n_obs_steps, n_action_steps, metadata, chosen)
 
 
 def _describe(job: Job, trainer: Trainer) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The export job: the windows that a trainer makes of each dataset, with their annotation."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from ambient_curate.data.cache import Frames
+from ambient_curate.data.collection import Member
 from ambient_curate.data.windows import Windows, nearest_windows
 from ambient_curate.export.trainer_time import Clock
+from ambient_curate.export.trainers import ExportOptions
 
 ROWS = 1 << 20  # that are laid out together
 EMPTY: Mapping[str, str] = {}
@@ -52,6 +54,23 @@ class Samples:
         """Whether there is a noise level at which a window may be used."""
         return (self.sigma_min < 1.0) | (self.sigma_max > 0.0)
 
+    def take(self, rows: Bool[np.ndarray, " row"]) -> "Samples":
+        """Those of some rows."""
+        return Samples(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+    def put(self, rows: Bool[np.ndarray, " row"], others: "Samples") -> None:
+        """Set some rows."""
+        for each in fields(self):
+            getattr(self, each.name)[rows] = getattr(others, each.name)
+
+    @classmethod
+    def unusable(
+        cls, episode: Int64[np.ndarray, " row"], start: Int64[np.ndarray, " row"]
+    ) -> "Samples":
+        """Windows that may never be used."""
+        shape, whole = len(start), np.zeros(len(start), dtype=np.int64)
+        return cls(episode, start, np.ones(shape), np.zeros(shape), np.full(shape, np.nan), whole)
+
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedMember:
@@ -69,10 +88,8 @@ class AnnotatedMember:
         Those that were annotated.
     values : mapping of str to ndarray, float64, shape (window,)
         ``sigma_min``, ``sigma_max`` and ``weight`` of every whole window, NaN for null.
-    format : str
-        Of its files.
-    files : tuple of Path
-        That hold its episodes.
+    source : Member
+        Where they were read.
     position : ndarray, int64, shape (episode,)
         Rank of every episode's number among all of the source, annotated or not.
     """
@@ -82,9 +99,18 @@ class AnnotatedMember:
     frames: Frames
     windows: Windows
     values: Mapping[str, Float64[np.ndarray, " window"]]
-    format: str
-    files: tuple[Path, ...]
+    source: Member
     position: Int64[np.ndarray, " episode"]
+
+    @property
+    def format(self) -> str:
+        """Of its files."""
+        return self.source.dataset.format
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """That hold its episodes."""
+        return tuple(self.source.dataset.shards)
 
     @property
     def first_frame(self) -> Int64[np.ndarray, " episode"]:
@@ -114,7 +140,12 @@ class AnnotatedMember:
     def _lay(self, before: int, episodes: np.ndarray, count: np.ndarray) -> Samples:
         episode = np.repeat(episodes, count)
         first = np.repeat(np.cumsum(count) - count, count)
-        start = np.arange(count.sum()) - first - before
+        return self.look_up(episode, np.arange(count.sum()) - first - before)
+
+    def look_up(
+        self, episode: Int64[np.ndarray, " row"], start: Int64[np.ndarray, " row"]
+    ) -> Samples:
+        """Give the windows that begin at `start` in an episode, its first frame being 0."""
         windows, length = self.windows, self.windows.length[episode]
         begun = np.cumsum(windows.counts) - windows.counts
         whole = windows.counts[episode] > 0
@@ -154,6 +185,8 @@ class Job:
         Of the trainer: frames observed, and executed of a window.
     metadata : dict
         What every table says of itself.
+    options : ExportOptions
+        What the user chose.
     rows, never, padded, effective : dict of str to number
         By member: rows written, those of windows that may be used at no noise level, those of
         windows that leave their episode, and how many windows there are on average over the
@@ -169,6 +202,7 @@ class Job:
     n_obs_steps: int
     n_action_steps: int
     metadata: dict[str, str]
+    options: ExportOptions
     rows: dict[str, int] = field(default_factory=dict)
     never: dict[str, int] = field(default_factory=dict)
     padded: dict[str, int] = field(default_factory=dict)

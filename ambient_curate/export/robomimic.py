@@ -13,11 +13,12 @@ from ambient_curate.errors import ConfigError
 from ambient_curate.export.job import AnnotatedMember, Job
 from ambient_curate.export.lerobot import find_usable
 from ambient_curate.export.mixture_weights import list_used, sum_episodes, write_json
+from ambient_curate.export.trainers import ExportOptions
 
 KEY = "ambient"
 
 
-def check(collection: Collection) -> None:
+def check(collection: Collection, chosen: ExportOptions) -> None:
     """Refuse what cannot be copied, before anything is read.
 
     Raises

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from ambient_curate.errors import ConfigError
 from ambient_curate.noise import (
@@ -135,3 +135,12 @@ def rescale(sigma: Levels, factor: float) -> Levels:
     inside = np.where(sigma < 1.0, sigma, 0.0)  # 1 is pure noise at any scale
     found = sigma_from_ve(ve_from_sigma(inside) * factor)
     return np.where(sigma < 1.0, found, sigma)
+
+
+def round_outward(
+    sigma_min: Levels, sigma_max: Levels
+) -> tuple[Float32[np.ndarray, " row"], Float32[np.ndarray, " row"]]:
+    """Round to float32, up and down, so that no level is admitted that was not."""
+    low, high = sigma_min.astype(np.float32), sigma_max.astype(np.float32)
+    low = np.where(low < sigma_min, np.nextafter(low, np.float32(2.0)), low)
+    return low, np.where(high > sigma_max, np.nextafter(high, np.float32(-1.0)), high)

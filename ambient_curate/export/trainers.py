@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from ambient_curate.errors import ConfigError
 from ambient_curate.export.trainer_time import Clock
 from ambient_curate.option_fields import Options, Rule, text, whole
 
@@ -126,6 +127,16 @@ class ExportOptions(Options):
         "Which statistics of that file the trainer uses: minmax, quantile or gaussian. None: those "
         "of the run.",
     ] = None
+    as_: Annotated[
+        Literal["tables", "features"],
+        "For lerobot: beside tables alone, or also as features of a copy of every dataset, whose "
+        "videos are linked: tables or features.",
+    ] = "tables"
+    merged: Annotated[
+        Path | None,
+        "For lerobot: the dataset that the annotated ones were merged into; rows go by its frames. "
+        "None: by those of each dataset.",
+    ] = None
     data: Annotated[Path | None, "The collection. None: where the run found it."] = None
     out: Annotated[Path | None, "Directory of the export. None: ./<run>_<to>."] = None
     force: Annotated[bool, "Replace an export that is already there."] = False
@@ -134,6 +145,9 @@ class ExportOptions(Options):
         super().__post_init__()
         if self.schedule is not None:
             Clock(self.schedule)
+        if self.to != "lerobot" and (self.as_, self.merged) != ("tables", None):
+            name = "as" if self.merged is None else "merged"
+            raise ConfigError(f"{name} is given, and to = {self.to!r}", "add --to lerobot")
 
     @property
     def trainer(self) -> Trainer:

@@ -1,16 +1,18 @@
 """Annotation of frames, looked up by their global index, or by episode and frame."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
 from ambient_curate.errors import ManifestError
 from ambient_curate.export.job import BY_FRAME, JOINED_BY
+from ambient_curate.export.trainer_time import round_outward
 
 COLUMNS = ("index", "sigma_min", "sigma_max", "weight")
 
@@ -21,7 +23,8 @@ class FrameAnnotations:
     Parameters
     ----------
     paths : Path or str
-        One ``ambient.parquet``, or several, of parts of one dataset.
+        One ``ambient.parquet``, or several, of parts of one dataset. A frame may be in two of
+        them, such as one of the clean set that two runs share; weights that differ become NaN.
 
     Attributes
     ----------
@@ -32,7 +35,7 @@ class FrameAnnotations:
     Raises
     ------
     ManifestError
-        If it is no such table, or has a frame twice.
+        If it is no such table, or has two rows of a frame with other levels.
     """
 
     def __init__(self, *paths: Path | str) -> None:
@@ -48,16 +51,30 @@ class FrameAnnotations:
             self._episodes = np.unique(found["episode_index"])
             self._span = int(found["frame_index"].max(initial=0)) + 1
             keys = self._number(*(found[name] for name in BY_FRAME))
+        keys, (low, high, weight) = self._merge(keys.astype(np.int64), found)
+        self._keys = torch.from_numpy(keys)
+        rounded = np.stack([*round_outward(low, high), weight.astype(np.float32)])
+        nothing = np.array([[1.0], [0.0], [0.0]], dtype=np.float32)
+        self._values = torch.from_numpy(np.concatenate([rounded, nothing], axis=1))
+
+    def _merge(
+        self, keys: Int64[np.ndarray, " row"], found: Mapping[str, np.ndarray]
+    ) -> tuple[Int64[np.ndarray, " frame"], Float64[np.ndarray, "3 frame"]]:
+        """Give a row a frame, in the order of keys; those of a frame must have the same levels."""
         order = np.argsort(keys, kind="stable")
-        if (np.diff(keys[order]) == 0).any():
-            raise ManifestError(
-                f"{self._paths}: a frame is there twice",
-                "give each table once; of a dataset whose global index repeats, export again",
-            )
-        self._keys = torch.from_numpy(keys[order].astype(np.int64))
+        keys = keys[order]
         values = np.stack([found[name][order].astype(np.float64) for name in COLUMNS[1:]])
-        nothing = np.array([[1.0], [0.0], [0.0]])
-        self._values = torch.from_numpy(np.concatenate([values, nothing], axis=1)).float()
+        again = np.flatnonzero(np.diff(keys) == 0) + 1
+        other = values[:, again] != values[:, again - 1]
+        if other[:2].any():
+            frame = found["index"][order][again][other[:2].any(axis=0)][0]
+            raise ManifestError(
+                f"{self._paths}: frame {frame} is there twice, with other levels",
+                "give the tables of one dataset: of a dataset whose global index repeats, export "
+                "again; of datasets that were merged, export --merged",
+            )
+        values[2, again[other[2]] - 1] = np.nan  # weights of two runs
+        return np.delete(keys, again), np.delete(values, again, axis=1)
 
     def __len__(self) -> int:
         return len(self._keys)

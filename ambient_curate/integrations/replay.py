@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 
 from ambient_curate.errors import ManifestError
+from ambient_curate.export.trainer_time import round_outward
 
 NOTHING = {"sigma_min": 1.0, "sigma_max": 0.0, "weight": 0.0}
 KEYS = tuple(NOTHING)
@@ -49,6 +50,8 @@ class SamplerAnnotations:
             name: np.concatenate([*(found[name] for found in parts), [NOTHING[name]]])
             for name in KEYS
         }
+        rounded = round_outward(self._values["sigma_min"], self._values["sigma_max"])
+        self._values |= dict(zip(("sigma_min", "sigma_max"), rounded, strict=True))
 
     def _check(self, path: Path | str, episode: np.ndarray) -> None:
         if episode.size and episode.max() >= len(self._ends):

@@ -218,6 +218,55 @@ def _index_in(values: pa.Array, of: Any) -> np.ndarray:
     return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def match_sequences(
+    wanted: Int64[np.ndarray, " row"],
+    known: Int64[np.ndarray, " place"],
+    member: Int64[np.ndarray, " place"],
+) -> tuple[Int64[np.ndarray, " row"], list[int]]:
+    """Match values with those of sequences that were put together, whole or in parts, in any order.
+
+    A value that occurs once in `known` has its place. Of several equal ones it is the one beside
+    the place of its neighbour, in the same member.
+
+    Parameters
+    ----------
+    wanted, known : ndarray, int64
+        Values: the same number for the same actions.
+    member : ndarray, int64, shape (place,)
+        To which sequence the places of `known` belong.
+
+    Returns
+    -------
+    place : ndarray, int64, shape (row,)
+        In `known`; -1: not there. Of a doubtful one the first.
+    doubtful : list of int
+        Rows that the neighbours do not decide, or decide otherwise from either side.
+    """
+    order = np.argsort(known, kind="stable")
+    first = np.searchsorted(known[order], wanted, side="left")
+    count = np.searchsorted(known[order], wanted, side="right") - first
+    place = np.where(count > 0, np.append(order, -1)[first], -1)
+    certain = np.where(count == 1, place, -1)
+    several = np.flatnonzero(count > 1).tolist()
+    sides = []
+    for rows, step in ((several, 1), (several[::-1], -1)):
+        side = certain.copy()
+        for row in rows:
+            before = side[row - step] if 0 <= row - step < len(side) else -1
+            beside = before + step
+            if before >= 0 and 0 <= beside < len(known) and member[before] == member[beside]:
+                side[row] = beside if known[beside] == wanted[row] else -1
+        sides.append(side)
+    doubtful = []
+    for row in several:
+        decided = {int(side[row]) for side in sides} - {-1}
+        if len(decided) == 1:
+            place[row] = decided.pop()
+        else:
+            doubtful.append(row)
+    return place, doubtful
+
+
 _SHOWN = 5
 
 

@@ -1,10 +1,10 @@
 """Trains LeRobot's SmolVLA, a flow, on an export, and looks at every time that its network saw.
 
-``python check_flow.py --data SO101 --out DIR [--command ambient-curate]``, in the environment of
+``python check_flow.py --data SO101 --out DIR [--command ambient-curate]``, in an environment of
 LeRobot that `environments.sh` makes; SO101 is a LeRobot v3.0 dataset without gaps. Half of the
-episodes are made to tremble; `ambient-curate` tells by how much noise that is hidden. SmolVLA is
-LeRobot's own, its language model tiny and random; its loss takes the times as an argument, so that
-nothing of it is changed. Of 10,000 pairs of a frame and the time at which the network saw it
+episodes are made to tremble; `ambient-curate` tells by how much noise that is hidden.
+``lerobot-train`` runs for 20 steps with the plug-in policy, whose language model is tiny and
+random. Of 10,000 pairs of a frame and the time at which the network saw it
 
 * none may be at a time that the manifest forbids;
 * each tenth of a window's own law over the times it is admitted at must occur, as often as chance
@@ -12,90 +12,16 @@ nothing of it is changed. Of 10,000 pairs of a frame and the time at which the n
 """
 
 import argparse
-import json
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from answers import Answers, compare, say
-from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.datasets.utils import dataset_to_policy_features
-from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-from tiny_vlm import IMAGE, write_tiny_vlm
-from tremor import annotate, export, make_data
+from tiny_vlm import write_tiny_vlm
+from tremor import annotate, export, make_data, train
 
-from ambient_curate.integrations import FrameAnnotations, sample_time
-
-DRAWS, BATCH, TENTHS = 10_000, 50, 10
+STEPS, BATCH, TENTHS = 20, 500, 10
 EXPONENT, FLOOR = 1.5, 0.001  # of VLAFlowMatching.sample_time
-CAMERA = "observation.images.none"
-
-
-def build(data: LeRobotDataset, vlm: Path, horizon: int) -> tuple[SmolVLAPolicy, object]:
-    """Build SmolVLA and what prepares its batches."""
-    features = dataset_to_policy_features(data.meta.features)
-    state = {"observation.state": features["observation.state"]}
-    config = SmolVLAConfig(
-        input_features=state | {CAMERA: PolicyFeature(FeatureType.VISUAL, (3, IMAGE, IMAGE))},
-        output_features={"action": features["action"]},
-        vlm_model_name=str(vlm),
-        num_vlm_layers=2,
-        chunk_size=horizon,
-        n_action_steps=horizon,
-        resize_imgs_with_padding=None,
-        device="cpu",
-        push_to_hub=False,
-    )
-    # as the run scaled them; a mean and deviation would need another --normalizer
-    config.normalization_mapping["ACTION"] = NormalizationMode.MIN_MAX
-    before, _ = make_pre_post_processors(config, dataset_stats=data.meta.stats)
-    return SmolVLAPolicy(config), before
-
-
-def train(root: Path, files: Path, vlm: Path, horizon: int) -> list[tuple[int, float, float]]:
-    """Train; give the global index, time and weight of every row."""
-    torch.manual_seed(0)  # noqa: TID251  (SmolVLA draws from the global state)
-    policy, before = build(LeRobotDataset("local/tremor", root=root), vlm, horizon)
-    annotations = FrameAnnotations(*sorted(files.glob("*/ambient.parquet")))
-    rate = LeRobotDataset("local/tremor", root=root).meta.fps
-    data = LeRobotDataset(
-        "local/tremor", root=root, delta_timestamps={"action": [n / rate for n in range(horizon)]}
-    )
-    seen: list[torch.Tensor] = []
-    embed = policy.model.embed_suffix
-
-    def embed_and_record(noisy_actions, timestep):
-        seen.append(timestep)
-        return embed(noisy_actions, timestep)
-
-    policy.model.embed_suffix = embed_and_record
-    order = torch.Generator().manual_seed(0)
-    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, generator=order)
-    optimizer = torch.optim.Adam(policy.parameters(), 1e-3)
-    drawn, losses = [], []
-    while len(drawn) < DRAWS:
-        for batch in loader:
-            batch[CAMERA] = torch.zeros(len(batch["index"]), 3, IMAGE, IMAGE)
-            batch = before(batch)
-            low, high, _ = annotations.of(batch["index"])
-            draw = sample_time(low, high, "flow", exponent=EXPONENT, floor=FLOOR)
-            each, _ = policy.forward(batch, time=draw.time, reduction="none")
-            loss = (each * draw.weight).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            given = (batch["index"], seen.pop(), draw.weight)
-            drawn.extend(zip(*(each.tolist() for each in given), strict=True))
-            if len(drawn) >= DRAWS:
-                break
-    first, last = np.mean(losses[:20]), np.mean(losses[-20:])
-    say(f"{len(losses)} steps of training, loss {first:.3f} -> {last:.3f}")
-    return drawn
 
 
 def share_below(time: np.ndarray | float) -> np.ndarray:
@@ -105,6 +31,7 @@ def share_below(time: np.ndarray | float) -> np.ndarray:
 
 def judge(answers: Answers, drawn: list[tuple[int, float, float]]) -> None:
     """Compare the draws with the manifest itself, not with the export."""
+    assert len(drawn) == STEPS * BATCH
     found = [answers.find(index) for index, _, _ in drawn]
     name = np.array([dataset for dataset, _, _ in found])
     sigma_min = np.array([answers.of(*where) for where in found])
@@ -115,7 +42,7 @@ def judge(answers: Answers, drawn: list[tuple[int, float, float]]) -> None:
     usable = sigma_min < 1
     forbidden = int((time <= bound - 1e-6)[usable].sum())
     own = share_below(bound)[usable].sum()
-    say(f"forbidden: {forbidden}; SmolVLA's own times would have been {own:.0f} times")
+    say(f"{len(drawn)} draws, forbidden: {forbidden}; SmolVLA's own times: {own:.0f}")
     place = (share_below(time) - share_below(bound)) / np.where(usable, share, 1)
     tenth = np.clip((place * TENTHS).astype(int), 0, TENTHS - 1)
     for label, rows in sorted(classes(name, sigma_min).items()):
@@ -145,16 +72,36 @@ def main() -> None:
     parser.add_argument("--command", default="ambient-curate", help="the program, if not on PATH")
     given = parser.parse_args()
     given.out.mkdir(parents=True)
-    root = make_data(given.data, given.out)
+    root = make_data(given.data, given.out, camera=True)
     run = annotate(given.out, given.command)
     words = ("--schedule", "flow", "--n-obs-steps", "1")
     scale = ("--normalizer", str(root / "meta/stats.json"))
     files = export(run, given.command, "lerobot", *words, *scale)
     answers = Answers(run)
-    vlm = write_tiny_vlm(given.out / "vlm")
-    drawn = train(root, files, vlm, answers.options["horizon"])
-    (given.out / "draws.json").write_text(json.dumps(drawn))
+    tables = ",".join(map(str, sorted(files.glob("*/ambient.parquet"))))
+    horizon = answers.options["horizon"]
+    drawn = train(
+        given.out / "draws.json",
+        root,
+        "ambient_smolvla",
+        *(f"--policy.annotations={tables}", *small_policy(given.out / "vlm", horizon)),
+        steps=STEPS,
+        batch=BATCH,
+    )
     judge(answers, drawn)
+
+
+def small_policy(vlm: Path, horizon: int) -> tuple[str, ...]:
+    """Give the options of a SmolVLA of a few thousand random weights, written to `vlm`."""
+    scaling = '{"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MIN_MAX"}'
+    return (
+        f"--policy.vlm_model_name={write_tiny_vlm(vlm)}",
+        "--policy.num_vlm_layers=2",
+        f"--policy.chunk_size={horizon}",
+        f"--policy.n_action_steps={horizon}",
+        "--policy.resize_imgs_with_padding=null",
+        f"--policy.normalization_mapping={scaling}",  # as the run scaled them
+    )
 
 
 if __name__ == "__main__":

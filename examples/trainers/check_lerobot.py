@@ -1,136 +1,81 @@
-"""Trains LeRobot's Diffusion Policy on an export, and looks at every noise level that it drew.
+"""Trains LeRobot's Diffusion Policy on an export, and looks at every noise level it was given.
 
 ``python check_lerobot.py --data SO101 --out DIR [--command ambient-curate]``, in an environment of
-`environments.sh`. Every (frame, step) of the training is recorded: none may be forbidden by the
-manifest, and those that are admitted have to occur as often as chance says.
+`environments.sh`. ``lerobot-train`` runs for 20 steps with the plug-in: once with the tables of the
+export, once on the dataset that was exported ``--as features``, and, where LeRobot has weights of
+samples, once with ``weights.parquet`` too. Of each, every (frame, step) that the network was given
+is recorded: none may be forbidden by the manifest, and those that are admitted have to occur as
+often as chance says.
 """
 
 import argparse
+import importlib.metadata
 import json
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-import torch
-from lerobot.configs.types import FeatureType
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.datasets.utils import dataset_to_policy_features
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-from lerobot_policy_ambient_diffusion import AmbientDiffusionConfig
-from scipy.stats import chi2
-from tremor import annotate, export, make_data
+from answers import Answers, compare, say
+from tremor import annotate, export, make_data, train
 
 from ambient_curate.noise import schedule_levels
 
-DRAWS, BATCH = 10_000, 50
+STEPS, BATCH = 20, 500
+LEVELS = schedule_levels("squaredcos_cap_v2:100")
+SMALL = ("--policy.down_dims=[32,64,128]",)
 
 
-def train(root: Path, files: Path, record: Path) -> None:
-    """Train, writing down every draw."""
-    data = LeRobotDataset("local/tremor", root=root)
-    features = dataset_to_policy_features(data.meta.features)
-    outputs = {"action": features.pop("action")}
-    inputs = {key: value for key, value in features.items() if value.type is not FeatureType.VISUAL}
-    paths = ",".join(str(path) for path in sorted(files.glob("*/ambient.parquet")))
-    config = AmbientDiffusionConfig(
-        input_features=inputs,
-        output_features=outputs,
-        annotations=paths,
-        device="cpu",
-        down_dims=(32, 64, 128),
-        push_to_hub=False,
-    )
-    policy = get_policy_class("ambient_diffusion")(config)
-    before, _ = make_pre_post_processors(config, dataset_stats=data.meta.stats)
-    rate = data.meta.fps
-    deltas = {key: [n / rate for n in config.observation_delta_indices] for key in inputs}
-    deltas["action"] = [n / rate for n in config.action_delta_indices]
-    data = LeRobotDataset("local/tremor", root=root, delta_timestamps=deltas)
-    drawn = []
-    model, draw = policy.diffusion, policy.diffusion.draw_steps
-
-    def draw_and_record(index):
-        found = draw(index)
-        drawn.extend(zip(index.tolist(), found.time.tolist(), found.weight.tolist(), strict=True))
-        return found
-
-    model.draw_steps = draw_and_record
-    loader = torch.utils.data.DataLoader(
-        data, BATCH, shuffle=True, generator=torch.Generator().manual_seed(0)
-    )
-    optimizer = torch.optim.Adam(policy.parameters(), 1e-4)
-    losses = []
-    while len(drawn) < DRAWS:
-        for batch in loader:
-            loss, _ = policy.forward(before(batch))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            if len(drawn) >= DRAWS:
-                break
-    first, last = np.mean(losses[:20]), np.mean(losses[-20:])
-    say(f"{len(losses)} steps of training, loss {first:.3f} -> {last:.3f}")
-    record.write_text(json.dumps(drawn))
-
-
-def judge(run: Path, record: Path, n_obs_steps: int = 2) -> None:
+def judge(answers: Answers, drawn: list[tuple[int, int, float]], n_obs_steps: int = 2) -> None:
     """Compare the draws with the manifest itself, not with the export."""
-    manifest = pq.read_table(run / "manifest").to_pandas()
-    first = manifest[manifest.start == 0].set_index("episode_index")["index"].to_dict()
-    by_window = {
-        (row.episode_index, row.start): (row.dataset, row.sigma_min)
-        for row in manifest.itertuples()
-    }
-    last = manifest.groupby("episode_index").start.max().to_dict()
-    owner = np.array(sorted((index, episode) for episode, index in first.items()))
-    levels = schedule_levels("squaredcos_cap_v2:100")
-    forbidden, seen, expected = 0, {}, {}
-    for index, step, weight in json.loads(record.read_text()):
-        start, episode = owner[np.searchsorted(owner[:, 0], index, side="right") - 1]
-        window = min(max(index - start - (n_obs_steps - 1), 0), last[episode])
-        name, sigma_min = by_window[episode, window]
-        usable = levels > sigma_min if sigma_min is not None else np.zeros(levels.shape, bool)
+    assert len(drawn) == STEPS * BATCH
+    forbidden, own = 0, 0.0
+    seen: dict[str, np.ndarray] = {}
+    law: dict[str, np.ndarray] = {}
+    for index, step, weight in drawn:
+        name, episode, frame = answers.find(index)
+        usable = answers.of(name, episode, frame - (n_obs_steps - 1)) < LEVELS
         assert abs(weight - usable.mean()) < 1e-6
         if weight > 0:
             forbidden += not usable[step]
-            seen.setdefault(name, np.zeros(levels.shape))[step] += 1
-            law = usable / usable.sum()
-            expected[name] = expected.get(name, 0.0) + law
-    for name, count in seen.items():
-        law = expected[name]
-        missed = int(((law > 0) & (count == 0)).sum())
-        some = law >= 5
-        chance = chi2.sf(((count - law)[some] ** 2 / law[some]).sum(), some.sum() - 1)
-        say(
-            f"{name}: {count.sum():.0f} draws, {(law > 0).sum()} steps admitted for some frame, "
-            f"{missed} of them not drawn (expected together {law[count == 0].sum():.1f} times), "
-            f"chi-square of the others p = {chance:.2f}"
-        )
-    say(f"forbidden: {forbidden}")
-    assert forbidden == 0
-
-
-def say(line: str) -> None:
-    """Print a line."""
-    sys.stdout.write(line + "\n")
+            own += 1 - usable.mean()
+            seen.setdefault(name, np.zeros(LEVELS.shape))[step] += 1
+            law[name] = law.get(name, 0.0) + usable / usable.sum()
+    say(f"{len(drawn)} draws, forbidden: {forbidden}; steps drawn evenly: {own:.0f}")
+    for name, count in sorted(seen.items()):
+        compare(name, count, law[name])
+    assert forbidden == 0 and own > 50
 
 
 def main() -> None:
     """Make the data, annotate, export, train, judge."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--command", default="ambient-curate")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="a LeRobot v3.0 dataset")
+    parser.add_argument("--out", type=Path, required=True, help="a directory to make")
+    parser.add_argument("--command", default="ambient-curate", help="the program, if not on PATH")
     given = parser.parse_args()
     given.out.mkdir(parents=True)
     root = make_data(given.data, given.out)
     run = annotate(given.out, given.command)
     scale = ("--normalizer", str(root / "meta/stats.json"))
-    files = export(run, given.command, "lerobot", *scale)
-    train(root, files, given.out / "draws.json")
-    judge(run, given.out / "draws.json")
+    files = export(run, given.command, "lerobot", "--as", "features", *scale)
+    answers = Answers(run)
+    version = importlib.metadata.version("lerobot")
+    tables = ",".join(map(str, sorted(files.glob("*/ambient.parquet"))))
+    (weights,) = files.glob("*/weights.parquet")
+    kept = json.dumps(json.loads(weights.with_name("episodes.json").read_text()))
+    ways = {
+        "tables": (root, f"--policy.annotations={tables}", f"--dataset.episodes={kept}"),
+        "features": (weights.with_name("dataset"),),
+    }
+    if version >= "0.6":
+        ways["weights"] = (*ways["tables"][:2], "--sample_weighting.type=static")
+    for name, (place, *words) in ways.items():
+        if name == "weights":
+            os.environ["WEIGHTS"] = str(weights)
+        say(f"LeRobot {version}, {name}")
+        record = given.out / f"{name}.json"
+        drawn = train(record, place, "ambient_diffusion", *SMALL, *words, steps=STEPS, batch=BATCH)
+        judge(answers, drawn)
 
 
 if __name__ == "__main__":

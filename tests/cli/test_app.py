@@ -414,7 +414,7 @@ def test_annotate_has_an_option_for_everything_that_may_be_chosen() -> None:
     for field in fields(AnnotateOptions):
         option = found[field.name]
         assert option.default is None  # else ambient.toml would be overruled
-        assert option.opts == [f"--{field.name.replace('_', '-')}"]
+        assert option.opts == [f"--{field.name.rstrip('_').replace('_', '-')}"]
         text, _, default = option.help.partition("  [default: ")
         assert text == AnnotateOptions.declared[field.name].help.replace("None:", "Default:")
         silent = field.default is None or field.default is False

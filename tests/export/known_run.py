@@ -2,9 +2,11 @@
 
 import itertools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
+import lerobot_writer
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,22 +23,53 @@ LENGTHS = {
 Known = dict[tuple[str, int], dict[int, tuple[float, float]]]
 
 
+def walk(name: str) -> list[np.ndarray]:
+    """Actions of the episodes of a member; an episode of 3 frames has no whole window."""
+    rng = np.random.default_rng(list(LENGTHS).index(name))
+    sizes = [(length, 2) for length in LENGTHS[name]]
+    return [(0.1 * rng.normal(size=size).cumsum(axis=0)).astype(np.float32) for size in sizes]
+
+
 def write_demos(root: Path) -> Path:
-    """HDF5 files of demonstrations; an episode of 3 frames has no whole window."""
-    for number, (name, lengths) in enumerate(LENGTHS.items()):
-        rng = np.random.default_rng(number)
+    """HDF5 files of demonstrations."""
+    for name in LENGTHS:
         (root / name).mkdir(parents=True)
         with h5py.File(root / name / "demos.hdf5", "w") as file:
-            for episode, length in enumerate(lengths):
-                walk = 0.1 * rng.normal(size=(length, 2)).cumsum(axis=0)
-                file[f"data/demo_{episode}/actions"] = walk.astype(np.float32)
+            for episode, actions in enumerate(walk(name)):
+                file[f"data/demo_{episode}/actions"] = actions
     return root
 
 
-def annotate_known(folder: Path) -> tuple[Run, Known]:
+def write_lerobot(root: Path, episodes: Sequence[np.ndarray], version: str = "v3.0") -> Path:
+    """A LeRobot dataset of two data files, with a folder of videos."""
+    lengths = [len(episode) for episode in episodes]
+    tables = lerobot_writer.make_frames(lengths)
+    kind = pa.list_(pa.float32(), 2)
+    for number, (table, episode) in enumerate(zip(tables, episodes, strict=True)):
+        place = table.column_names.index("action")
+        tables[number] = table.set_column(place, "action", pa.array(list(episode), kind))
+    files = [0 if number < len(tables) / 2 else 1 for number in range(len(tables))]
+    lerobot_writer.write_dataset(root, version, tables, files)
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    action = {"dtype": "float32", "shape": [2], "names": None}
+    lerobot_writer.change_info(root, features=features | {"action": action})
+    (root / "meta/stats.json").write_text(json.dumps({"action": {"min": [0.0, 0.0]}}))
+    (root / "videos/top").mkdir(parents=True)
+    (root / "videos/top/file.mp4").write_bytes(b"video")
+    return root
+
+
+def write_sets(root: Path) -> Path:
+    """LeRobot datasets of the same episodes."""
+    for name in LENGTHS:
+        write_lerobot(root / name, walk(name))
+    return root
+
+
+def annotate_known(folder: Path, write: Callable[[Path], Path] = write_demos) -> tuple[Run, Known]:
     """Annotate the demonstrations, then put known values in place of what was found."""
     run = annotate_small(
-        write_demos(folder / "set"),
+        write(folder / "set"),
         folder / "run",
         granularity="datapoint",
         stride=STRIDE,

@@ -16,6 +16,8 @@ ACCEPTED: dict[str, list[Any]] = {
     "n_action_steps": [None, 1, 16],
     "normalizer": [None, Path("stats.json")],
     "normalize": [None, "gaussian"],
+    "as_": ["tables"],
+    "merged": [None],
     "data": [None, Path("data")],
     "out": [None, Path("here")],
     "force": [True, False],
@@ -27,6 +29,8 @@ REFUSED: dict[str, list[Any]] = {
     "n_action_steps": [0, -1, 1.5, True, "2"],
     "normalizer": ["", 3],
     "normalize": ["none", "std", 3],
+    "as_": ["", "feature", None, 3],
+    "merged": ["", 3],
     "data": [" ", 3],
     "out": ["", 3],
     "force": [0, None, "yes"],
@@ -55,3 +59,10 @@ def test_problems_are_told() -> None:
         ExportOptions(to="list")
     with pytest.raises(ConfigError, match="'cosine:9' is not known"):
         ExportOptions(schedule="cosine:9")
+
+
+@pytest.mark.parametrize("given", [{"as_": "features"}, {"merged": Path("merged")}])
+def test_what_is_for_lerobot_alone_is_refused_for_others(given: dict[str, Any]) -> None:
+    assert ExportOptions("lerobot", **given).to == "lerobot"
+    with pytest.raises(ConfigError, match=r"(as|merged) is given, and to = 'openpi'"):
+        ExportOptions("openpi", **given)

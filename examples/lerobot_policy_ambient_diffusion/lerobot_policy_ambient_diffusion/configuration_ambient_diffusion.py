@@ -1,23 +1,17 @@
-"""Configuration: LeRobot's own, and where the annotation lies."""
+"""Configuration of the diffusion policy: LeRobot's own, and where the annotation lies."""
 
 from dataclasses import dataclass
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 
+from lerobot_policy_ambient_diffusion.annotation import AnnotatedConfig
+
 
 @PreTrainedConfig.register_subclass("ambient_diffusion")
 @dataclass
-class AmbientDiffusionConfig(DiffusionConfig):
-    """Of a policy that obeys ``ambient-curate export --to lerobot``.
-
-    Parameters
-    ----------
-    annotations : str
-        The ``ambient.parquet`` files of an export, with commas between. Only training needs them.
-    """
-
-    annotations: str = ""
+class AmbientDiffusionConfig(AnnotatedConfig, DiffusionConfig):
+    """Of a policy that obeys ``ambient-curate export --to lerobot``."""
 
     @property
     def schedule(self) -> str:

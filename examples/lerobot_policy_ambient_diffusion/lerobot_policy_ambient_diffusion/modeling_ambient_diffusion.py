@@ -5,7 +5,7 @@ from lerobot.policies.diffusion.modeling_diffusion import DiffusionModel, Diffus
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from ambient_curate.integrations import FrameAnnotations, sample_time
+from lerobot_policy_ambient_diffusion.annotation import Annotation
 from lerobot_policy_ambient_diffusion.configuration_ambient_diffusion import (
     AmbientDiffusionConfig,
 )
@@ -14,31 +14,28 @@ from lerobot_policy_ambient_diffusion.configuration_ambient_diffusion import (
 class AmbientDiffusionModel(DiffusionModel):
     """Draws the noise level of every window among those that its annotation admits."""
 
-    annotations: FrameAnnotations | None = None
+    annotation: Annotation | None = None
 
     def compute_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared error of the network, every window weighted by its share of the levels."""
-        drawn = self.draw_steps(batch["index"])
+        """Squared error of every window times its share of the levels, shape (window,).
+
+        Its mean is LeRobot's loss where everything may be used: with ``do_mask_loss_for_padding``
+        too, which divides by the frames that are no padding.
+        """
+        self.annotation = self.annotation or Annotation(self.config)
+        drawn = self.annotation.draw(batch, self.config.schedule)
         clean = batch[ACTION]
         noise = torch.randn_like(clean)
         noised = self.noise_scheduler.add_noise(clean, noise, drawn.time)
         condition = self._prepare_global_conditioning(batch)
         output = self.unet(noised, drawn.time, global_cond=condition)
         target = noise if self.config.prediction_type == "epsilon" else clean
-        error = (output - target).square()
-        if self.config.do_mask_loss_for_padding:
-            error = error * ~batch["action_is_pad"].unsqueeze(-1)
-        return (error.mean(dim=(1, 2)) * drawn.weight).mean()
-
-    def draw_steps(self, index: Tensor):
-        """Draw a step of the noise schedule for every frame, and its weight."""
-        if self.annotations is None:
-            paths = [path.strip() for path in self.config.annotations.split(",") if path.strip()]
-            if not paths:
-                raise ValueError("give --policy.annotations, the ambient.parquet of an export")
-            self.annotations = FrameAnnotations(*paths)
-        sigma_min, sigma_max, _ = self.annotations.of(index)
-        return sample_time(sigma_min, sigma_max, self.config.schedule)
+        error = (output - target).square().mean(dim=2)
+        if not self.config.do_mask_loss_for_padding:
+            return error.mean(dim=1) * drawn.weight
+        inside = ~batch["action_is_pad"]
+        frames = inside.sum().clamp(min=1) / len(inside)  # of a window, on average
+        return (error * inside).sum(dim=1) / frames * drawn.weight
 
 
 class AmbientDiffusionPolicy(DiffusionPolicy):
@@ -50,3 +47,8 @@ class AmbientDiffusionPolicy(DiffusionPolicy):
     def __init__(self, config: AmbientDiffusionConfig, **kwargs) -> None:
         super().__init__(config, **kwargs)
         self.diffusion.__class__ = AmbientDiffusionModel  # the same network and weights
+
+    def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, None]:
+        """Give the loss, or with ``reduction="none"``, which weights of samples need, every one."""
+        each, nothing = super().forward(batch)
+        return (each if reduction == "none" else each.mean()), nothing
