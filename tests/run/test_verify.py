@@ -154,7 +154,7 @@ def test_added_and_lost_sources_are_found(copied: Path, tmp_path: Path) -> None:
     shutil.copy2(root / "far" / "data.parquet", root / "far" / "extra.parquet")
     assert verify(copied).findings[0] == (
         "far cannot be read, so its rows are not checked: "
-        f"{root / 'far'} holds two episodes, or two runs of rows, named '0'"
+        f"{root / 'far'} holds two episodes named '0'"
     )
 
 
