@@ -40,7 +40,8 @@ def take_options(
 def _parameter(name: str, option: Option, in_file: bool) -> inspect.Parameter:
     (kind,) = option.types
     flag = f"--{name.rstrip('_').replace('_', '-')}"  # as_, since "as" is a word of Python
-    names = [] if kind is bool and in_file else [flag]  # typer adds a --no-
+    # by itself typer adds a --no- to what can be switched on, and keeps the _ of as_
+    names = [flag] if name.endswith("_") or (kind is bool and not in_file) else []
     shown: Any = typer.Option(*names, help=help_text(flag, option))
     return inspect.Parameter(
         name,

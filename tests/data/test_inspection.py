@@ -258,7 +258,9 @@ def test_numbers_and_ids_are_shown_and_a_repeated_index_is_a_problem(tmp_path: P
         frames = pa.array(np.arange(len(table)))  # counted in each file anew
         pq.write_table(table.set_column(place, "index", frames), file)
     problems = inspect(root)["set"].problems
-    assert any("dataset_from_index of episode 2 is 6, its rows have index 0" in p for p in problems)
+    assert any(
+        "dataset_from_index contradicts index" in p and "in 4 of 5 episodes" in p for p in problems
+    )
     assert any(
         "index repeats (episode 0 begins at 0, episode 2 begins at 0)" in p for p in problems
     )
