@@ -2,8 +2,8 @@
 
 ``python check_lerobot.py --data SO101 --out DIR [--command ambient-curate]``, in an environment of
 `environments.sh`. ``lerobot-train`` runs for 20 steps with the plug-in: once with the tables of the
-export, once on the dataset that was exported ``--as features``, and, where LeRobot has weights of
-samples, once with ``weights.parquet`` too. Of each, every (frame, step) that the network was given
+export, and in LeRobot 0.6 once on the dataset that was exported ``--as features`` and once with
+``weights.parquet`` too. Of each, every (frame, step) that the network was given
 is recorded: none may be forbidden by the manifest, and those that are admitted have to occur as
 often as chance says.
 """
@@ -65,9 +65,9 @@ def main() -> None:
     kept = json.dumps(json.loads(weights.with_name("episodes.json").read_text()))
     ways = {
         "tables": (root, f"--policy.annotations={tables}", f"--dataset.episodes={kept}"),
-        "features": (weights.with_name("dataset"),),
     }
-    if version >= "0.6":
+    if version >= "0.6":  # before, its preprocessing drops features, and there are no weights
+        ways["features"] = (weights.with_name("dataset"),)
         ways["weights"] = (*ways["tables"][:2], "--sample_weighting.type=static")
     for name, (place, *words) in ways.items():
         if name == "weights":
