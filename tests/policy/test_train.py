@@ -16,8 +16,10 @@ import pytest
 from command import check_failure, run_command, snapshot
 from small_run import HORIZON, annotate_small, write_collection
 from small_worker import make_small
+from test_journal import read_tensorboard
 
 from ambient_curate.errors import CheckpointError, ConfigError, ManifestError, RunError
+from ambient_curate.policy import fitting
 from ambient_curate.policy.acting import load_policy
 from ambient_curate.policy.level_sampler import LevelSampler
 from ambient_curate.policy.options import PolicyOptions
@@ -141,8 +143,41 @@ def test_an_ambient_policy_is_fine_tuned_on_the_clean_set(made: Run, tmp_path: P
     policies = [load_policy(policy.path) for policy in (base, told)]
     acts = [policy.act({"state": np.ones((1, 2))}) for policy in policies]
     np.testing.assert_allclose(acts[1], acts[0], atol=1e-4)
-    with pytest.raises(CheckpointError, match="the n_obs_steps of"):
+    with pytest.raises(CheckpointError, match="its n_obs_steps is 2, here 1"):
         train(made, tmp_path / "other", init=base.path, n_obs_steps=1)
+
+
+@pytest.mark.filterwarnings("default")  # TensorBoard's
+def test_a_log_elsewhere_outlives_the_training_and_changes_nothing(
+    made: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    policy = train(made, tmp_path / "p", log="tensorboard")
+    shown = read_tensorboard(policy.path)
+    assert [step for step, _ in shown["loss"]] == [10, 20]
+    assert [step for step, _ in shown["held-out error"]] == [20]
+    assert weights(train(made, tmp_path / "q")) == weights(policy)
+    assert train(made, tmp_path / "p").already_complete
+
+
+def test_a_policy_that_is_replaced_takes_its_logs_elsewhere_along(
+    made: Run, tmp_path: Path
+) -> None:
+    policy = train(made, tmp_path / "p")
+    for name in ("tensorboard", "wandb", "mine"):
+        (policy.path / name).mkdir()
+    train(made, tmp_path / "p", seed=1, force=True)
+    left = [name for name in ("tensorboard", "wandb", "mine") if (policy.path / name).exists()]
+    assert left == ["mine"]  # nobody here wrote it
+
+
+def test_a_missing_extra_is_named_before_anything_is_written(
+    made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="trackio is not installed"):
+        train(made, tmp_path / "p", log="trackio")
+    assert not (tmp_path / "p").exists()
 
 
 def test_what_does_not_suit_the_run_is_refused(made: Run, tmp_path: Path) -> None:
