@@ -12,6 +12,7 @@ from trainer_laws import draw_gr00t, draw_gr00t_n15, draw_openpi, draw_rlds
 from ambient_curate.export.job import AnnotatedMember, Job
 from ambient_curate.export.mixture_weights import share_exactly, weigh_frames
 from ambient_curate.export.trainer_time import Clock
+from ambient_curate.export.trainers import ExportOptions
 
 SIZES = st.lists(
     st.tuples(st.integers(1, 10**9), st.one_of(st.just(0.0), st.floats(1e-6, 1.0))),
@@ -33,7 +34,7 @@ def make_job(clean: int, others: list[tuple[int, float]]) -> Job:
     frames = {"clean": clean, **{f"q{i}": n for i, (n, _) in enumerate(others)}}
     usable = {"clean": 1.0, **{f"q{i}": share for i, (_, share) in enumerate(others)}}
     members = tuple(map(name_member, frames))
-    job = Job(members, Path(), Clock("flow"), 16, 1, 8, {})
+    job = Job(members, Path(), Clock("flow"), 16, 1, 8, {}, ExportOptions(to="octo"))
     job.rows.update(frames)
     job.effective.update({name: n * usable[name] for name, n in frames.items()})
     return job
