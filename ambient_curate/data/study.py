@@ -28,12 +28,11 @@ from ambient_curate.data.normalizer import (
     Scaling,
     fit_normalizer,
     fit_normalizer_on_all,
-    scale_as_trainer,
     share_outside,
 )
 from ambient_curate.data.planted_controls import Control, plant_controls
 from ambient_curate.data.populations import Population, label_groups
-from ambient_curate.data.trainer_scales import fit_length
+from ambient_curate.data.trainer_scales import scale_members
 from ambient_curate.data.windows import Windows, clean_values, observe, read_values
 from ambient_curate.errors import DatasetError, Failures, NotEnoughDataError, write_count
 from ambient_curate.files import write_json_atomic
@@ -161,6 +160,7 @@ def prepare_study(
         "scalings": None
         if scalings is None
         else {member: scaling.as_dict() for member, scaling in scalings.items()},
+        "fitted_on_all": None,
         "dims": {member.name: member.options.dims for member in collection.members},
         "members": members,
         "skipped": broken + [entry for each in notes.values() for entry in each["skipped"]],
@@ -174,6 +174,8 @@ def prepare_study(
         "noted": notes,
         "opened": _name_collection(collection),
     }
+    if options.normalize_on == "all" and scalings is None:  # once, not in every process
+        content["fitted_on_all"] = _fit_on_all(folder, members, kept).as_dict()
     write_json_atomic(folder / STUDY_FILE, content)
     return open_study(folder)
 
@@ -182,13 +184,8 @@ def open_study(folder: Path) -> Study:
     """Open what `prepare_study` has read, from its files alone."""
     content = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
     options = AnnotateOptions(**content["options"])
-    frames = {name: load_frames(folder / place) for name, place in content["members"].items()}
     name = str(options.clean)
-    check_action_dims(
-        {name: frames[name].action_dim} | {n: f.action_dim for n, f in frames.items()}
-    )
-    windows, reference = _lay_windows(frames, options)
-    _require_windows(windows[name], name, options)
+    frames, windows, reference = _open_windows(folder, content["members"], options)
     normalizers = _find_normalizers(windows, name, options, content)
     _require_motion(normalizers[name], name, options)
     windows = {n: replace(w, normalizer=normalizers[n]) for n, w in windows.items()}
@@ -221,6 +218,25 @@ def open_study(folder: Path) -> Study:
         noted=content["noted"],
         opened=content["opened"],
     )
+
+
+def _open_windows(
+    folder: Path, members: Mapping[str, str], options: AnnotateOptions
+) -> tuple[dict[str, Frames], dict[str, Windows], str | None]:
+    """Open the cached frames of all members, and lay windows in them that are not scaled yet."""
+    frames = {name: load_frames(folder / place) for name, place in members.items()}
+    name = str(options.clean)
+    dims = {member: each.action_dim for member, each in frames.items()}
+    check_action_dims({name: dims[name]} | dims)
+    windows, reference = _lay_windows(frames, options)
+    _require_windows(windows[name], name, options)
+    return frames, windows, reference
+
+
+def _fit_on_all(folder: Path, members: Mapping[str, str], options: AnnotateOptions) -> Normalizer:
+    _, windows, _ = _open_windows(folder, members, options)
+    values = clean_values(windows[str(options.clean)])
+    return fit_normalizer_on_all(options.normalize, values, lambda: read_values(windows))
 
 
 def _warn_of_problems(collection: Collection, progress: Progress) -> None:
@@ -335,29 +351,14 @@ def _find_normalizers(
     windows: Mapping[str, Windows], clean: str, options: AnnotateOptions, content: Mapping[str, Any]
 ) -> dict[str, Normalizer]:
     """Fit the normaliser of all members, or take what a trainer makes of each."""
+    if content["fitted_on_all"] is not None:
+        return dict.fromkeys(windows, Normalizer.from_dict(content["fitted_on_all"]))
     values = clean_values(windows[clean])
-    if content.get("scalings") is None and options.normalize_on == "clean":
+    if content["scalings"] is None:
         return dict.fromkeys(windows, fit_normalizer(options.normalize, values))
-    if content.get("scalings") is None:
-        fitted = fit_normalizer_on_all(options.normalize, values, lambda: read_values(windows))
-        return dict.fromkeys(windows, fitted)
-    size = int(windows[clean].action.shape[1])
-    stored = {name: Scaling.from_dict(each) for name, each in content["scalings"].items()}
-    scalings = {
-        name: fit_length(stored[name], content["dims"].get(name, ()), size) for name in windows
-    }
-    alike = len({json.dumps(scaling.as_dict()) for scaling in scalings.values()}) == 1
-    made = {
-        name: scale_as_trainer(
-            options.normalize,
-            scaling,
-            values,
-            absolute=options.represent == "absolute",
-            shared=alike,
-        )
-        for name, scaling in scalings.items()
-    }
-    return dict.fromkeys(windows, made[clean]) if alike else made
+    given = {name: Scaling.from_dict(each) for name, each in content["scalings"].items()}
+    absolute = options.represent == "absolute"
+    return scale_members(given, content["dims"], values, options.normalize, absolute=absolute)
 
 
 def _require_motion(normalizer: Normalizer, name: str, options: AnnotateOptions) -> None:

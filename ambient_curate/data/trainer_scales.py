@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from ambient_curate.data.normalizer import Normalizer, Scaling
+from ambient_curate.data.normalizer import Normalizer, Scaling, scale_as_trainer
 from ambient_curate.errors import ConfigError
+from ambient_curate.options import Normalization
 
 SAYS_ALL = ("ambient-curate", "robomimic")  # formats of an offset and a scale, not of statistics
 TOLERANCE = 1e-4  # of a ratio of scales, relative
@@ -149,6 +151,36 @@ def fit_length(scaling: Scaling, dims: Sequence[int], size: int) -> Scaling:
         f"{scaling.source.get('file')} has {known} action dimensions, the data {size}",
         "give statistics of the same actions, or name those that both have: dims in ambient.toml",
     )
+
+
+def scale_members(
+    scalings: Mapping[str, Scaling],
+    dims: Mapping[str, Sequence[int]],
+    values: Float[np.ndarray, "n action"],
+    kind: Normalization,
+    *,
+    absolute: bool,
+) -> dict[str, Normalizer]:
+    """Make the normaliser of every member: one and the same where the trainer scales all alike.
+
+    Parameters
+    ----------
+    scalings, dims : mapping of str
+        By member, what its statistics say, and the action dimensions that were chosen.
+    values : ndarray, shape (n, action)
+        The clean set's, as windows represent them.
+    kind, absolute
+        As in `scale_as_trainer`.
+    """
+    fitted = {
+        name: fit_length(each, dims[name], values.shape[1]) for name, each in scalings.items()
+    }
+    alike = len({json.dumps(each.as_dict()) for each in fitted.values()}) == 1
+    made = {
+        name: scale_as_trainer(kind, each, values, absolute=absolute, shared=alike)
+        for name, each in fitted.items()
+    }
+    return dict.fromkeys(made, next(iter(made.values()))) if alike else made
 
 
 def _recognize(content: Any) -> tuple[str, dict[str, Statistics]]:

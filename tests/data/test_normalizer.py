@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small_study import make_episodes, make_study
 
+from ambient_curate.data import study
 from ambient_curate.data.normalizer import fit_normalizer, fit_normalizer_on_all
 from ambient_curate.options import Normalization
 
@@ -65,6 +66,21 @@ def test_all_datasets_of_a_collection_are_read(tmp_path: Path, kind: str, repres
     clean = make_study(tmp_path / "clean", members, **given).normalizer
     assert (found.low.tolist(), found.high.tolist()) == (clean.low.tolist(), clean.high.tolist())
     assert kind == "none" or found.scale.tolist() != clean.scale.tolist()
+
+
+def test_all_datasets_are_read_once_and_not_by_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {name: make_episodes(name, (6, 3, 9, 5, 4, 7)) for name in ("clean", "a")}
+    prepared = make_study(tmp_path, members, normalize_on="all").normalizer
+
+    def read_values(windows: object) -> None:
+        raise AssertionError("all values are read again")
+
+    monkeypatch.setattr(study, "read_values", read_values)
+    found = study.open_study(tmp_path)
+    assert found.normalizer.as_dict() == prepared.as_dict()
+    assert not found.scaled_apart
 
 
 def test_where_only_the_clean_set_is_constant_a_scale_of_all_compares() -> None:
