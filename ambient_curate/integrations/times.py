@@ -205,10 +205,11 @@ class PairDraws:
         low = np.nan_to_num(sigma_max.astype(np.float64), nan=0.0)
         high, low = np.where(low >= high, 0.0, high), np.where(low >= high, 0.0, low)
         self.law = law
-        self._above, self._below = np.argsort(high, kind="stable"), np.argsort(-low, kind="stable")
-        self._below = self._below[: np.count_nonzero(low)]
-        self._min, self._max = high[self._above], low[self._below]
-        ends = np.append(self._min, 1.0)[:1], np.append(self._max, 0.0)[:1]
+        above = np.argsort(high, kind="stable")
+        below = np.argsort(-low, kind="stable")[: np.count_nonzero(low)]
+        self._order = np.concatenate([above, below])
+        self._min, self._falling = high[above], -low[below]
+        ends = np.append(self._min, 1.0)[:1], -np.append(self._falling, 0.0)[:1]
         covered = float(law.draw_admitted(*ends, np.zeros(1))[1][0])
         if covered < 1.0:
             raise NotEnoughDataError(
@@ -222,10 +223,9 @@ class PairDraws:
         time = self.law.draw(rng, count)
         sigma = self.law.find_sigma(time)
         above = np.searchsorted(self._min, sigma, side="left")
-        below = np.searchsorted(-self._max, -sigma, side="right")
+        below = np.searchsorted(self._falling, -sigma, side="right")
         place = rng.integers(np.maximum(above + below, 1))
-        order = np.concatenate([self._above, self._below])
-        return order[np.where(place < above, place, place - above + self._above.size)], time
+        return self._order[np.where(place < above, place, place - above + self._min.size)], time
 
 
 class AdmittedPairs(Dataset[tuple[Any, Tensor]]):
