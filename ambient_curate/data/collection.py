@@ -263,9 +263,7 @@ def open_split(member: Member, split: str) -> Member:
     DatasetError
         If that split is damaged.
     """
-    options = replace(member.options, split=split, episodes=None, where=None, exclude=())
-    dataset = readers.open_dataset(member.dataset.path, _reader_options(options, member.checksums))
-    return Member(f"{member.name}, split {split}", dataset, options, member.checksums)
+    return _open_whole(member, f"{member.name}, split {split}", member.dataset.path, split)
 
 
 def open_another(member: Member, path: Path) -> Member:
@@ -276,9 +274,14 @@ def open_another(member: Member, path: Path) -> Member:
     DatasetError
         If there is none at `path`, or it is damaged.
     """
-    options = replace(member.options, split=None, episodes=None, where=None, exclude=())
+    return _open_whole(member, str(path), path, None)
+
+
+def _open_whole(member: Member, name: str, path: Path, split: str | None) -> Member:
+    """Open a dataset as a member's is, without the choice of episodes."""
+    options = replace(member.options, split=split, episodes=None, where=None, exclude=())
     dataset = readers.open_dataset(path, _reader_options(options, member.checksums))
-    return Member(str(path), dataset, options, member.checksums)
+    return Member(name, dataset, options, member.checksums)
 
 
 def _reader_options(options: MemberOptions, checksums: bool) -> ReaderOptions:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ class AnnotatedMember:
         """Whether the source has a global index that tells all frames apart."""
         return bool((self.frames.first_frame >= 0).all()) and not self.frames.index_fails
 
+    @cached_property
+    def first_window(self) -> Int64[np.ndarray, " episode"]:
+        """Place among the whole windows of every episode's first one."""
+        return np.asarray(np.cumsum(self.windows.counts) - self.windows.counts)
+
+    @cached_property
+    def _values_or_nan(self) -> dict[str, Float64[np.ndarray, " place"]]:
+        return {name: np.append(values, np.nan) for name, values in self.values.items()}
+
     def at_frames(self, before: int) -> Iterator[Samples]:
         """Yield the windows that begin `before` frames before each frame of each episode."""
         yield from self.samples(before, self.frames.length)
@@ -147,13 +157,12 @@ class AnnotatedMember:
     ) -> Samples:
         """Give the windows that begin at `start` in an episode, its first frame being 0."""
         windows, length = self.windows, self.windows.length[episode]
-        begun = np.cumsum(windows.counts) - windows.counts
         whole = windows.counts[episode] > 0
         place = np.full(len(episode), -1)  # the value of those too short
-        place[whole] = begun[episode[whole]] + nearest_windows(
+        place[whole] = self.first_window[episode[whole]] + nearest_windows(
             start[whole], length[whole], windows.horizon, windows.stride
         )
-        found = {name: np.append(values, np.nan)[place] for name, values in self.values.items()}
+        found = {name: values[place] for name, values in self._values_or_nan.items()}
         return Samples(
             episode,
             start,
@@ -266,15 +275,20 @@ class Job:
         self, path: Path, tables: Iterable[pa.Table], metadata: Mapping[str, str] = EMPTY
     ) -> None:
         """Write tables one after the other into one Parquet file, with `metadata` besides ours."""
-        writer = None
-        try:
-            for table in tables:
-                marked = table.replace_schema_metadata({**self.metadata, **metadata})
-                writer = writer or pq.ParquetWriter(path, marked.schema, compression="zstd")
-                writer.write_table(marked)
-        finally:
-            if writer is not None:
-                writer.close()
+        marked = (t.replace_schema_metadata({**self.metadata, **metadata}) for t in tables)
+        write_tables(path, marked, compression="zstd")
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table], *, compression: str) -> None:
+    """Write tables of one schema into a Parquet file, each a row group."""
+    writer = None
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(path, table.schema, compression=compression)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def name_folder(name: str) -> str:

@@ -10,7 +10,7 @@ have been merged since: then the rows go by the frames of the merged one.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float64, Int64
 from ambient_curate.data.collection import Collection, Member, list_numbers, open_another
 from ambient_curate.data.selection import Selection
 from ambient_curate.errors import ConfigError, write_count
-from ambient_curate.export.job import AnnotatedMember, Job, Samples, name_folder
+from ambient_curate.export.job import AnnotatedMember, Job, Samples, name_folder, write_tables
 from ambient_curate.export.trainer_time import round_outward
 from ambient_curate.export.trainers import ExportOptions
 from ambient_curate.readers import parquet
@@ -159,9 +159,8 @@ def find_usable(member: AnnotatedMember) -> Bool[np.ndarray, " episode"]:
     """Tell which episodes have a window that may be used at some noise level."""
     low = np.nan_to_num(member.values["sigma_min"], nan=1.0)
     usable = (low < 1.0) | (np.nan_to_num(member.values["sigma_max"], nan=0.0) > 0.0)
-    until = np.cumsum(member.windows.counts)
-    known = np.append(0, np.cumsum(usable))
-    return np.asarray(known[until] > known[until - member.windows.counts])
+    known, first = np.append(0, np.cumsum(usable)), member.first_window
+    return np.asarray(known[first + member.windows.counts] > known[first])
 
 
 def _place_members(job: Job) -> Iterator[Placement]:
@@ -240,8 +239,8 @@ def _check_alike(
     found = set()
     for which, each in zip(member.tolist(), episode.tolist(), strict=True):
         one = job.members[which]
-        end = int(np.cumsum(one.windows.counts[: each + 1])[-1])
-        span = slice(end - int(one.windows.counts[each]), end)
+        first = int(one.first_window[each])
+        span = slice(first, first + int(one.windows.counts[each]))
         plain = {"sigma_min": 1.0, "sigma_max": 0.0, "weight": -1.0}
         found.add(
             tuple(
@@ -393,7 +392,8 @@ def _copy_dataset(job: Job, placement: Placement) -> None:
     for shard in placement.source.dataset.shards:
         target = copy / shard.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_groups(target, _add_features(job, placement, shard, totals))
+        features = _add_features(job, placement, shard, totals)
+        write_tables(target, features, compression="snappy")
     videos = (root / "videos").resolve()
     if videos.is_dir():
         (copy / "videos").symlink_to(videos, target_is_directory=True)
@@ -427,17 +427,6 @@ def _declare(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         content["info"]["features"] |= dict.fromkeys(FEATURES, value)
         declared[b"huggingface"] = json.dumps(content).encode()
     return declared
-
-
-def _write_groups(path: Path, tables: Iterable[pa.Table]) -> None:
-    writer = None
-    try:
-        for table in tables:
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table, row_group_size=max(len(table), 1))
-    finally:
-        if writer is not None:
-            writer.close()
 
 
 class _Totals:

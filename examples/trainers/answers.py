@@ -1,5 +1,6 @@
 """Answers: what a run's manifest says of a trainer's window, looked up without the export."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -7,6 +8,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import chi2
+
+
+def read_arguments(description: str) -> argparse.Namespace:
+    """Read the command line of a check, and make its directory."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="a LeRobot v3.0 dataset")
+    parser.add_argument("--out", type=Path, required=True, help="a directory to make")
+    parser.add_argument("--command", default="ambient-curate", help="the program, if not on PATH")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True)
+    return given
 
 
 class Answers:

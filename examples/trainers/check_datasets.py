@@ -7,7 +7,6 @@ the table of ``export --merged``, what the manifest says of the episode with the
 so must the features that ``LeRobotDataset`` and ``StreamingLeRobotDataset`` hand out.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pyarrow.parquet as pq
-from answers import say
+from answers import read_arguments, say
 from lerobot.datasets.aggregate import aggregate_datasets
 from lerobot.datasets.dataset_tools import split_dataset
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -50,12 +49,7 @@ def actions_of(root: Path) -> dict[int, bytes]:
 
 def main() -> None:
     """Cut, annotate, merge, export, read back."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="a LeRobot v3.0 dataset")
-    parser.add_argument("--out", type=Path, required=True, help="a directory to make")
-    parser.add_argument("--command", default="ambient-curate", help="the program, if not on PATH")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True)
+    given = read_arguments(__doc__)
     root = make_data(given.data, given.out)
     shutil.rmtree(given.out / "set")
     parts = split(root, given.out)

@@ -11,12 +11,11 @@ random. Of 10,000 pairs of a frame and the time at which the network saw it
   says, for clean windows and for corrupt ones of low, middle and high sigma_min alike.
 """
 
-import argparse
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from answers import Answers, compare, say
+from answers import Answers, compare, read_arguments, say
 from tiny_vlm import write_tiny_vlm
 from tremor import annotate, export, make_data, train
 
@@ -66,12 +65,7 @@ def classes(name: np.ndarray, sigma_min: np.ndarray) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Make the data, annotate, export, train, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="a LeRobot v3.0 dataset")
-    parser.add_argument("--out", type=Path, required=True, help="a directory to make")
-    parser.add_argument("--command", default="ambient-curate", help="the program, if not on PATH")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True)
+    given = read_arguments(__doc__)
     root = make_data(given.data, given.out, camera=True)
     run = annotate(given.out, given.command)
     words = ("--schedule", "flow", "--n-obs-steps", "1")

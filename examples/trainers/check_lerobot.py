@@ -8,14 +8,12 @@ is recorded: none may be forbidden by the manifest, and those that are admitted 
 often as chance says.
 """
 
-import argparse
 import importlib.metadata
 import json
 import os
-from pathlib import Path
 
 import numpy as np
-from answers import Answers, compare, say
+from answers import Answers, compare, read_arguments, say
 from tremor import annotate, export, make_data, train
 
 from ambient_curate.noise import schedule_levels
@@ -48,12 +46,7 @@ def judge(answers: Answers, drawn: list[tuple[int, int, float]], n_obs_steps: in
 
 def main() -> None:
     """Make the data, annotate, export, train, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="a LeRobot v3.0 dataset")
-    parser.add_argument("--out", type=Path, required=True, help="a directory to make")
-    parser.add_argument("--command", default="ambient-curate", help="the program, if not on PATH")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True)
+    given = read_arguments(__doc__)
     root = make_data(given.data, given.out)
     run = annotate(given.out, given.command)
     scale = ("--normalizer", str(root / "meta/stats.json"))

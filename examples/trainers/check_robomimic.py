@@ -9,7 +9,6 @@ step none may be forbidden by the manifest, and those that are admitted have to 
 chance says.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from answers import Answers, compare, say
+from answers import Answers, compare, read_arguments, say
 from diffusers import DDPMScheduler
 from robomimic.utils import obs_utils
 from robomimic.utils.dataset import SequenceDataset
@@ -169,12 +168,7 @@ def judge(name: str, answers: Answers, first: dict[int, int], drawn: list[tuple]
 
 def main() -> None:
     """Make the files, annotate, export, train, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="a LeRobot v3.0 dataset")
-    parser.add_argument("--out", type=Path, required=True, help="a directory to make")
-    parser.add_argument("--command", default="ambient-curate", help="the program, if not on PATH")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True)
+    given = read_arguments(__doc__)
     make_files(given.data, given.out / "set")
     run = annotate_as_is(given.out, given.command, "--clean", "steady")
     files = export(run, given.command, "robomimic", "--n-obs-steps", str(STACK))
