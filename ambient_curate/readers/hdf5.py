@@ -88,6 +88,10 @@ class HDF5Dataset:
         return tuple(problem for file in self.files for problem in file.problems)
 
     @cached_property
+    def _by_path(self) -> Mapping[Path, Contents]:
+        return {file.path: file for file in self.files}
+
+    @cached_property
     def _own_numbers(self) -> Mapping[Path, Sequence[int]] | None:
         """Numbers of all recordings, or those in the names of files of one recording each."""
         numbers = [number for file in self.files for number in file.numbers or ()]
@@ -116,8 +120,7 @@ class HDF5Dataset:
 
     def list_episodes(self, shard: Path) -> Sequence[EpisodeName]:
         """List the recordings of one file, in the order of their numbers."""
-        names = self.files[self.shards.index(shard)].names
-        ids = [self._name(shard, name) for name in names]
+        ids = [self._name(shard, name) for name in self._by_path[shard].names]
         return list(map(EpisodeName, ids, self._numbers.get(shard, ())))
 
     def read_shard(self, shard: Path, request: ReadRequest = ALL) -> Iterator[Episode]:
@@ -128,8 +131,12 @@ class HDF5Dataset:
         DatasetError
             If the file is damaged; as `request` says, if a recording is, lacks a chosen dataset
             or has a number of frames other than it says.
+        ValueError
+            If `shard` is not one of `shards`.
         """
-        file = self.files[self.shards.index(shard)]
+        if shard not in self._by_path:
+            raise ValueError(f"{shard} is no shard of {self.path}")
+        file = self._by_path[shard]
         if file.damage:
             raise file.damage
         if not file.names:

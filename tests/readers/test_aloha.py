@@ -52,6 +52,8 @@ def test_the_files_of_a_directory_are_the_episodes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.state, arrays["observations/qpos"].astype(np.float32))
         assert episode.source == tmp_path / f"{episode.id}.hdf5"
         assert (episode.task, episode.rate_hz, episode.labels) == (None, None, {"sim": True})
+    with pytest.raises(ValueError, match="no shard"):
+        next(dataset.read_shard(tmp_path / "episode_9.hdf5"))
 
 
 def test_one_file_is_a_dataset_of_one_episode(tmp_path: Path) -> None:
