@@ -96,7 +96,7 @@ class Study:
 
     @property
     def normalizers(self) -> dict[str, Normalizer]:
-        """Of every member."""
+        """Normaliser of every member, by name."""
         return {name: each.normalizer or self.normalizer for name, each in self.windows.items()}
 
     @property

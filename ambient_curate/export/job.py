@@ -105,12 +105,12 @@ class AnnotatedMember:
 
     @property
     def format(self) -> str:
-        """Of its files."""
+        """Format of the dataset's files."""
         return self.source.dataset.format
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """That hold its episodes."""
+        """Files that hold its episodes."""
         return tuple(self.source.dataset.shards)
 
     @property

@@ -36,7 +36,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Law:
-    """By which a trainer draws its times. NumPy alone, for trainers in JAX too.
+    """Distribution by which a trainer draws its diffusion times. NumPy alone, for JAX too.
 
     Parameters
     ----------
@@ -306,7 +306,7 @@ class PairSampler(Sampler[Pair]):
     def __init__(self, draws: PairDraws, count: int, seed: int, share: slice) -> None:
         self.draws, self.count, self.seed, self.share = draws, count, seed, share
         self.epoch = 0
-        """Of the next iteration; set it to resume."""
+        """Epoch of the next iteration; set it to resume."""
 
     def __iter__(self) -> Iterator[Pair]:
         rng = np.random.default_rng([self.seed, self.epoch])

@@ -367,7 +367,7 @@ def _find_lower_end(normalizer: Normalizer, dim: int) -> float:
 def _describe_training(
     curriculum: Curriculum, sampler: LevelSampler, start: _Start | None
 ) -> dict[str, Any]:
-    """Say what is used."""
+    """Describe the data, levels and start of a training for ``policy.json``."""
     admission = curriculum.admission
     return {
         "init": None if start is None else start.record,
