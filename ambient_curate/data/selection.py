@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Int64
 
-from ambient_curate.errors import ConfigError, DatasetError, Failures, write_count
+from ambient_curate.errors import ConfigError, DatasetError, Failures, name_some, write_count
 from ambient_curate.option_fields import Options, Rule, above, is_text, is_whole, text
 from ambient_curate.options import OnError
 from ambient_curate.progress import Progress, warn
@@ -25,7 +25,7 @@ from ambient_curate.readers.episodes import (
     ReadRequest,
 )
 
-_NAMED = 5  # lost episodes in a message
+_NAMED = 5  # lost episodes that a line of `exclude` names
 LARGEST = 1e15  # no robot's unit needs more, and the squares of float32 overflow at 2e19
 
 SkipReport = Callable[[Path, DatasetError], None]
@@ -218,13 +218,10 @@ def _name_lost(error: DatasetError, ids: Sequence[str]) -> DatasetError:
     """Say which episodes are lost to the damage of their file, and how they are left out."""
     if not ids:
         return error
-    if len(ids) > _NAMED:
-        text = f"{', '.join(ids[:_NAMED])} and {len(ids) - _NAMED} more"
-        return DatasetError(f"{error}; not read: {text}", error.hint)
-    excluded = json.dumps(ids, ensure_ascii=False)
-    return DatasetError(
-        f"{error}; not read: {', '.join(ids)}", f"{error.hint}; exclude = {excluded} leaves it out"
-    )
+    hint = error.hint
+    if len(ids) <= _NAMED:
+        hint = f"{hint}; exclude = {json.dumps(ids, ensure_ascii=False)} leaves it out"
+    return DatasetError(f"{error}; not read: {name_some(ids)}", hint)
 
 
 def check_episode(episode: Episode) -> None:
